@@ -1,0 +1,98 @@
+// A Mixing: for one given input, the linear operator P from keys to queries by which tokens read each other.
+//
+// P is never stored unless it is all there is. Rows, columns, tiles and products are computed when they are looked at.
+// Shapes below are without a batch axis: a Mixing is of one picture. All results are float32 on the CPU.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <vitrine/base/result.h>
+#include <vitrine/layout.h>
+
+namespace vitrine {
+
+/// What check() found.
+struct MixingCheck {
+    bool passed = false;
+    double output_error = 0;  ///< max |P V - used| / max |used| over the sampled rows
+    double row_sum_error = 0; ///< max |sum_j p_ij - 1|
+    double mass_error = 0;    ///< |sum_j (r^T P)_j - sum_i r_i|, for a uniform r
+    std::string sentence;     ///< what failed, or "8 rows a head, output within 2e-7"
+};
+
+class Mixing {
+  public:
+    virtual ~Mixing() = default;
+
+    /// How it works, a word: "softmax", "dense" (P itself was kept).
+    virtual std::string kind() const = 0;
+    std::string name;          ///< "blocks.3.attn"; in TorchScript the module path
+    TokenLayout query_layout;
+    TokenLayout key_layout;
+    std::int64_t heads = 0, queries = 0, keys = 0;
+
+    /// Rows of P: what these queries read. `heads`/`queries` empty means all. [heads, queries, keys]
+    virtual Result<at::Tensor> rows(std::span<const std::int64_t> heads, std::span<const std::int64_t> queries) const = 0;
+    /// Columns of P: who reads these keys. [heads, queries, keys chosen]
+    virtual Result<at::Tensor> columns(std::span<const std::int64_t> heads, std::span<const std::int64_t> keys) const = 0;
+    /// A piece of the map averaged over pool x pool blocks. [heads, ceil((q1-q0)/pool), ceil((k1-k0)/pool)]
+    virtual Result<at::Tensor> tile(std::span<const std::int64_t> heads, std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1,
+                                    std::int64_t pool) const = 0;
+    /// r^T P for each head. r is [heads, queries] (or [1, queries], shared). -> [heads, keys]
+    virtual Result<at::Tensor> left(const at::Tensor& r) const = 0;
+    /// P V for each head. v is [heads, keys, dim] -> [heads, queries, dim]
+    virtual Result<at::Tensor> right(const at::Tensor& v) const = 0;
+    /// On 8 random rows a head: P V equals the output the model used (1e-4 relative in fp32, 2e-2 in bf16), rows sum to 1, mass is kept.
+    virtual Result<MixingCheck> check(std::uint64_t seed = 0) const = 0;
+
+    /// Whether rows are non-negative and sum to 1 (rollout needs it).
+    virtual bool row_stochastic() const { return true; }
+    /// Bytes kept.
+    virtual std::int64_t size_bytes() const = 0;
+    /// The implementation that answered last, for the status line: "map_rows reference".
+    virtual std::string implementation() const = 0;
+
+    /// Tensors with the graph, for gradient methods; undefined when the capture kept none. [heads, tokens, dim]
+    virtual at::Tensor q() const { return {}; }
+    virtual at::Tensor k() const { return {}; }
+    virtual at::Tensor v() const { return {}; }
+    /// The output the model went on with, carrying the graph when gradients were asked for. [heads, queries, dim]
+    virtual at::Tensor output() const { return {}; }
+};
+
+/// A linear map between the tokens of one Mixing's output and the next one's input (pooling, merging, re-gridding).
+class TokenMap {
+  public:
+    virtual ~TokenMap() = default;
+    /// Takes a distribution over the later tokens back to the earlier ones. [later] -> [earlier]
+    virtual at::Tensor back(const at::Tensor& r) const = 0;
+};
+
+/// One Mixing in its place.
+struct FlowStep {
+    std::shared_ptr<const Mixing> mixing;
+    std::int64_t layer = 0;      ///< index among the blocks; -1 for a pooling head
+    bool residual = true;        ///< x + mixing(x)
+    std::shared_ptr<const TokenMap> before;  ///< from the step before to this one; null is the identity
+};
+
+/// The Mixings of a run in order, and how they hang together.
+struct Flow {
+    std::vector<FlowStep> steps;
+    std::string unknown;  ///< why order, residual paths or token maps are not known; empty when they are
+    /// Where the model reads its answer, over the tokens of the last step's query side. [tokens], sums to 1; undefined when unknown.
+    at::Tensor readout;
+
+    bool known() const { return unknown.empty(); }
+    std::int64_t layers() const;  ///< number of steps that are blocks
+    const FlowStep* block(std::int64_t layer) const;  ///< negative counts from the end; null when there is none
+};
+
+}  // namespace vitrine
