@@ -20,7 +20,8 @@ std::optional<Interpolation> interpolation_named(std::string_view name);  ///< n
 /// Resizes to width x height, equal to `PIL.Image.resize((width, height), filter)` for RGB.
 ///
 /// @error BadInput  an empty picture or a size below 1 or above 65,500 a side
-/// @source          Pillow, src/libImaging/Resample.c (HPND licence; written anew from its description)
+/// @source          Pillow 13, src/libImaging/Resample.c and Geometry.c (HPND licence; written anew from its description). Pillow 12
+///                  and older differ by a level here and there where a height shrinks far more than the width does.
 Result<Image> resize(const Image& image, std::int64_t width, std::int64_t height, Interpolation interpolation);
 
 /// Cuts a box out; what lies outside is filled with `fill`.
