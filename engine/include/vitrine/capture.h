@@ -37,10 +37,10 @@ struct Edit {
 struct CaptureOptions {
     bool mixings = true;                ///< keep Mixings
     bool gradients = false;             ///< kept tensors carry the autograd graph; runs with gradients enabled
-    std::vector<std::string> points;    ///< named points to keep; "*" keeps all
-    std::vector<Edit> edits;
+    std::vector<std::string> points = {};  ///< named points to keep; "*" keeps all
+    std::vector<Edit> edits = {};
     std::int64_t memory_budget = 0;     ///< bytes that may be kept; 0 is no limit
-    std::stop_token stop;               ///< looked at on every intercepted operator
+    std::stop_token stop = {};          ///< looked at on every intercepted operator
 };
 
 /// What one run left behind. Immutable once published; shared by panels, reports and exports.
@@ -64,7 +64,8 @@ Result<std::shared_ptr<const Capture>> run_captured(Model& model, const at::Tens
 /// Runs without keeping anything; the edge where libtorch's exceptions become errors. [batch, classes]
 Result<at::Tensor> run(Model& model, const at::Tensor& pixels, std::stop_token stop = {});
 
-/// Bytes a capture of this model would keep: layers * tokens * (2 width + heads) numbers.
+/// Bytes a capture of this model would keep: layers * tokens * (4 width + heads) numbers. Maps need 2 width + heads of them (queries, keys,
+/// log-sum-exp); values and outputs, kept by reference for check() and the gradient methods, are the rest.
 std::int64_t capture_size(const Model& model, std::int64_t input_height, std::int64_t input_width);
 
 /// d score / d wanted, one call; an undefined gradient is an error naming the tensor, never zero.

@@ -1,0 +1,62 @@
+// What softmax attention is made of, as plain data, and the plain kernels that compute pieces of its map from it.
+//
+// No torch here: the engine fills the struct and passes its threads. The map P is [heads, queries, keys],
+//     p_ij = exp(scale q_i . k_j + bias_ij - lse_i),
+// and is never formed unless all of it is asked for. A row whose log-sum-exp is -infinity (everything masked) is zero.
+// The functions here are the reference: they stay when faster ones arrive.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+namespace vitrine::kernels {
+
+/// Runs f(begin, end) over pieces of [0, count), on as many threads as the caller likes.
+using ParallelFor =
+    std::function<void(std::int64_t count, const std::function<void(std::int64_t begin, std::int64_t end)>& f)>;
+
+/// Strides are in elements; the last axis of q, k and v has stride 1.
+struct AttentionParams {
+    const float* q = nullptr;           ///< [heads, queries, head_dim]
+    const float* k = nullptr;           ///< [key_heads, keys, head_dim]
+    std::int64_t q_stride[2] = {0, 0};  ///< head, token
+    std::int64_t k_stride[2] = {0, 0};
+    std::int64_t heads = 0;
+    std::int64_t key_heads = 0;  ///< heads is a multiple; head h reads key head h / (heads / key_heads)
+    std::int64_t queries = 0, keys = 0, head_dim = 0;
+    float scale = 1;
+    const float* bias = nullptr;              ///< added to the scaled scores; null is none, -infinity masks
+    std::int64_t bias_stride[3] = {0, 0, 0};  ///< head, query, key; 0 repeats
+    bool causal = false;                      ///< key j is seen by query i when j <= i
+    const float* lse = nullptr;  ///< [heads, queries] contiguous, natural logarithm, of scaled and biased scores
+};
+
+/// Why these parameters cannot be run; null when they can. `needs_lse` is false for log_sum_exp alone.
+const char* cannot_run(const AttentionParams& params, bool needs_lse = true) noexcept;
+
+/// lse[h, i] = log sum_j exp(score_ij), by one streaming pass. lse: [heads, queries].
+void log_sum_exp(const AttentionParams& params, float* lse, const ParallelFor& parallel_for);
+
+/// Chosen rows. out: [chosen heads, chosen queries, keys].
+void map_rows(const AttentionParams& params, std::span<const std::int64_t> heads, std::span<const std::int64_t> queries,
+              float* out, const ParallelFor& parallel_for);
+
+/// Chosen columns. out: [chosen heads, queries, chosen keys].
+void map_columns(const AttentionParams& params, std::span<const std::int64_t> heads, std::span<const std::int64_t> keys,
+                 float* out, const ParallelFor& parallel_for);
+
+/// The piece [q0, q1) x [k0, k1) averaged over pool x pool blocks; blocks at the far edges average what they have.
+/// out: [chosen heads, ceil((q1 - q0) / pool), ceil((k1 - k0) / pool)].
+void map_tile(const AttentionParams& params, std::span<const std::int64_t> heads, std::int64_t q0, std::int64_t q1,
+              std::int64_t k0, std::int64_t k1, std::int64_t pool, float* out, const ParallelFor& parallel_for);
+
+/// out[h, j] = sum_i r[h, i] p_ij. `r_head_stride` 0 shares one r among the heads. Rows with r = 0 are skipped.
+void map_sweep(const AttentionParams& params, const float* r, std::int64_t r_head_stride, float* out,
+               const ParallelFor& parallel_for);
+
+/// out[h, i, :] = sum_j p_ij v[h, j, :], v: [heads, keys, dim] with strides head and token. out is contiguous.
+void map_apply(const AttentionParams& params, const float* v, const std::int64_t v_stride[2], std::int64_t dim,
+               float* out, const ParallelFor& parallel_for);
+
+}  // namespace vitrine::kernels

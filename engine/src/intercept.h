@@ -1,0 +1,140 @@
+// The listener of one run: what intercepted operators, MixingScope and point() talk to while a capture is on.
+//
+// Interception happens at a dispatch key of its own, switched on for one thread and one run: an operator registered
+// there sees its arguments, calls on below the key, and sees the result. Every other operator falls through. Lives on
+// the thread that runs the model.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <vitrine/capture.h>
+
+#include "softmax_mixing.h"
+
+namespace vitrine {
+
+constexpr c10::DispatchKey kInterceptionKey = c10::DispatchKey::TESTING_ONLY_GenericMode;
+
+class UnfusedTracker;
+
+/// What was found out about a run's Mixings by other means than MixingScope (for traced models).
+using MixingFacts = std::function<std::optional<MixingScope::Facts>(std::size_t index, const Mixing& mixing)>;
+
+/// Gives the path of the module that is running, "blocks.3.attn"; empty when there is none. Set by what runs
+/// TorchScript.
+using ModulePath = std::function<std::string()>;
+
+class Recorder {
+  public:
+    explicit Recorder(const CaptureOptions& options);
+    ~Recorder();
+
+    /// The listener of this thread, or null.
+    static Recorder* current();
+
+    /// Looks at the stop token; throws when stop was requested.
+    void tick();
+    /// Remembers why and leaves the run.
+    [[noreturn]] void leave(Error error);
+
+    bool wants_mixings() const { return options_.mixings || !head_edits_.empty() || output_hook != nullptr; }
+    bool wants_points() const { return wants_points_; }
+    bool wants_point(std::string_view name) const;
+
+    /// Keeps an attention; returns the output the model goes on with (edited where asked). `output` has the shape [...,
+    /// heads, queries, dim]. `pictures` is the size of the batch axis: above 1 for windows.
+    at::Tensor keep(SoftmaxParts parts, std::int64_t pictures);
+    at::Tensor keep(at::Tensor p, at::Tensor v, at::Tensor output);
+    void keep(std::shared_ptr<Mixing> mixing);
+    at::Tensor on_point(std::string_view name, at::Tensor x);
+    /// Under gradients: x becomes [heads, tokens, dim] and what comes back is made of it, so that its gradient is
+    /// defined.
+    at::Tensor through_heads(at::Tensor& x) const;
+    void note(std::string sentence) { notes_.push_back(std::move(sentence)); }
+
+    /// Fills in what the run left, after it ended well. Tells whether a kept tensor was overwritten since.
+    void finish(Capture& capture);
+    bool overwritten() const;
+
+    const CaptureOptions& options() const { return options_; }
+    const std::optional<Error>& error() const { return error_; }
+    UnfusedTracker& tracker() { return *tracker_; }
+
+    /// The attention whose backend is being waited for: the log-sum-exp and the operator's name arrive here.
+    struct Pending {
+        at::Tensor lse;
+        std::string source;
+    };
+    Pending* pending = nullptr;
+
+    const MixingScope::Facts* scope = nullptr;
+    std::function<at::Tensor(std::size_t index, const at::Tensor& output)>
+        output_hook;                        ///< for probes: replaces outputs
+    std::optional<std::size_t> stop_after;  ///< for probes: leaves the run after that many mixings, without an error
+    bool copy_inputs = false;               ///< clone what is kept: the model overwrites its tensors
+    bool left_early = false;
+    MixingFacts facts;
+    ModulePath module_path;
+    at::Tensor readout;
+
+  private:
+    struct Kept {
+        std::shared_ptr<Mixing> mixing;
+        std::optional<MixingScope::Facts> facts;
+        std::int64_t pictures = 1;  ///< size of the batch axis: above 1 for windows
+    };
+    /// Names the mixing that is about to be kept, from the scope, the running module or its number.
+    std::string name_next();
+    at::Tensor edit(const std::string& name, std::int64_t heads, at::Tensor output, std::vector<double>& factors);
+    void add(std::shared_ptr<Mixing> mixing, std::int64_t pictures, std::initializer_list<at::Tensor> tensors);
+    void count(const at::Tensor& x);
+    void watch(const at::Tensor& x);
+    at::Tensor maybe_copy(const at::Tensor& x) const { return copy_inputs && x.defined() ? x.clone() : x; }
+
+    CaptureOptions options_;
+    bool wants_points_ = false;
+    bool all_points_ = false;
+    std::unordered_set<std::string> points_wanted_;
+    std::vector<const Edit*> head_edits_;
+    std::unordered_map<std::string, const Edit*> point_edits_;
+    std::unordered_set<const Edit*> used_edits_;
+    std::unordered_map<std::string, int> names_used_;
+    std::vector<Kept> kept_;
+    std::map<std::string, at::Tensor> points_;
+    std::vector<std::string> point_names_seen_, mixing_names_seen_;
+    std::unordered_set<const void*> storages_;
+    std::vector<std::pair<at::Tensor, std::uint32_t>> watched_;
+    std::int64_t bytes_ = 0;
+    std::vector<std::string> notes_;
+    std::optional<Error> error_;
+    std::unique_ptr<UnfusedTracker> tracker_;
+};
+
+/// Switches interception on for this thread while it lives.
+class Listening {
+  public:
+    explicit Listening(Recorder& recorder);
+    ~Listening();
+    Listening(const Listening&) = delete;
+    Listening& operator=(const Listening&) = delete;
+
+  private:
+    Recorder* previous_;
+    c10::impl::IncludeDispatchKeyGuard guard_;
+};
+
+/// Runs the model under a recorder and fills in a capture; the engine of run_captured() and of the probes.
+Result<std::shared_ptr<Capture>> run_recorded(Model& model, const at::Tensor& pixels, Recorder& recorder);
+
+}  // namespace vitrine

@@ -1,0 +1,38 @@
+// Turns the exceptions of libtorch into one-sentence errors.
+#include "torch_errors.h"
+
+#include <exception>
+
+namespace vitrine {
+
+std::string first_sentence(const std::string& text) {
+    // TorchScript puts its own traceback first and the cause last, after "RuntimeError: ".
+    std::string cause = text;
+    if (const auto at = cause.rfind("RuntimeError: "); at != std::string::npos) cause = cause.substr(at + 14);
+    cause = cause.substr(0, cause.find('\n'));
+    while (!cause.empty() && (cause.back() == ' ' || cause.back() == '\r')) cause.pop_back();
+    return cause.empty() ? "libtorch gave no reason" : cause;
+}
+
+Error current_exception_error() {
+    try {
+        throw;
+    } catch (const c10::OutOfMemoryError& e) {
+        return {ErrorCode::OutOfMemory,
+                "the device has not enough memory: " + first_sentence(e.what_without_backtrace())};
+    } catch (const c10::Error& e) {
+        const std::string text = first_sentence(e.what_without_backtrace());
+        if (text.find("not enough memory") != std::string::npos ||
+            text.find("can't allocate memory") != std::string::npos)
+            return {ErrorCode::OutOfMemory, "not enough memory: " + text};
+        return {ErrorCode::Internal, text};
+    } catch (const std::bad_alloc&) {
+        return {ErrorCode::OutOfMemory, "not enough memory"};
+    } catch (const std::exception& e) {
+        return {ErrorCode::Internal, first_sentence(e.what())};
+    } catch (...) {
+        return {ErrorCode::Internal, "an unknown exception was thrown"};
+    }
+}
+
+}  // namespace vitrine

@@ -1,0 +1,399 @@
+// Rows, columns, tiles and products of attention maps from what was kept, through the plain kernels.
+#include "softmax_mixing.h"
+
+#include "torch_errors.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+
+namespace vitrine {
+namespace {
+
+const kernels::ParallelFor kThreads = [](std::int64_t count, const std::function<void(std::int64_t, std::int64_t)>& f) {
+    at::parallel_for(0, count, 1, f);
+};
+
+at::Tensor host_float(const at::Tensor& x) {
+    at::Tensor host = x.detach().to(at::TensorOptions().device(at::kCPU).dtype(at::kFloat));
+    if (host.size(-1) > 1 && host.stride(-1) != 1) host = host.contiguous();
+    return host;
+}
+
+/// Empty means all; negative counts from the end.
+Result<std::vector<std::int64_t>> chosen(std::span<const std::int64_t> wanted, std::int64_t count, const char* what,
+                                         const std::string& name) {
+    std::vector<std::int64_t> out;
+    if (wanted.empty()) {
+        out.resize(static_cast<std::size_t>(count));
+        std::iota(out.begin(), out.end(), 0);
+        return out;
+    }
+    for (const std::int64_t index : wanted) {
+        const std::int64_t at = index < 0 ? index + count : index;
+        if (at < 0 || at >= count)
+            return fail(ErrorCode::BadInput, "{} {} is not there: {} has {}, from 0 to {}", what, index,
+                        name.empty() ? "the attention" : name, count, count - 1);
+        out.push_back(at);
+    }
+    return out;
+}
+
+Status check_tile(const Mixing& m, std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1,
+                  std::int64_t pool) {
+    if (q0 < 0 || q0 >= q1 || q1 > m.queries || k0 < 0 || k0 >= k1 || k1 > m.keys || pool < 1)
+        return fail(ErrorCode::BadInput, "the tile [{}, {}) x [{}, {}) pooled by {} does not lie in a map of {} x {}",
+                    q0, q1, k0, k1, pool, m.queries, m.keys);
+    return {};
+}
+
+/// r as contiguous host floats; [heads, queries] or [1, queries].
+Result<at::Tensor> weights(const Mixing& m, const at::Tensor& r) {
+    const at::Tensor flat = r.dim() == 1 ? r.unsqueeze(0) : r;
+    if (flat.dim() != 2 || flat.size(1) != m.queries || (flat.size(0) != 1 && flat.size(0) != m.heads))
+        return fail(ErrorCode::BadInput, "the weights have {} numbers in {} rows, expected {} in 1 or {}", r.numel(),
+                    flat.size(0), m.queries, m.heads);
+    return host_float(flat).contiguous();
+}
+
+Status check_values(const Mixing& m, const at::Tensor& v) {
+    if (v.dim() != 3 || v.size(0) != m.heads || v.size(1) != m.keys)
+        return fail(ErrorCode::BadInput, "the values must be [{}, {}, dim]", m.heads, m.keys);
+    return {};
+}
+
+double tolerance(const at::Tensor& used) {
+    // bf16 keeps 8 bits and fp16 11; the design states 2e-2 for both and 1e-4 for fp32.
+    return used.scalar_type() == at::kFloat || used.scalar_type() == at::kDouble ? 1e-4 : 2e-2;
+}
+
+/// The checks that need only the interface: rows against the output that was used, row sums, mass.
+Result<MixingCheck> check_rows(const Mixing& m, const at::Tensor& v, const at::Tensor& used,
+                               const std::vector<double>& head_factors, std::uint64_t seed) {
+    std::mt19937_64 random(seed);
+    MixingCheck found;
+    constexpr std::int64_t kRows = 8;
+    const std::int64_t count = std::min(kRows, m.queries);
+    at::Tensor r = at::zeros({m.heads, m.queries});
+    double largest = 0, worst = 0;
+    for (std::int64_t h = 0; h < m.heads; ++h) {
+        std::vector<std::int64_t> picked(static_cast<std::size_t>(m.queries));
+        std::iota(picked.begin(), picked.end(), 0);
+        for (std::int64_t i = 0; i < count; ++i)
+            std::swap(picked[i],
+                      picked[i + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(m.queries - i))]);
+        picked.resize(static_cast<std::size_t>(count));
+        const std::int64_t head[] = {h};
+        const at::Tensor p = VITRINE_TRY(m.rows(head, picked)).select(0, 0);  // [8, keys]
+        const at::Tensor sums = p.sum(-1);
+        found.row_sum_error = std::max(found.row_sum_error, (sums - 1).abs().max().item<double>());
+        if (v.defined() && used.defined()) {
+            const double factor = head_factors.empty() ? 1 : head_factors[static_cast<std::size_t>(h)];
+            const at::Tensor ours = p.matmul(host_float(v.select(0, h))) * factor;
+            const at::Tensor theirs = host_float(used.select(0, h)).index_select(0, at::tensor(picked));
+            worst = std::max(worst, (ours - theirs).abs().max().item<double>());
+            largest = std::max(largest, theirs.abs().max().item<double>());
+            if (!std::isfinite((ours - theirs).abs().sum().item<double>()))
+                worst = std::numeric_limits<double>::infinity();
+        }
+        // Uniform over the sampled rows: the sweep then costs no more than the rows did.
+        for (const std::int64_t i : picked) r.data_ptr<float>()[h * m.queries + i] = 1.0F / static_cast<float>(count);
+    }
+    found.output_error = largest > 0 ? worst / largest : worst;
+    found.mass_error = (VITRINE_TRY(m.left(r)).sum(-1) - 1).abs().max().item<double>();
+    const double limit = tolerance(used.defined() ? used : v);
+    const double sum_limit = limit > 1e-3 ? 1e-3 : 1e-4;
+    if (!(found.output_error <= limit))
+        found.sentence = fmt::format(
+            "the map times the values differs from the output the model used by {:.1e} of its largest value (allowed "
+            "{:.0e})",
+            found.output_error, limit);
+    else if (m.row_stochastic() && !(found.row_sum_error <= sum_limit))
+        found.sentence =
+            fmt::format("rows sum to 1 only within {:.1e} (allowed {:.0e})", found.row_sum_error, sum_limit);
+    else if (m.row_stochastic() && !(found.mass_error <= sum_limit))
+        found.sentence = fmt::format("mass is kept only within {:.1e} (allowed {:.0e})", found.mass_error, sum_limit);
+    else {
+        found.passed = true;
+        found.sentence = fmt::format("{} rows a head, output within {:.0e}, row sums within {:.0e}", count,
+                                     found.output_error, found.row_sum_error);
+    }
+    return found;
+}
+
+}  // namespace
+
+at::Tensor as_heads(const at::Tensor& x) {
+    if (!x.defined()) return x;
+    if (x.dim() == 2) return x.unsqueeze(0);
+    if (x.dim() == 3) return x;
+    if (x.dim() == 4 && x.size(0) == 1) return x.select(0, 0);
+    return x.flatten(0, x.dim() - 3);
+}
+
+std::int64_t storage_bytes(const at::Tensor& x) {
+    return x.defined() && x.has_storage() ? static_cast<std::int64_t>(x.storage().nbytes()) : 0;
+}
+
+// ---- softmax
+// ------------------------------------------------------------------------------------------------------------------
+
+SoftmaxMixing::SoftmaxMixing(SoftmaxParts parts) : parts_(std::move(parts)) {
+    heads = 1;
+    for (std::int64_t axis = 0; axis < parts_.q.dim() - 2; ++axis) heads *= parts_.q.size(axis);
+    queries = parts_.q.size(-2);
+    keys = parts_.k.size(-2);
+}
+
+Result<const SoftmaxMixing::Ready*> SoftmaxMixing::ready() const {
+    std::lock_guard lock(mutex_);
+    if (ready_) return ready_.get();
+    return guarded([&]() -> Result<const Ready*> {
+        auto made = std::make_unique<Ready>();
+        kernels::AttentionParams& p = made->params;
+        made->q = host_float(as_heads(parts_.q));
+        made->k = host_float(as_heads(parts_.k));
+        p.q = made->q.data_ptr<float>();
+        p.k = made->k.data_ptr<float>();
+        for (int axis = 0; axis < 2; ++axis) {
+            p.q_stride[axis] = made->q.stride(axis);
+            p.k_stride[axis] = made->k.stride(axis);
+        }
+        p.heads = heads;
+        p.key_heads = made->k.size(0);
+        p.queries = queries;
+        p.keys = keys;
+        p.head_dim = made->q.size(-1);
+        p.scale = static_cast<float>(parts_.scale);
+        p.causal = parts_.causal;
+        if (!parts_.terms.empty()) {
+            std::vector<std::int64_t> shape(parts_.q.sizes().begin(), parts_.q.sizes().end() - 1);
+            shape.push_back(keys);
+            at::Tensor bias;
+            for (const ScoreTerm& term : parts_.terms) {
+                at::Tensor one = term.tensor.detach().to(at::kCPU);
+                while (one.dim() > static_cast<std::int64_t>(shape.size()) && one.size(0) == 1) one = one.select(0, 0);
+                if (term.kind == ScoreTerm::Kind::Add) {
+                    one = one.to(at::kFloat);
+                    if (term.factor != 1) one = one * term.factor;
+                } else {
+                    const at::Tensor masked = at::full({}, -std::numeric_limits<float>::infinity(), at::kFloat);
+                    const at::Tensor open = at::zeros({}, at::kFloat);
+                    one = term.kind == ScoreTerm::Kind::KeepWhereTrue ? at::where(one.to(at::kBool), open, masked)
+                                                                      : at::where(one.to(at::kBool), masked, open);
+                }
+                bias = bias.defined() ? bias + one : one;
+            }
+            made->bias = as_heads(bias.expand(shape));
+            p.bias = made->bias.data_ptr<float>();
+            for (int axis = 0; axis < 3; ++axis) p.bias_stride[axis] = made->bias.stride(axis);
+        }
+        if (const char* why = kernels::cannot_run(p, false))
+            return fail(ErrorCode::Unsupported, "the map of {} cannot be computed: {}", name, why);
+        if (parts_.lse.defined()) {
+            at::Tensor lse = parts_.lse.detach();
+            if (lse.numel() / lse.size(-1) != heads) lse = lse.squeeze(-1);  // cuDNN's is [batch, heads, queries, 1]
+            made->lse = lse.narrow(-1, 0, queries).reshape({heads, queries}).to(at::kCPU, at::kFloat).contiguous();
+        } else {
+            made->lse = at::empty({heads, queries}, at::kFloat);
+            kernels::log_sum_exp(p, made->lse.data_ptr<float>(), kThreads);
+        }
+        p.lse = made->lse.data_ptr<float>();
+        ready_ = std::move(made);
+        return ready_.get();
+    });
+}
+
+Result<at::Tensor> SoftmaxMixing::rows(std::span<const std::int64_t> heads_wanted,
+                                       std::span<const std::int64_t> queries_wanted) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const auto which = VITRINE_TRY(chosen(heads_wanted, heads, "head", name));
+        const auto wanted = VITRINE_TRY(chosen(queries_wanted, queries, "query", name));
+        const Ready* state = VITRINE_TRY(ready());
+        at::Tensor out =
+            at::empty({static_cast<std::int64_t>(which.size()), static_cast<std::int64_t>(wanted.size()), keys});
+        kernels::map_rows(state->params, which, wanted, out.data_ptr<float>(), kThreads);
+        implementation_ = "map_rows reference";
+        return out;
+    });
+}
+
+Result<at::Tensor> SoftmaxMixing::columns(std::span<const std::int64_t> heads_wanted,
+                                          std::span<const std::int64_t> keys_wanted) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const auto which = VITRINE_TRY(chosen(heads_wanted, heads, "head", name));
+        const auto wanted = VITRINE_TRY(chosen(keys_wanted, keys, "key", name));
+        const Ready* state = VITRINE_TRY(ready());
+        at::Tensor out =
+            at::empty({static_cast<std::int64_t>(which.size()), queries, static_cast<std::int64_t>(wanted.size())});
+        kernels::map_columns(state->params, which, wanted, out.data_ptr<float>(), kThreads);
+        implementation_ = "map_columns reference";
+        return out;
+    });
+}
+
+Result<at::Tensor> SoftmaxMixing::tile(std::span<const std::int64_t> heads_wanted, std::int64_t q0, std::int64_t q1,
+                                       std::int64_t k0, std::int64_t k1, std::int64_t pool) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const auto which = VITRINE_TRY(chosen(heads_wanted, heads, "head", name));
+        VITRINE_CHECK(check_tile(*this, q0, q1, k0, k1, pool));
+        const Ready* state = VITRINE_TRY(ready());
+        at::Tensor out = at::empty(
+            {static_cast<std::int64_t>(which.size()), (q1 - q0 + pool - 1) / pool, (k1 - k0 + pool - 1) / pool});
+        kernels::map_tile(state->params, which, q0, q1, k0, k1, pool, out.data_ptr<float>(), kThreads);
+        implementation_ = "map_tile reference";
+        return out;
+    });
+}
+
+Result<at::Tensor> SoftmaxMixing::left(const at::Tensor& r) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const at::Tensor w = VITRINE_TRY(weights(*this, r));
+        const Ready* state = VITRINE_TRY(ready());
+        at::Tensor out = at::empty({heads, keys});
+        kernels::map_sweep(state->params, w.data_ptr<float>(), w.size(0) == 1 ? 0 : queries, out.data_ptr<float>(),
+                           kThreads);
+        implementation_ = "map_sweep reference";
+        return out;
+    });
+}
+
+Result<at::Tensor> SoftmaxMixing::right(const at::Tensor& values) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        VITRINE_CHECK(check_values(*this, values));
+        const at::Tensor v = host_float(values);
+        const Ready* state = VITRINE_TRY(ready());
+        at::Tensor out = at::empty({heads, queries, v.size(-1)});
+        const std::int64_t strides[2] = {v.stride(0), v.stride(1)};
+        kernels::map_apply(state->params, v.data_ptr<float>(), strides, v.size(-1), out.data_ptr<float>(), kThreads);
+        implementation_ = "map_apply reference";
+        return out;
+    });
+}
+
+Result<MixingCheck> SoftmaxMixing::check(std::uint64_t seed) const {
+    return guarded([&] { return check_rows(*this, v(), output(), parts_.head_factors, seed); });
+}
+
+std::int64_t SoftmaxMixing::size_bytes() const {
+    // Queries, keys and values are often views of one tensor: a storage counts once.
+    std::vector<const void*> seen;
+    std::int64_t bytes = 0;
+    std::vector<at::Tensor> kept{parts_.q, parts_.k, parts_.v, parts_.lse, parts_.output};
+    for (const ScoreTerm& term : parts_.terms) kept.push_back(term.tensor);
+    for (const at::Tensor& x : kept) {
+        if (!x.defined() || !x.has_storage()) continue;
+        const void* storage = x.storage().unsafeGetStorageImpl();
+        if (std::find(seen.begin(), seen.end(), storage) != seen.end()) continue;
+        seen.push_back(storage);
+        bytes += storage_bytes(x);
+    }
+    return bytes;
+}
+
+std::string SoftmaxMixing::implementation() const { return implementation_; }
+at::Tensor SoftmaxMixing::q() const { return as_heads(parts_.q); }
+at::Tensor SoftmaxMixing::output() const { return as_heads(parts_.output); }
+
+at::Tensor SoftmaxMixing::k() const {
+    const at::Tensor k = as_heads(parts_.k);
+    return k.size(0) == heads ? k : k.repeat_interleave(heads / k.size(0), 0);
+}
+
+at::Tensor SoftmaxMixing::v() const {
+    const at::Tensor v = as_heads(parts_.v);
+    return v.size(0) == heads ? v : v.repeat_interleave(heads / v.size(0), 0);
+}
+
+// ---- dense
+// --------------------------------------------------------------------------------------------------------------------
+
+DenseMixing::DenseMixing(at::Tensor p, at::Tensor v, at::Tensor output, std::vector<double> head_factors)
+    : p_(std::move(p)), v_(std::move(v)), output_(std::move(output)), head_factors_(std::move(head_factors)) {
+    heads = 1;
+    for (std::int64_t axis = 0; axis < p_.dim() - 2; ++axis) heads *= p_.size(axis);
+    queries = p_.size(-2);
+    keys = p_.size(-1);
+}
+
+const at::Tensor& DenseMixing::host() const {
+    std::lock_guard lock(mutex_);
+    if (!host_.defined()) host_ = host_float(as_heads(p_));
+    return host_;
+}
+
+Result<at::Tensor> DenseMixing::rows(std::span<const std::int64_t> heads_wanted,
+                                     std::span<const std::int64_t> queries_wanted) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const auto which = VITRINE_TRY(chosen(heads_wanted, heads, "head", name));
+        const auto wanted = VITRINE_TRY(chosen(queries_wanted, queries, "query", name));
+        return host().index_select(0, at::tensor(which)).index_select(1, at::tensor(wanted));
+    });
+}
+
+Result<at::Tensor> DenseMixing::columns(std::span<const std::int64_t> heads_wanted,
+                                        std::span<const std::int64_t> keys_wanted) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const auto which = VITRINE_TRY(chosen(heads_wanted, heads, "head", name));
+        const auto wanted = VITRINE_TRY(chosen(keys_wanted, keys, "key", name));
+        return host().index_select(0, at::tensor(which)).index_select(2, at::tensor(wanted));
+    });
+}
+
+Result<at::Tensor> DenseMixing::tile(std::span<const std::int64_t> heads_wanted, std::int64_t q0, std::int64_t q1,
+                                     std::int64_t k0, std::int64_t k1, std::int64_t pool) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const auto which = VITRINE_TRY(chosen(heads_wanted, heads, "head", name));
+        VITRINE_CHECK(check_tile(*this, q0, q1, k0, k1, pool));
+        const at::Tensor piece = host().index_select(0, at::tensor(which)).slice(1, q0, q1).slice(2, k0, k1);
+        std::vector<at::Tensor> bands;
+        for (std::int64_t q = 0; q < q1 - q0; q += pool) {
+            const at::Tensor band = piece.slice(1, q, std::min(q + pool, q1 - q0));
+            std::vector<at::Tensor> cells;
+            for (std::int64_t k = 0; k < k1 - k0; k += pool)
+                cells.push_back(band.slice(2, k, std::min(k + pool, k1 - k0)).mean(at::IntArrayRef{1, 2}));
+            bands.push_back(at::stack(cells, 1));
+        }
+        return at::stack(bands, 1);
+    });
+}
+
+Result<at::Tensor> DenseMixing::left(const at::Tensor& r) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const at::Tensor w = VITRINE_TRY(weights(*this, r));
+        return w.unsqueeze(1).expand({heads, 1, queries}).matmul(host()).select(1, 0).contiguous();
+    });
+}
+
+Result<at::Tensor> DenseMixing::right(const at::Tensor& values) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        VITRINE_CHECK(check_values(*this, values));
+        return host().matmul(host_float(values));
+    });
+}
+
+Result<MixingCheck> DenseMixing::check(std::uint64_t seed) const {
+    return guarded([&] { return check_rows(*this, as_heads(v_), as_heads(output_), head_factors_, seed); });
+}
+
+bool DenseMixing::row_stochastic() const {
+    const at::Tensor& p = host();
+    return p.min().item<double>() >= 0 && (p.sum(-1) - 1).abs().max().item<double>() < 1e-3;
+}
+
+std::int64_t DenseMixing::size_bytes() const { return storage_bytes(p_) + storage_bytes(v_) + storage_bytes(output_); }
+at::Tensor DenseMixing::v() const { return as_heads(v_); }
+at::Tensor DenseMixing::output() const { return as_heads(output_); }
+at::Tensor DenseMixing::p() const { return as_heads(p_); }
+
+}  // namespace vitrine

@@ -1,0 +1,54 @@
+// What the methods of this folder share, and the dense reference of rollout that other rollouts are held to.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include <vitrine/explainer.h>
+
+namespace vitrine::plugin::attention {
+
+std::unique_ptr<Explainer> make_raw_attention();
+std::unique_ptr<Explainer> make_rollout();
+
+/// How heads become one map.
+enum class Fusion : std::uint8_t { Mean, Max, Min };
+
+struct RolloutSettings {
+    Fusion fusion = Fusion::Mean;
+    double discard_ratio =
+        0;  ///< share of the smallest entries of each fused map that is set to zero, the class token's column kept
+    bool residual = true;  ///< (A + I) / 2 where a block has a residual path; false: A alone
+};
+
+/// Attention rollout by the dense product of all maps: exact, and slow for many tokens.
+///
+/// Takes the readout back through the steps of the flow, last to first: r becomes r A', A' = rows of (A + I) made to
+/// sum to 1, A the fused heads; r A at a step without a residual path, such as a pooling head.
+///
+/// @param flow   known, row-stochastic Mixings
+/// @return       [input tokens], float32, non-negative, sums to 1 within 1e-5
+/// @error Unsupported  the flow or its readout is unknown, a Mixing whose rows do not sum to 1, named
+/// @error Cancelled    stop was requested
+/// @cost         layers * heads * tokens^2 for the maps, tokens^2 memory a head
+/// @source       S. Abnar, W. Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, arXiv 2005.00928,
+/// section 3;
+///               fusion and discard ratio as in J. Gildenblat's vit-explain (vit_rollout.py)
+Result<at::Tensor> roll_out_dense(const Flow& flow, const RolloutSettings& settings, std::stop_token stop = {},
+                                  const std::function<void(const Progress&)>& progress = {});
+
+/// A distribution over the input tokens as a map over the patch grid: prefix columns are dropped without renormalising.
+///
+/// @error Unsupported  the token layout is unknown (with the reason)
+Result<Attribution> to_attribution(const at::Tensor& tokens, const TokenLayout& layout);
+
+/// Why a model has no attention to read; empty when it has.
+std::optional<std::string> needs_attention(const Model& model);
+
+/// The badge of a Mixing's self-check.
+Check as_check(const Mixing& mixing, const MixingCheck& found);
+
+}  // namespace vitrine::plugin::attention
