@@ -32,10 +32,12 @@ class Device {
     Device& operator=(const Device&) = delete;
 
     VkInstance_T* instance() const;
-    std::string name() const;             ///< as the driver says it
+    std::string name() const;  ///< as the driver says it
     bool is_software() const;
-    const std::uint8_t* uuid() const;     ///< 16 bytes
-    int validation_messages() const;      ///< errors and warnings the layer reported so far
+    const std::uint8_t* uuid() const;  ///< 16 bytes
+    int validation_messages() const;   ///< errors and warnings the layer reported so far
+    bool validates() const;            ///< the layer was asked for and is installed
+    bool is_lost() const;              ///< true after the driver reported a lost device: create a new one
     struct Parts;
     Parts& parts() const { return *parts_; }
 
@@ -45,6 +47,8 @@ class Device {
 };
 
 /// Composes scenes off screen.
+///
+///     VITRINE_TRY(Device::create()) ... VITRINE_TRY(Compositor::create(*device))->render(scene, 1280, 800)
 class Compositor {
   public:
     static Result<std::unique_ptr<Compositor>> create(Device& device);
@@ -66,7 +70,8 @@ class Compositor {
 class Canvas {
   public:
     /// @param surface  VkSurfaceKHR of the window (64-bit handle or pointer, as the platform has it)
-    static Result<std::unique_ptr<Canvas>> create(Device& device, std::uint64_t surface, std::int64_t width, std::int64_t height);
+    static Result<std::unique_ptr<Canvas>> create(Device& device, std::uint64_t surface, std::int64_t width,
+                                                  std::int64_t height);
     ~Canvas();
 
     /// Device pixels; 0 x 0 (minimised) is fine and draws nothing.
