@@ -21,6 +21,7 @@ struct Preprocess {
     enum class Resize : std::uint8_t {
         ShortSide,  ///< the short side becomes `resize_to`, aspect kept (the long side rounds as torchvision does: truncated)
         Exact,      ///< squashed to `resize_height` x `resize_width`
+        Cover,      ///< the smallest size with the picture's aspect that covers `resize_height` x `resize_width` (timm, non-square inputs)
         None
     };
     Resize resize = Resize::ShortSide;
