@@ -131,7 +131,7 @@ ViewTransform ViewTransform::fit(std::int64_t photo_w, std::int64_t photo_h, std
     const double zoom = std::min((static_cast<double>(screen_w) - 2 * margin_x) / static_cast<double>(photo_w),
                                  (static_cast<double>(screen_h) - 2 * margin_y) / static_cast<double>(photo_h));
     // A 32-pixel picture is enlarged so that it can be seen, not so far that it becomes a mosaic on a large screen.
-    view.zoom = std::clamp(std::min(zoom, 8.0), kMinZoom, kMaxZoom);
+    view.zoom = std::clamp(std::min(zoom, 16.0), kMinZoom, kMaxZoom);
     return view;
 }
 

@@ -58,8 +58,8 @@ TEST(ViewTransformTest, FitShowsTheWholePhotoWithItsMargin) {
     EXPECT_GT(view.to_screen({0, 0}, 1280, 800).x, 24);
 }
 
-TEST(ViewTransformTest, FitOfATinyPhotoEnlargesAtMostEightfoldAndOfNothingIsHarmless) {
-    EXPECT_DOUBLE_EQ(ViewTransform::fit(32, 32, 1280, 800).zoom, 8);
+TEST(ViewTransformTest, FitOfATinyPhotoEnlargesAtMostSixteenfoldAndOfNothingIsHarmless) {
+    EXPECT_DOUBLE_EQ(ViewTransform::fit(32, 32, 1280, 800).zoom, 16);
     EXPECT_GT(ViewTransform::fit(0, 0, 1280, 800).zoom, 0);
     EXPECT_GT(ViewTransform::fit(500, 300, 0, 0).zoom, 0);
     EXPECT_GT(ViewTransform::fit(500, 300, 10, 10).zoom, 0);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "vulkan/painter.h"
@@ -148,6 +149,8 @@ Status Canvas::Parts::rebuild() {
         extent.height =
             std::clamp(static_cast<std::uint32_t>(height), can.minImageExtent.height, can.maxImageExtent.height);
     }
+    // A frame that failed half-way may have left it signalled.
+    acquired = VITRINE_TRY(make_semaphore());
     if (extent.width == 0 || extent.height == 0) {
         swapchain = {};
         extent = {};
@@ -329,9 +332,11 @@ Status Canvas::draw(const Scene& scene, [[maybe_unused]] const Hud& hud) {
     }
     if (!have_image || index == UINT32_MAX) return {};
     const Frame& frame = p.frames[index];
+    const bool was_stale = std::exchange(p.stale, true);  // what fails from here on leaves an image acquired
     VITRINE_CHECK(begin(p.device, p.commands));
     p.record(frame);
     VITRINE_CHECK(submit(p.device, p.commands, p.acquired, frame.drawn));
+    p.stale = was_stale;
 
     VkPresentInfoKHR present{VK_STRUCTURE_TYPE_PRESENT_INFO_KHR};
     present.waitSemaphoreCount = 1;

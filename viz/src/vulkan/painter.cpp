@@ -363,8 +363,18 @@ Status Painter::plan_ground(const Scene& scene, const Placement& at) {
     room.shadow_px = kShadowPx * scene.display_scale;
     room.shadow_alpha = scene.palette.room.g < 128 ? kShadowInDark : kShadowInLight;
     room.line_px = std::max(1.0f, std::round(scene.display_scale));
-    VITRINE_CHECK(add(ground_list_, {Stage::Room, 1, false, false}, {0, 0, at.width, at.height}, room));
+    // Only around the picture: above and below it over the whole width, then what is left beside it.
     const PixelRect rect = box.clipped(at.width, at.height);
+    std::vector<PixelRect> around = {{0, 0, at.width, at.height}};
+    if (!rect.empty()) {
+        around = {{0, 0, at.width, rect.y0},
+                  {0, rect.y1, at.width, at.height},
+                  {0, rect.y0, rect.x0, rect.y1},
+                  {rect.x1, rect.y0, at.width, rect.y1}};
+    }
+    for (const PixelRect& part : around) {
+        if (!part.empty()) VITRINE_CHECK(add(ground_list_, {Stage::Room, 1, false, false}, part, room));
+    }
     if (!has_picture || rect.empty()) return {};
 
     PictureBlock block{};

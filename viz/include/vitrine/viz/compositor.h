@@ -66,7 +66,7 @@ class Compositor {
     std::unique_ptr<Parts> parts_;
 };
 
-/// Shows scenes in a window: swapchain, compute pass, copy, HUD by ImGui.
+/// Shows scenes in a window: swapchain, compute pass, copy, HUD by ImGui. Device and surface must outlive it.
 class Canvas {
   public:
     /// @param surface  VkSurfaceKHR of the window (64-bit handle or pointer, as the platform has it)

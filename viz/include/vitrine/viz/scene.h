@@ -66,7 +66,7 @@ struct ViewTransform {
     Point centre;     ///< photo pixels
     double zoom = 1;  ///< screen pixels per photo pixel
 
-    /// Centres the photo with a margin; a photo smaller than the screen is enlarged at most eightfold.
+    /// Centres the photo with a margin; a photo smaller than the screen is enlarged at most sixteenfold.
     static ViewTransform fit(std::int64_t photo_w, std::int64_t photo_h, std::int64_t screen_w, std::int64_t screen_h,
                              double margin_px = 24);
     Point to_photo(Point screen, std::int64_t screen_w, std::int64_t screen_h) const;
