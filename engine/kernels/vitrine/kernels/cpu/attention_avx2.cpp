@@ -1,0 +1,62 @@
+// The attention kernels for processors with AVX2 and FMA.
+#include <vitrine/kernels/cpu/implementations.h>
+
+#if defined(__x86_64__)
+
+// Everything that could be shared with other files is included before the pragma: an inline function compiled for this
+// instruction set must not be the one the linker keeps for all.
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <new>
+#include <span>
+#include <type_traits>
+
+#include <vitrine/kernels/chooser.h>
+
+namespace vitrine::kernels {
+namespace {
+
+const char* machine() noexcept {
+    const bool there = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return there ? nullptr : "this processor has no AVX2 and FMA";
+}
+
+}  // namespace
+}  // namespace vitrine::kernels
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+
+#include <vitrine/kernels/cpu/vector_avx2.h>
+
+#include <vitrine/kernels/cpu/attention_vector.h>
+
+#pragma GCC pop_options
+
+namespace vitrine::kernels {
+namespace {
+
+const char* why_not(Operation, const AttentionParams& p) noexcept {
+    return p.head_dim > 4096 ? "heads wider than 4096 do not fit its panels" : nullptr;
+}
+
+}  // namespace
+
+const AttentionKernels* avx2_kernels() noexcept {
+    static const AttentionKernels table = Attention<Avx2>::table("avx2", &machine, &why_not);
+    return &table;
+}
+
+}  // namespace vitrine::kernels
+
+#else
+
+namespace vitrine::kernels {
+const AttentionKernels* avx2_kernels() noexcept { return nullptr; }
+}  // namespace vitrine::kernels
+
+#endif

@@ -1,0 +1,130 @@
+// Lists the implementations of the attention kernels and picks one for an operation.
+#include <vitrine/kernels/chooser.h>
+
+#include <vitrine/kernels/cpu/implementations.h>
+
+#include <cstdlib>
+#include <vector>
+
+namespace vitrine::kernels {
+namespace {
+
+const std::vector<const AttentionKernels*>& built() {
+    static const std::vector<const AttentionKernels*> all = [] {
+        std::vector<const AttentionKernels*> list{reference_kernels()};
+        for (const AttentionKernels* kernels : {avx2_kernels(), avx512_kernels()})
+            if (kernels != nullptr) list.push_back(kernels);
+        return list;
+    }();
+    return all;
+}
+
+bool needs_lse(Operation operation) {
+    return operation != Operation::LogSumExp && operation != Operation::MapSweepGradient;
+}
+
+std::string names() {
+    std::string text;
+    for (const AttentionKernels* kernels : built()) text += (text.empty() ? "" : ", ") + std::string(kernels->name);
+    return text;
+}
+
+}  // namespace
+
+const char* name_of(Operation operation) noexcept {
+    switch (operation) {
+        case Operation::LogSumExp:
+            return "log_sum_exp";
+        case Operation::MapRows:
+            return "map_rows";
+        case Operation::MapRowsLayers:
+            return "map_rows_layers";
+        case Operation::MapColumns:
+            return "map_columns";
+        case Operation::MapTile:
+            return "map_tile";
+        case Operation::MapSweep:
+            return "map_sweep";
+        case Operation::MapSweepGradient:
+            return "map_sweep_gradient";
+        case Operation::MapApply:
+            return "map_apply";
+    }
+    return "unknown";
+}
+
+const char* summary_of(Operation operation) noexcept {
+    switch (operation) {
+        case Operation::LogSumExp:
+            return "The log-sum-exp of every row by one streaming pass.";
+        case Operation::MapRows:
+            return "Chosen rows of the map: what these queries read.";
+        case Operation::MapRowsLayers:
+            return "The same rows of all layers and heads in one pass over the keys.";
+        case Operation::MapColumns:
+            return "Chosen columns of the map: who reads these keys.";
+        case Operation::MapTile:
+            return "A piece of the map, averaged over square blocks.";
+        case Operation::MapSweep:
+            return "Sums of all rows with weights, for all heads, without forming the map.";
+        case Operation::MapSweepGradient:
+            return "Sums of all rows of a function of the map and its gradient.";
+        case Operation::MapApply:
+            return "The map times values.";
+    }
+    return "unknown";
+}
+
+std::span<const AttentionKernels* const> attention_kernels() noexcept { return built(); }
+
+const AttentionKernels* reference_kernels() noexcept {
+    static const AttentionKernels table{
+        "reference",
+        []() noexcept -> const char* { return nullptr; },
+        [](Operation, const AttentionParams&) noexcept -> const char* { return nullptr; },
+        &log_sum_exp,
+        &map_rows,
+        &map_rows_layers,
+        &map_columns,
+        &map_tile,
+        &map_sweep,
+        &map_sweep_gradient,
+        &map_apply};
+    return &table;
+}
+
+Result<Choice> choose(Operation operation, const AttentionParams& params) {
+    const char* forced = std::getenv("VITRINE_KERNEL");
+    return choose(operation, params, forced == nullptr ? "" : forced);
+}
+
+Result<Choice> choose(Operation operation, const AttentionParams& params, const std::string& forced) {
+    if (const char* why = cannot_run(params, needs_lse(operation)))
+        return fail(ErrorCode::Unsupported, "{} cannot be computed: {}", name_of(operation), why);
+    if (!forced.empty()) {
+        for (const AttentionKernels* kernels : built()) {
+            if (forced != kernels->name) continue;
+            const char* why = kernels->machine();
+            if (why == nullptr) why = kernels->cannot_run(operation, params);
+            if (why != nullptr)
+                return fail(ErrorCode::Unsupported, "VITRINE_KERNEL asks for {}, which cannot run {} here: {}", forced,
+                            name_of(operation), why);
+            return Choice{kernels, operation, "VITRINE_KERNEL asks for it"};
+        }
+        return fail(ErrorCode::BadInput, "VITRINE_KERNEL is {}, but there is only {}", forced, names());
+    }
+    // The widest vectors win on every operation and size that was measured, so the list is walked from its end; what
+    // stops a faster one is part of the answer.
+    std::string stopped;
+    const auto& all = built();
+    for (auto kernels = all.rbegin(); kernels != all.rend(); ++kernels) {
+        const char* why = (*kernels)->machine();
+        if (why == nullptr) why = (*kernels)->cannot_run(operation, params);
+        if (why == nullptr)
+            return Choice{*kernels, operation, stopped.empty() ? "the widest vectors that were built" : stopped};
+        stopped += (stopped.empty() ? "" : "; ") + std::string((*kernels)->name) + ": " + why;
+    }
+    return fail(ErrorCode::Internal, "no implementation of {} can run: {}", name_of(operation), stopped);
+}
+
+}  // namespace vitrine::kernels
