@@ -20,6 +20,8 @@ Result<const T*> find(const std::vector<std::unique_ptr<T>>& plugins, std::strin
 }  // namespace
 
 Result<const Explainer*> Registry::explainer(std::string_view name) const { return find(explainers_, name, "method"); }
-Result<const Architecture*> Registry::architecture(std::string_view name) const { return find(architectures_, name, "architecture"); }
+Result<const Architecture*> Registry::architecture(std::string_view name) const {
+    return find(architectures_, name, "architecture");
+}
 
 }  // namespace vitrine

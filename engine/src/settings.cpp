@@ -6,6 +6,8 @@
 
 #include "text.h"
 
+#include <fmt/ranges.h>
+
 namespace vitrine {
 
 std::string to_string(const Value& value) {
@@ -38,7 +40,8 @@ std::optional<std::string> out_of_range(const Parameter& parameter, double value
 }  // namespace
 
 Status Settings::set(const std::string& name, const std::string& text) {
-    const auto found = std::find_if(declared_.begin(), declared_.end(), [&](const Parameter& p) { return p.name == name; });
+    const auto found =
+        std::find_if(declared_.begin(), declared_.end(), [&](const Parameter& p) { return p.name == name; });
     if (found == declared_.end()) {
         std::vector<std::string> names;
         for (const auto& parameter : declared_) names.push_back(parameter.name);
@@ -53,7 +56,8 @@ Status Settings::set(const std::string& name, const std::string& text) {
     if (std::holds_alternative<std::int64_t>(parameter.standard)) {
         const auto value = parse<std::int64_t>(text);
         if (!value) return fail(ErrorCode::BadInput, "{} is '{}', expected a whole number", name, text);
-        if (auto why = out_of_range(parameter, static_cast<double>(*value))) return fail(ErrorCode::BadInput, "{}: {}", name, *why);
+        if (auto why = out_of_range(parameter, static_cast<double>(*value)))
+            return fail(ErrorCode::BadInput, "{}: {}", name, *why);
         values_[name] = *value;
         return {};
     }

@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include <fmt/ranges.h>
+
 namespace vitrine {
 
 namespace {
@@ -30,7 +32,8 @@ std::size_t distance(std::string_view a, std::string_view b) {
 
 std::string lower(std::string_view text) {
     std::string out(text);
-    std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    std::transform(out.begin(), out.end(), out.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     return out;
 }
 
