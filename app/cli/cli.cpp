@@ -1,0 +1,165 @@
+// Parses the command line and turns errors into one sentence and an exit status.
+#include "cli/cli.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <csignal>
+
+#include "cli/commands.h"
+
+namespace vitrine::cli {
+
+namespace {
+
+const std::vector<std::string>& commands() {
+    static const std::vector<std::string> names{"info",   "predict", "attention",        "explain", "list",
+                                                "doctor", "pack",    "train-classifier", "bench"};
+    return names;
+}
+
+void add_common(CLI::App* command, Common& common, bool model = true) {
+    if (model) command->add_option("model", common.model, "a file, a folder, or 'starter'")->required();
+    command->add_flag("--json", common.json, "print one JSON document");
+    if (!model) return;
+    command->add_option("--device", common.device, "cpu or cuda[:N]");
+    command->add_option("--dtype", common.dtype, "fp32, bf16 or fp16");
+    command->add_option("--threads", common.threads, "compute threads")->check(CLI::Range(1, 1024));
+    command->add_option("--seed", common.seed, "for methods that draw");
+    command->add_option("--memory", common.memory, "budget for kept activations, such as 2GB");
+    command->add_option("--batch", common.batch, "pictures at a time")->check(CLI::Range(1, 4096));
+    command->add_flag("--trust", common.trust, "run a TorchScript file: it is a program");
+    command->add_option("--set", common.set, "METHOD.key=value or preprocess.key=value")->take_all();
+}
+
+}  // namespace
+
+bool is_command(const std::string& argument) {
+    const auto& names = commands();
+    return argument == "--help" || argument == "-h" || argument == "--version" ||
+           std::find(names.begin(), names.end(), argument) != names.end();
+}
+
+int run(const std::vector<std::string>& arguments) {
+    CLI::App app{"Opens vision models and shows why they answer as they do.", "vitrine"};
+    app.set_version_flag("--version", "vitrine " + version());
+    app.require_subcommand(1);
+    app.footer("Without a command: vitrine [FILE...] opens the window.");
+
+    Common common;
+    std::function<Status()> chosen;
+
+    InfoOptions info_options;
+    auto* info_command = app.add_subcommand("info", "what a model is and why it was recognised");
+    add_common(info_command, common);
+    info_command->add_flag("--points", info_options.points, "list the named points");
+    info_command->callback([&] { chosen = [&] { return info(common, info_options); }; });
+
+    PredictOptions predict_options;
+    auto* predict_command = app.add_subcommand("predict", "the most likely classes of pictures");
+    add_common(predict_command, common);
+    predict_command->add_option("images", predict_options.images, "pictures")->required();
+    predict_command->add_option("--top", predict_options.top, "how many classes")->check(CLI::Range(1, 100000));
+    predict_command->callback([&] { chosen = [&] { return predict(common, predict_options); }; });
+
+    AttentionOptions attention_options;
+    auto* attention_command = app.add_subcommand("attention", "attention maps as an array");
+    add_common(attention_command, common);
+    attention_command->add_option("image", attention_options.image, "a picture")->required();
+    attention_command->add_option("--layer", attention_options.layer, "a layer from 0, negative from the end, or all");
+    attention_command->add_option("--head", attention_options.head, "a head, mean or all");
+    attention_command->add_option("--query", attention_options.query, "readout, cls, ROW,COL or all");
+    attention_command->add_option("--out", attention_options.out, "the .npy file to write")->required();
+    attention_command->callback([&] { chosen = [&] { return attention(common, attention_options); }; });
+
+    ExplainOptions explain_options;
+    auto* explain_command = app.add_subcommand("explain", "why a model answered so, as maps, overlays and a manifest");
+    add_common(explain_command, common);
+    explain_command->add_option("images", explain_options.images, "pictures")->required();
+    explain_command->add_option("--method", explain_options.methods, "methods, separated by commas")
+        ->required()
+        ->delimiter(',');
+    explain_command->add_option("--target", explain_options.targets, "a class index or name, label, or top5")
+        ->take_all();
+    explain_command->add_option("--versus", explain_options.versus, "a class index or name to explain against");
+    explain_command->add_option("--out", explain_options.out, "the folder to write")->required();
+    explain_command->callback([&] { chosen = [&] { return explain(common, explain_options); }; });
+
+    std::string what;
+    auto* list_command = app.add_subcommand("list", "what is built in");
+    list_command
+        ->add_option("kind", what, "architectures, variants, explainers, measures, kernels, references or systems")
+        ->required()
+        ->check(
+            CLI::IsMember({"architectures", "variants", "explainers", "measures", "kernels", "references", "systems"}));
+    add_common(list_command, common, false);
+    list_command->callback([&] { chosen = [&] { return list(common, what); }; });
+
+    auto* doctor_command = app.add_subcommand("doctor", "what this build and machine can do");
+    add_common(doctor_command, common, false);
+    doctor_command->callback([&] { chosen = [&] { return doctor(common); }; });
+
+    PackArguments pack_options;
+    auto* pack_command = app.add_subcommand("pack", "packs a folder of labelled pictures into one file");
+    pack_command->add_option("folder", pack_options.folder, "one folder a class")->required();
+    pack_command->add_option("--size", pack_options.size, "pixels a side")->check(CLI::Range(8, 4096));
+    pack_command->add_option("--out", pack_options.out, "the .safetensors file to write")->required();
+    add_common(pack_command, common, false);
+    pack_command->callback([&] { chosen = [&] { return pack(common, pack_options); }; });
+
+    TrainArguments train_options;
+    auto* train_command =
+        app.add_subcommand("train-classifier", "trains a classifier on a folder or a pack; resumes by itself");
+    train_command->add_option("architecture", train_options.architecture, "such as vit")->required();
+    train_command->add_option("folder", train_options.folder, "one folder a class, or a pack")->required();
+    train_command->add_option("--out", train_options.out, "the .safetensors file to write")->required();
+    train_command->add_option("--set", train_options.set, "key=value: epochs, batch, lr, seed, ...")->take_all();
+    train_command->add_flag("--json", common.json, "print one JSON document");
+    train_command->add_option("--device", common.device, "cpu or cuda[:N]");
+    train_command->add_option("--dtype", common.dtype, "fp32 or bf16");
+    train_command->add_option("--threads", common.threads, "compute threads")->check(CLI::Range(1, 1024));
+    train_command->add_option("--seed", common.seed, "for weights and augmentation");
+    train_command->callback([&] { chosen = [&] { return train_classifier(common, train_options); }; });
+
+    BenchOptions bench_options;
+    auto* bench_command = app.add_subcommand("bench", "measures, with the answer verified first");
+    bench_command->add_option("suite", bench_options.suite, "capture")->required()->check(CLI::IsMember({"capture"}));
+    common.model = "starter";
+    bench_command->add_option("--model", common.model, "a model (default: starter)");
+    bench_command->add_option("--image", bench_options.image, "a picture (default: built in)");
+    bench_command->add_option("--repeats", bench_options.repeats, "measurements")->check(CLI::Range(3, 100000));
+    bench_command->add_option("--threads", common.threads, "compute threads")->check(CLI::Range(1, 1024));
+    bench_command->add_option("--device", common.device, "cpu or cuda[:N]");
+    bench_command->add_option("--dtype", common.dtype, "fp32, bf16 or fp16");
+    bench_command->add_flag("--trust", common.trust, "run a TorchScript file: it is a program");
+    bench_command->add_flag("--json", common.json, "print one JSON document");
+    bench_command->callback([&] { chosen = [&] { return bench(common, bench_options); }; });
+
+    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants them
+    try {
+        app.parse(reversed);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : 2;
+    }
+    auto report = [](const Error& error) {
+        say("vitrine: " + error.message);
+        return exit_status(error);
+    };
+    auto memory = parse_size(common.memory);
+    if (!memory) {
+        report(memory.error());
+        return 2;
+    }
+    common.memory_bytes = *memory;
+    try {
+        const Status status = chosen();
+        return status ? 0 : report(status.error());
+    } catch (const c10::Error& error) {
+        return report({ErrorCode::Internal, error.what_without_backtrace()});
+    } catch (const std::bad_alloc&) {
+        return report({ErrorCode::OutOfMemory, "not enough memory"});
+    } catch (const std::exception& error) {
+        return report({ErrorCode::Internal, error.what()});
+    }
+}
+
+}  // namespace vitrine::cli

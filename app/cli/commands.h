@@ -1,0 +1,63 @@
+// The commands, one function each. Each prints its answer and returns its status.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/common.h"
+
+namespace vitrine::cli {
+
+struct InfoOptions {
+    bool points = false;
+};
+Status info(const Common& common, const InfoOptions& options);
+
+struct PredictOptions {
+    std::vector<std::string> images;
+    std::int64_t top = 5;
+};
+Status predict(const Common& common, const PredictOptions& options);
+
+struct AttentionOptions {
+    std::string image;
+    std::string layer = "-1";
+    std::string head = "mean";
+    std::string query = "readout";
+    std::string out;
+};
+Status attention(const Common& common, const AttentionOptions& options);
+
+struct ExplainOptions {
+    std::vector<std::string> images;
+    std::vector<std::string> methods;
+    std::vector<std::string> targets;
+    std::string versus;
+    std::string out;
+};
+/// With several methods a failing one does not stop the others; the first failure is returned at the end.
+Status explain(const Common& common, const ExplainOptions& options);
+
+Status list(const Common& common, const std::string& what);
+Status doctor(const Common& common);
+
+struct PackArguments {
+    std::string folder, out;
+    std::int64_t size = 224;
+};
+Status pack(const Common& common, const PackArguments& options);
+
+struct TrainArguments {
+    std::string architecture, folder, out;
+    std::vector<std::string> set;
+};
+Status train_classifier(const Common& common, const TrainArguments& options);
+
+struct BenchOptions {
+    std::string suite;
+    std::int64_t repeats = 30;
+    std::string image;
+};
+Status bench(const Common& common, const BenchOptions& options);
+
+}  // namespace vitrine::cli

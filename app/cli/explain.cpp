@@ -1,0 +1,258 @@
+// vitrine explain: why a model answered so, as raw maps, overlays and a manifest.
+#include <vitrine/base/file.h>
+
+#include <chrono>
+#include <set>
+
+#include "cli/commands.h"
+#include "cli/overlay.h"
+
+namespace vitrine::cli {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// A part of a folder's name: letters, digits, dots and dashes.
+std::string slug(const std::string& text) {
+    std::string out;
+    for (const char c : text) {
+        const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' || c == '-' || c == '_';
+        if (plain)
+            out += c;
+        else if (!out.empty() && out.back() != '_')
+            out += '_';
+    }
+    while (!out.empty() && (out.back() == '_' || out.back() == '.')) out.pop_back();
+    if (out.size() > 60) out.resize(60);
+    return out.empty() || out == "." || out == ".." ? "picture" : out;
+}
+
+std::string unique(std::string name, std::set<std::string>& used) {
+    const std::string base = name;
+    for (int i = 2; !used.insert(name).second; ++i) name = fmt::format("{}-{}", base, i);
+    return name;
+}
+
+struct Method {
+    const Explainer* explainer = nullptr;
+    Settings settings;
+};
+
+/// What draws overlays, made once for all pictures; without Vulkan it says why there are none.
+struct Overlays {
+#if VITRINE_VIZ
+    std::unique_ptr<viz::Device> device;
+    std::unique_ptr<viz::Compositor> compositor;
+    std::string missing;
+    Overlays() {
+        auto made = viz::Device::create();
+        if (!made) {
+            missing = made.error().message;
+            return;
+        }
+        device = std::move(*made);
+        auto composer = viz::Compositor::create(*device);
+        if (!composer) {
+            missing = composer.error().message;
+            return;
+        }
+        compositor = std::move(*composer);
+    }
+#else
+    std::string missing = "this build draws no overlays";
+#endif
+};
+
+nlohmann::json values_of(const Settings& settings) {
+    auto out = nlohmann::json::object();
+    for (const auto& parameter : settings.declared())
+        std::visit([&](const auto& value) { out[parameter.name] = value; }, settings.value(parameter.name));
+    return out;
+}
+
+/// Runs the methods on one picture and target, writes DIR; returns the first failure, whose place is also in the
+/// manifest.
+Status explain_one(const Common& common, Model& model, const Input& input, ExplainContext& context,
+                   const std::vector<Answer>& answers, const std::vector<Method>& methods, Overlays& overlays,
+                   const fs::path& folder, nlohmann::json& manifest) {
+    std::error_code failed;
+    fs::create_directories(folder, failed);
+    if (failed) return fail(ErrorCode::Io, "the folder {} cannot be made: {}", folder.string(), failed.message());
+    manifest = {{"vitrine", version()},
+                {"model",
+                 {{"name", model.info().name},
+                  {"opened_as", common.model},
+                  {"architecture", model.info().architecture},
+                  {"dialect", model.info().dialect},
+                  {"parameters", model.info().parameters},
+                  {"notes", model.info().notes}}},
+                {"image", {{"file", input.file.string()}, {"name", input.name}, {"note", input.note}}},
+                {"preprocessing", describe(model.preprocess())},
+                {"geometry", describe(input.geometry)},
+                {"precision", common.dtype},
+                {"device", common.device},
+                {"seed", common.seed},
+                {"methods", nlohmann::json::array()}};
+    auto& predictions = manifest["predictions"] = nlohmann::json::array();
+    for (const auto& answer : answers) predictions.push_back(describe(answer));
+    if (context.target.index)
+        manifest["target"] = {{"index", *context.target.index}, {"label", model.labels().name(*context.target.index)}};
+    if (context.target.versus)
+        manifest["versus"] = {{"index", *context.target.versus},
+                              {"label", model.labels().name(*context.target.versus)}};
+
+    Status first;
+    for (const auto& method : methods) {
+        const std::string name = method.explainer->description().name;
+        nlohmann::json entry{{"name", name},
+                             {"settings", values_of(method.settings)},
+                             {"source", method.explainer->description().source}};
+        const auto begin = std::chrono::steady_clock::now();
+        auto result = [&]() -> Result<Attribution> {
+            if (auto why = method.explainer->why_not(model))
+                return fail(ErrorCode::Unsupported, "{} cannot run on {}: {}", name, model.info().name, *why);
+            return method.explainer->explain(context, method.settings);
+        }();
+        entry["time_ms"] = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+        const Status finish = [&]() -> Status {
+            if (!result) return tl::make_unexpected(result.error());
+            const Attribution& attribution = *result;
+            entry["file"] = name + ".npy";
+            entry["shape"] = attribution.map.sizes().vec();
+            entry["space"] = attribution.on_tokens ? "token grid" : "model input pixels";
+            entry["signed"] = attribution.is_signed;
+            entry["class_specific"] = attribution.class_specific;
+            entry["explained"] = attribution.explained;
+            entry["implementation"] = attribution.implementation;
+            entry["prefix_mass"] = attribution.prefix_mass;
+            entry["notes"] = attribution.notes;
+            entry["partial"] = attribution.partial;
+            entry["checks"] = nlohmann::json::array();
+            for (const auto& check : attribution.checks)
+                entry["checks"].push_back({{"name", check.name}, {"passed", check.passed}, {"finding", check.finding}});
+            VITRINE_CHECK(save_npy(folder / (name + ".npy"), attribution.map));
+            if (attribution.channels.defined())
+                VITRINE_CHECK(save_npy(folder / (name + ".channels.npy"), attribution.channels));
+#if VITRINE_VIZ
+            if (overlays.compositor) {
+                double clipped = 0;
+                const viz::ValueScale scale = display_scale(attribution, &clipped);
+                const Image overlay = VITRINE_TRY(overlays.compositor->render(overlay_scene(input, attribution),
+                                                                              input.photo.width, input.photo.height));
+                VITRINE_CHECK(write_picture(folder / (name + ".png"), overlay));
+                entry["overlay"] = {{"file", name + ".png"},
+                                    {"low", scale.low},
+                                    {"high", scale.high},
+                                    {"clipped_share", clipped},
+                                    {"upsampling", "nearest"},
+                                    {"colour_map", attribution.is_signed ? "diverging" : "viridis"},
+                                    {"drawn_by", overlays.device->name()}};
+            }
+#endif
+            return {};
+        }();
+        if (!finish) {
+            entry["error"] = finish.error().message;
+            entry["exit_status"] = exit_status(finish.error());
+            say(fmt::format("{}: {}", name, finish.error().message));
+            if (first) first = finish;
+        } else {
+            say(fmt::format("{}: {} in {:.0f} ms{}", name, (folder / (name + ".npy")).string(),
+                            entry["time_ms"].get<double>(),
+                            overlays.missing.empty() ? "" : " (no overlay: " + overlays.missing + ")"));
+        }
+        if (!overlays.missing.empty()) entry["no_overlay"] = overlays.missing;
+        manifest["methods"].push_back(std::move(entry));
+        // Written after every method, so that a run that is cut short keeps what it has.
+        VITRINE_CHECK(write_text(folder / "manifest.json", manifest.dump(2) + "\n"));
+    }
+    return first;
+}
+
+}  // namespace
+
+Status explain(const Common& common, const ExplainOptions& options) {
+    std::vector<Method> methods;
+    std::vector<std::string> owners{"preprocess"};
+    for (const auto& name : options.methods) {
+        Method method;
+        method.explainer = VITRINE_TRY(registry().explainer(name));
+        method.settings = Settings(method.explainer->parameters());
+        for (const auto& [key, value] : VITRINE_TRY(settings_of(common, name))) {
+            auto set = method.settings.set(key, value);
+            if (!set) return tl::make_unexpected(std::move(set).error().with_context("--set " + name + "." + key));
+        }
+        methods.push_back(std::move(method));
+        owners.push_back(name);
+    }
+    VITRINE_CHECK(check_owners(common, owners));
+    const auto model = VITRINE_TRY(open(common));
+    std::optional<std::int64_t> versus;
+    if (!options.versus.empty()) versus = VITRINE_TRY(class_of(*model, options.versus));
+    for (const auto& target : options.targets)
+        if (target != "label" && target != "top5") VITRINE_TRY(class_of(*model, target));
+
+    const bool many_images = options.images.size() > 1;
+    const bool many_targets =
+        options.targets.size() > 1 || (options.targets.size() == 1 && options.targets[0] == "top5");
+    std::set<std::string> used;
+    Overlays overlays;
+    auto documents = nlohmann::json::array();
+    Status first;
+    for (std::size_t i = 0; i < options.images.size(); ++i) {
+        auto one = [&]() -> Status {
+            Input input = VITRINE_TRY(load_input(options.images[i], model->preprocess()));
+            ExplainContext base(*model, input, {}, common.seed);
+            base.memory_budget = common.memory_bytes;
+            const auto capture = VITRINE_TRY(base.capture());
+            const bool classified = model->info().classes > 0;
+            const auto answers = classified ? top(capture->output, model->labels(), 5) : std::vector<Answer>{};
+
+            std::vector<std::pair<std::string, Target>> targets;
+            auto add = [&](std::int64_t index) {
+                targets.emplace_back(fmt::format("{}-{}", index, slug(model->labels().name(index))),
+                                     Target{index, versus});
+            };
+            for (const auto& text : options.targets) {
+                if (text == "top5") {
+                    if (!classified)
+                        return fail(ErrorCode::Unsupported, "{} has no classifier, so it has no top five",
+                                    model->info().name);
+                    for (const auto& answer : answers) add(answer.index);
+                } else if (text == "label") {
+                    add(VITRINE_TRY(true_class(*model, options.images[i])));
+                } else {
+                    add(VITRINE_TRY(class_of(*model, text)));
+                }
+            }
+            if (options.targets.empty())
+                targets.emplace_back("",
+                                     Target{classified ? std::optional(answers.front().index) : std::nullopt, versus});
+
+            fs::path folder = options.out;
+            if (many_images) folder /= unique(slug(fs::path(options.images[i]).stem().string()), used);
+            Status worst;
+            for (const auto& [label, target] : targets) {
+                ExplainContext context(*model, input, target, common.seed);
+                context.memory_budget = common.memory_bytes;
+                context.use(capture);
+                context.progress = [](const Progress& p) { progress(p); };
+                nlohmann::json manifest;
+                const Status status = explain_one(common, *model, input, context, answers, methods, overlays,
+                                                  many_targets ? folder / label : folder, manifest);
+                documents.push_back(std::move(manifest));
+                if (!status && worst) worst = status;
+            }
+            return worst;
+        }();
+        if (!one && options.images.size() > 1) say(fmt::format("{}: {}", options.images[i], one.error().message));
+        if (!one && first) first = one;
+        if (many_images)
+            progress({static_cast<std::int64_t>(i + 1), static_cast<std::int64_t>(options.images.size()), "pictures"});
+    }
+    if (common.json) fmt::print("{}\n", documents.size() == 1 ? documents[0].dump(2) : documents.dump(2));
+    return first;
+}
+
+}  // namespace vitrine::cli

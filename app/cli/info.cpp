@@ -1,0 +1,77 @@
+// vitrine info: what a model is and why it was recognised.
+#include "cli/commands.h"
+
+#include <fmt/ranges.h>
+
+namespace vitrine::cli {
+
+Status info(const Common& common, const InfoOptions& options) {
+    VITRINE_CHECK(check_owners(common, {"preprocess"}));
+    const auto model = VITRINE_TRY(open(common));
+    const ModelInfo& facts = model->info();
+    const Preprocess& pre = model->preprocess();
+    const TokenLayout layout = model->layout(pre.input_height, pre.input_width);
+    if (common.json) {
+        nlohmann::json out{{"name", facts.name},
+                           {"title", facts.title},
+                           {"architecture", facts.architecture},
+                           {"dialect", facts.dialect},
+                           {"why", facts.why},
+                           {"layers", facts.layers},
+                           {"heads", facts.heads},
+                           {"width", facts.width},
+                           {"classes", facts.classes},
+                           {"parameters", facts.parameters},
+                           {"size_bytes", facts.size_bytes},
+                           {"patch_size", {facts.patch_height, facts.patch_width}},
+                           {"readout", std::string(name_of(facts.readout))},
+                           {"notes", facts.notes},
+                           {"preprocessing", describe(pre)},
+                           {"labels",
+                            {{"count", model->labels().names.size()},
+                             {"source", model->labels().source},
+                             {"assumed", model->labels().assumed}}}};
+        out["tokens"] = {{"known", layout.known()},
+                         {"total", layout.tokens()},
+                         {"prefix", layout.prefix},
+                         {"grid", {layout.rows, layout.cols}}};
+        if (!layout.known()) out["tokens"]["why_unknown"] = layout.unknown;
+        if (facts.layers > 0) out["capture_bytes"] = capture_size(*model, pre.input_height, pre.input_width);
+        if (options.points) {
+            out["points"] = nlohmann::json::array();
+            for (const auto& point : model->points())
+                out["points"].push_back({{"name", point.name}, {"meaning", point.meaning}});
+        }
+        fmt::print("{}\n", out.dump(2));
+        return {};
+    }
+    const auto line = [](std::string_view name, const std::string& text) { fmt::print("{:<15}{}\n", name, text); };
+    line("name", facts.name);
+    line("architecture", fmt::format("{} ({}{})", facts.title, facts.architecture,
+                                     facts.dialect.empty() ? "" : ", " + facts.dialect + " names"));
+    line("recognised by", facts.why);
+    line("size", fmt::format("{} parameters, {}", count_text(facts.parameters), size_text(facts.size_bytes)));
+    if (facts.layers > 0)
+        line("attention", fmt::format("{} layers, {} heads, width {}", facts.layers, facts.heads, facts.width));
+    if (facts.layers > 0 && layout.known()) {
+        line("tokens", fmt::format("{}: {}{} x {} patches of {} x {} px", layout.tokens(),
+                                   layout.prefix.empty() ? "" : fmt::format("{} and ", fmt::join(layout.prefix, ", ")),
+                                   layout.rows, layout.cols, facts.patch_height, facts.patch_width));
+    } else if (facts.layers > 0) {
+        line("tokens", "not known: " + layout.unknown);
+    }
+    line("answer from", std::string(name_of(facts.readout)));
+    line("classes", facts.classes == 0
+                        ? std::string("none: this model has no classifier")
+                        : fmt::format("{}, names from {}", facts.classes,
+                                      model->labels().source.empty() ? "nowhere" : model->labels().source));
+    line("preprocessing", fmt::format("{} ({})", pre.summary(), pre.source));
+    if (!pre.assumed.empty()) line("assumed", fmt::format("{}", fmt::join(pre.assumed, ", ")));
+    if (facts.layers > 0) line("a capture keeps", size_text(capture_size(*model, pre.input_height, pre.input_width)));
+    for (const auto& note : facts.notes) line("note", note);
+    if (options.points)
+        for (const auto& point : model->points()) fmt::print("  {:<24} {}\n", point.name, point.meaning);
+    return {};
+}
+
+}  // namespace vitrine::cli

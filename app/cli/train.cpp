@@ -1,0 +1,113 @@
+// vitrine pack and vitrine train-classifier: pictures into one file, and a classifier from them.
+#include <unistd.h>
+#include <vitrine/pack.h>
+#include <vitrine/train.h>
+
+#include <csignal>
+
+#include "cli/commands.h"
+
+namespace vitrine::cli {
+
+namespace {
+
+// An interrupt asks the work to stop at the next step, where it leaves a checkpoint; a second one ends the program.
+std::stop_source* interrupted = nullptr;
+
+class StopOnInterrupt {
+  public:
+    StopOnInterrupt() {
+        interrupted = &source_;
+        std::signal(SIGINT, [](int) {
+            std::signal(SIGINT, SIG_DFL);
+            interrupted->request_stop();
+        });
+        std::signal(SIGTERM, [](int) { interrupted->request_stop(); });
+    }
+    ~StopOnInterrupt() {
+        std::signal(SIGINT, SIG_DFL);
+        std::signal(SIGTERM, SIG_DFL);
+        interrupted = nullptr;
+    }
+    std::stop_token token() const { return source_.get_token(); }
+
+  private:
+    std::stop_source source_;
+};
+
+}  // namespace
+
+Status pack(const Common& common, const PackArguments& arguments) {
+    StopOnInterrupt interrupt;
+    PackOptions options;
+    options.folder = arguments.folder;
+    options.size = arguments.size;
+    options.out = arguments.out;
+    options.stop = interrupt.token();
+    options.progress = [](const Progress& p) { progress(p); };
+    const PackSummary summary = VITRINE_TRY(pack_folder(options));
+    for (const auto& sentence : summary.skipped) say("skipped: " + sentence);
+    if (common.json) {
+        nlohmann::json out{{"file", arguments.out},
+                           {"pictures", summary.pictures},
+                           {"classes", summary.classes},
+                           {"skipped", summary.skipped},
+                           {"size_bytes", summary.size_bytes}};
+        fmt::print("{}\n", out.dump(2));
+    } else {
+        fmt::print("{}: {} pictures of {} classes, {}\n", arguments.out, summary.pictures, summary.classes.size(),
+                   size_text(summary.size_bytes));
+    }
+    return {};
+}
+
+Status train_classifier(const Common& common, const TrainArguments& arguments) {
+    StopOnInterrupt interrupt;
+    TrainOptions options;
+    options.architecture = arguments.architecture;
+    options.data = arguments.folder;
+    options.out = arguments.out;
+    options.device = common.device;
+    options.dtype = common.dtype;
+    options.seed = common.seed;
+    options.stop = interrupt.token();
+    for (const auto& text : arguments.set) {
+        const auto equals = text.find('=');
+        if (equals == std::string::npos || equals == 0)
+            return fail(ErrorCode::BadInput, "--set is '{}', expected key=value", text);
+        options.settings.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+    }
+    options.progress = [](const TrainProgress& p) {
+        const bool terminal = isatty(STDERR_FILENO) != 0;
+        fmt::print(stderr,
+                   "{}step {} of {}  epoch {:.1f}  loss {:.4f}  lr {:.2e}  {:.0f} pictures/s  {:.0f} s left{}{}{}",
+                   terminal ? "\r" : "", p.step, p.steps, p.epoch, p.loss, p.learning_rate, p.pictures_per_second,
+                   p.seconds_left, p.accuracy >= 0 ? fmt::format("  top-1 {:.2f} %", 100 * p.accuracy) : "",
+                   p.note.empty() ? "" : "  " + p.note,
+                   terminal && p.note.empty() && p.accuracy < 0 && p.step < p.steps ? "\033[K" : "\n");
+    };
+    const TrainSummary summary = VITRINE_TRY(vitrine::train_classifier(options));
+    for (const auto& note : summary.notes) say(note);
+    if (common.json) {
+        nlohmann::json out{{"file", arguments.out},
+                           {"finished", summary.finished},
+                           {"steps", summary.steps},
+                           {"seconds", summary.seconds},
+                           {"loss", summary.loss},
+                           {"parameters", summary.parameters},
+                           {"size_bytes", summary.size_bytes},
+                           {"notes", summary.notes}};
+        if (summary.accuracy >= 0) out["accuracy"] = summary.accuracy;
+        for (const auto& [name, accuracy] : summary.accuracy_of_set) out["accuracy_of_set"][name] = accuracy;
+        fmt::print("{}\n", out.dump(2));
+    } else if (summary.finished) {
+        fmt::print("{}: {} parameters, {}{}\n", arguments.out, count_text(summary.parameters),
+                   size_text(summary.size_bytes),
+                   summary.accuracy >= 0 ? fmt::format(", top-1 {:.2f} %", 100 * summary.accuracy) : "");
+    } else {
+        fmt::print("stopped at step {}; run the same command again to go on\n", summary.steps);
+    }
+    return {};
+}
+
+}  // namespace vitrine::cli

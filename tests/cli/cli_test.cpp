@@ -1,0 +1,303 @@
+// The command line as scripts meet it: arguments in, files, JSON and exit status out.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <vitrine/base/file.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+struct Outcome {
+    int status = -1;
+    std::string out, err;
+};
+
+class CommandLine : public testing::Test {
+  protected:
+    void SetUp() override {
+        folder_ = fs::temp_directory_path() / ("vitrine-cli-" + std::to_string(getpid()));
+        fs::create_directories(folder_);
+        const char* set = std::getenv("VITRINE_TEST_DATA");
+        data_ = set != nullptr ? fs::path(set) : fs::path(VITRINE_SOURCE_DIR) / "../shared/data";
+        model_ = (data_ / "vit_tiny_patch16_224").string();
+        photo_ = (data_ / "imagenet_photos/n01440764_tench.jpg").string();
+    }
+    void TearDown() override { fs::remove_all(folder_); }
+
+    bool have_data() const { return fs::exists(model_) && fs::exists(photo_); }
+
+    static std::string quoted(const std::string& text) {
+        std::string out = "'";
+        for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+        return out + "'";
+    }
+
+    Outcome vitrine(const std::vector<std::string>& arguments) const {
+        std::string command = quoted(VITRINE_PROGRAM);
+        for (const auto& argument : arguments) command += " " + quoted(argument);
+        command +=
+            " >" + quoted((folder_ / "out").string()) + " 2>" + quoted((folder_ / "err").string()) + " </dev/null";
+        const int raw = std::system(command.c_str());
+        Outcome outcome;
+        outcome.status = WIFEXITED(raw) ? WEXITSTATUS(raw) : 128;
+        outcome.out = *vitrine::read_text(folder_ / "out");
+        outcome.err = *vitrine::read_text(folder_ / "err");
+        return outcome;
+    }
+
+    struct Array {
+        std::vector<std::int64_t> shape;
+        std::vector<float> values;
+    };
+    /// Reads what write_npy wrote, by NumPy's published format 1.0.
+    static Array read_npy(const fs::path& file) {
+        const std::string bytes = *vitrine::read_text(file, 1u << 30);
+        EXPECT_EQ(bytes.substr(0, 6), "\x93NUMPY");
+        const std::size_t header = static_cast<unsigned char>(bytes[8]) + 256u * static_cast<unsigned char>(bytes[9]);
+        const std::string text = bytes.substr(10, header);
+        EXPECT_NE(text.find("'<f4'"), std::string::npos) << text;
+        Array array;
+        const auto open = text.find('('), close = text.find(')');
+        std::string number;
+        for (std::size_t i = open + 1; i <= close; ++i) {
+            if (std::isdigit(static_cast<unsigned char>(text[i])) != 0)
+                number += text[i];
+            else if (!number.empty())
+                array.shape.push_back(std::stoll(number)), number.clear();
+        }
+        array.values.resize((bytes.size() - 10 - header) / 4);
+        std::memcpy(array.values.data(), bytes.data() + 10 + header, array.values.size() * 4);
+        return array;
+    }
+
+    fs::path folder_, data_;
+    std::string model_, photo_;
+};
+
+#define NEED_DATA() \
+    if (!have_data()) GTEST_SKIP() << "no test data at " << data_
+
+TEST_F(CommandLine, WithoutAnythingSaysHowItIsUsed) {
+    const auto outcome = vitrine({"--help"});
+    EXPECT_EQ(outcome.status, 0);
+    EXPECT_NE(outcome.out.find("explain"), std::string::npos);
+}
+
+TEST_F(CommandLine, WrongUsageExitsWithTwo) {
+    EXPECT_EQ(vitrine({"predict"}).status, 2);
+    EXPECT_EQ(vitrine({"predict", "a", "b", "--no-such-option"}).status, 2);
+    EXPECT_EQ(vitrine({"list", "nonsense"}).status, 2);
+}
+
+TEST_F(CommandLine, AMissingModelIsOneSentenceAndExitOne) {
+    const auto outcome = vitrine({"info", "no/such/model.safetensors"});
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    EXPECT_NE(outcome.err.find("no/such/model.safetensors"), std::string::npos);
+}
+
+TEST_F(CommandLine, AFileThatIsNoModelIsRefused) {
+    std::ofstream(folder_ / "text.safetensors") << "this is no model";
+    const auto outcome = vitrine({"info", (folder_ / "text.safetensors").string()});
+    EXPECT_EQ(outcome.status, 1) << outcome.err;
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+}
+
+TEST_F(CommandLine, ListsAllFiftySevenSystems) {
+    const auto outcome = vitrine({"list", "systems", "--json"});
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_EQ(json::parse(outcome.out).size(), 57u);
+}
+
+TEST_F(CommandLine, DoctorSpeaksJson) {
+    const auto outcome = vitrine({"doctor", "--json"});
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_TRUE(json::parse(outcome.out).contains("libtorch"));
+}
+
+TEST_F(CommandLine, InfoSaysWhatTheModelIs) {
+    NEED_DATA();
+    const auto outcome = vitrine({"info", model_, "--json", "--points"});
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const json info = json::parse(outcome.out);
+    EXPECT_EQ(info["architecture"], "vit");
+    EXPECT_EQ(info["layers"], 12);
+    EXPECT_EQ(info["heads"], 3);
+    EXPECT_EQ(info["width"], 192);
+    EXPECT_EQ(info["parameters"], 5717416);
+    EXPECT_EQ(info["tokens"]["total"], 197);
+    EXPECT_GT(info["points"].size(), 12u);
+}
+
+TEST_F(CommandLine, PredictsTheTench) {
+    NEED_DATA();
+    const auto outcome = vitrine({"predict", model_, photo_, photo_, "--top", "3", "--json"});
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const json answer = json::parse(outcome.out);
+    ASSERT_EQ(answer.size(), 2u);
+    ASSERT_EQ(answer[0]["top"].size(), 3u);
+    EXPECT_EQ(answer[0]["top"][0]["index"], 0);
+    EXPECT_EQ(answer[0]["top"][0]["label"].get<std::string>().substr(0, 5), "tench");
+    EXPECT_GT(answer[0]["top"][0]["probability"].get<double>(), 0.5);
+    EXPECT_EQ(answer[0]["top"], answer[1]["top"]);
+}
+
+TEST_F(CommandLine, AttentionRowsSumToOne) {
+    NEED_DATA();
+    const fs::path file = folder_ / "all.npy";
+    ASSERT_EQ(vitrine({"attention", model_, photo_, "--layer", "all", "--head", "all", "--query", "all", "--out",
+                       file.string()})
+                  .status,
+              0);
+    const Array all = read_npy(file);
+    ASSERT_EQ(all.shape, (std::vector<std::int64_t>{12, 3, 197, 197}));
+    for (std::size_t row = 0; row < all.values.size() / 197; ++row) {
+        double sum = 0;
+        for (std::size_t j = 0; j < 197; ++j) sum += all.values[row * 197 + j];
+        ASSERT_NEAR(sum, 1.0, 1e-5) << "row " << row;
+    }
+    const fs::path single = folder_ / "one.npy";
+    ASSERT_EQ(vitrine({"attention", model_, photo_, "--layer", "-1", "--head", "2", "--query", "cls", "--out",
+                       single.string()})
+                  .status,
+              0);
+    const Array one = read_npy(single);
+    ASSERT_EQ(one.shape, (std::vector<std::int64_t>{197}));
+    const std::size_t offset = ((11 * 3 + 2) * 197 + 0) * 197;
+    for (std::size_t j = 0; j < 197; ++j) ASSERT_NEAR(one.values[j], all.values[offset + j], 1e-6);
+    const fs::path patch = folder_ / "patch.npy";
+    ASSERT_EQ(vitrine({"attention", model_, photo_, "--layer", "4", "--head", "mean", "--query", "3,7", "--out",
+                       patch.string()})
+                  .status,
+              0);
+    const Array mean = read_npy(patch);
+    for (std::size_t j = 0; j < 197; ++j) {
+        double expected = 0;
+        for (std::size_t h = 0; h < 3; ++h) expected += all.values[((4 * 3 + h) * 197 + 1 + 3 * 14 + 7) * 197 + j] / 3;
+        ASSERT_NEAR(mean.values[j], expected, 1e-6);
+    }
+}
+
+TEST_F(CommandLine, AttentionOutsideTheModelIsRefusedWithItsRange) {
+    NEED_DATA();
+    const auto outcome = vitrine({"attention", model_, photo_, "--layer", "12", "--out", (folder_ / "x.npy").string()});
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_NE(outcome.err.find("0 to 11"), std::string::npos) << outcome.err;
+    EXPECT_FALSE(fs::exists(folder_ / "x.npy"));
+}
+
+TEST_F(CommandLine, ExplainWritesMapsOverlaysAndAManifest) {
+    NEED_DATA();
+    const fs::path out = folder_ / "explained";
+    const auto outcome =
+        vitrine({"explain", model_, photo_, "--method", "raw_attention,rollout", "--out", out.string(), "--json"});
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    for (const char* method : {"raw_attention", "rollout"}) {
+        const Array map = read_npy(out / (std::string(method) + ".npy"));
+        EXPECT_EQ(map.shape, (std::vector<std::int64_t>{14, 14}));
+        double sum = 0;
+        for (const float v : map.values) sum += v;
+        EXPECT_GT(sum, 0.2);
+        EXPECT_LE(sum, 1.0 + 1e-5);
+    }
+    const json manifest = json::parse(*vitrine::read_text(out / "manifest.json"));
+    EXPECT_EQ(json::parse(outcome.out), manifest);
+    EXPECT_EQ(manifest["methods"].size(), 2u);
+    EXPECT_EQ(manifest["target"]["index"], 0);
+    for (const auto& method : manifest["methods"])
+        if (!method.contains("no_overlay")) EXPECT_TRUE(fs::exists(out / method["overlay"]["file"].get<std::string>()));
+}
+
+TEST_F(CommandLine, RolloutEqualsTheDenseProductOfTheExportedMaps) {
+    NEED_DATA();
+    const fs::path out = folder_ / "explained", file = folder_ / "all.npy";
+    ASSERT_EQ(vitrine({"explain", model_, photo_, "--method", "rollout", "--out", out.string()}).status, 0);
+    ASSERT_EQ(vitrine({"attention", model_, photo_, "--layer", "all", "--head", "all", "--query", "all", "--out",
+                       file.string()})
+                  .status,
+              0);
+    const Array all = read_npy(file), map = read_npy(out / "rollout.npy");
+    const std::size_t n = 197;
+    std::vector<double> r(n, 0.0);
+    r[0] = 1;
+    for (int layer = 11; layer >= 0; --layer) {
+        std::vector<double> next(n, 0.0);
+        for (std::size_t i = 0; i < n; ++i)
+            for (std::size_t j = 0; j < n; ++j) {
+                double mean = 0;
+                for (std::size_t h = 0; h < 3; ++h)
+                    mean += all.values[((static_cast<std::size_t>(layer) * 3 + h) * n + i) * n + j] / 3;
+                next[j] += r[i] * 0.5 * (mean + (i == j ? 1.0 : 0.0));
+            }
+        r = next;
+    }
+    for (std::size_t p = 0; p < 196; ++p) ASSERT_NEAR(map.values[p], r[1 + p], 1e-5);
+}
+
+TEST_F(CommandLine, SeveralTargetsGetAFolderEach) {
+    NEED_DATA();
+    const fs::path out = folder_ / "explained";
+    ASSERT_EQ(vitrine({"explain", model_, photo_, "--method", "rollout", "--target", "tench", "--target", "7", "--out",
+                       out.string()})
+                  .status,
+              0);
+    int folders = 0;
+    for (const auto& entry : fs::directory_iterator(out))
+        folders += entry.is_directory() && fs::exists(entry.path() / "manifest.json");
+    EXPECT_EQ(folders, 2);
+}
+
+TEST_F(CommandLine, AnUnknownMethodNamesACloseOne) {
+    const auto outcome = vitrine({"explain", model_, photo_, "--method", "rollot", "--out", (folder_ / "x").string()});
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_NE(outcome.err.find("rollout"), std::string::npos) << outcome.err;
+}
+
+TEST_F(CommandLine, ASettingOfNobodyIsRefused) {
+    NEED_DATA();
+    EXPECT_EQ(vitrine({"explain", model_, photo_, "--method", "rollout", "--set", "rolout.fusion=max", "--out",
+                       (folder_ / "x").string()})
+                  .status,
+              1);
+    EXPECT_EQ(vitrine({"explain", model_, photo_, "--method", "rollout", "--set", "rollout.fusion=sideways", "--out",
+                       (folder_ / "x").string()})
+                  .status,
+              1);
+}
+
+TEST_F(CommandLine, ANameThatFitsSeveralClassesIsRefusedWithTheirIndices) {
+    NEED_DATA();
+    const auto outcome = vitrine(
+        {"explain", model_, photo_, "--method", "rollout", "--target", "crane", "--out", (folder_ / "x").string()});
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_NE(outcome.err.find("134"), std::string::npos) << outcome.err;
+    EXPECT_NE(outcome.err.find("517"), std::string::npos) << outcome.err;
+}
+
+TEST_F(CommandLine, TorchScriptNeedsConsent) {
+    const fs::path script = data_ / "mobilenet_v2_torchscript_quantised";
+    if (!fs::exists(script)) GTEST_SKIP() << "no test data at " << data_;
+    fs::path file;
+    for (const auto& entry : fs::directory_iterator(script))
+        if (entry.path().extension() == ".pt" || entry.path().extension() == ".ptl") file = entry.path();
+    ASSERT_FALSE(file.empty());
+    const auto outcome = vitrine({"info", file.string()});
+    EXPECT_EQ(outcome.status, 3);
+    EXPECT_NE(outcome.err.find("--trust"), std::string::npos) << outcome.err;
+}
+
+TEST_F(CommandLine, ACudaDeviceThatIsNotThereExitsWithThree) {
+    NEED_DATA();
+    const auto doctor = vitrine({"doctor", "--json"});
+    if (json::parse(doctor.out)["cuda"] == true) GTEST_SKIP() << "this machine has a CUDA device";
+    EXPECT_EQ(vitrine({"predict", model_, photo_, "--device", "cuda"}).status, 3);
+}
+
+}  // namespace

@@ -1,0 +1,91 @@
+// What every explainer promises, shown on the tiny model of every architecture it can run on.
+#include <ATen/ops/isfinite.h>
+#include <gtest/gtest.h>
+#include <vitrine/registry.h>
+
+namespace vitrine {
+namespace {
+
+Input made_input(const Model& model) {
+    Image photo(model.preprocess().input_width + 9, model.preprocess().input_height + 5);
+    std::uint32_t state = 7;
+    for (auto& value : photo.pixels) value = static_cast<std::uint8_t>((state = state * 1664525u + 1013904223u) >> 24);
+    return *prepare(std::move(photo), model.preprocess());
+}
+
+class ExplainerContract : public testing::TestWithParam<std::string> {
+  protected:
+    void SetUp() override { explainer_ = *registry().explainer(GetParam()); }
+
+    /// Calls `body` for each architecture's tiny model on which the method has a meaning.
+    template <class Body>
+    int on_every_model(const Body& body) {
+        int ran = 0;
+        for (const auto& architecture : registry().architectures()) {
+            auto model = architecture->tiny(2);
+            if (!model) continue;
+            if (auto why = explainer_->why_not(**model)) {
+                EXPECT_FALSE(why->empty());
+                continue;
+            }
+            SCOPED_TRACE(architecture->description().name);
+            body(**model);
+            ++ran;
+        }
+        return ran;
+    }
+    const Explainer* explainer_ = nullptr;
+};
+
+TEST_P(ExplainerContract, GivesAFiniteMapOfTheModelsGridOrInput) {
+    const int ran = on_every_model([&](Model& model) {
+        const Input input = made_input(model);
+        ExplainContext context(model, input, {}, 0);
+        const auto result = explainer_->explain(context, Settings(explainer_->parameters()));
+        ASSERT_TRUE(result.has_value()) << result.error().message;
+        ASSERT_EQ(result->map.dim(), 2);
+        EXPECT_TRUE(at::isfinite(result->map).all().item<bool>());
+        EXPECT_FALSE(result->explained.empty());
+        EXPECT_EQ(result->method, explainer_->description().name);
+        EXPECT_GT((result->map.max() - result->map.min()).item<double>(), 0.0) << "a flat map says nothing";
+        if (!result->is_signed) EXPECT_GE(result->map.min().item<double>(), 0.0);
+        if (!result->on_tokens) EXPECT_EQ(result->map.size(0), model.preprocess().input_height);
+        for (const auto& check : result->checks) EXPECT_TRUE(check.passed) << check.name << ": " << check.finding;
+    });
+    EXPECT_GT(ran, 0) << "no architecture here carries this method";
+}
+
+TEST_P(ExplainerContract, EqualSeedsGiveEqualMaps) {
+    on_every_model([&](Model& model) {
+        const Input input = made_input(model);
+        ExplainContext first(model, input, {}, 5), second(model, input, {}, 5);
+        const Settings settings(explainer_->parameters());
+        const auto a = explainer_->explain(first, settings), b = explainer_->explain(second, settings);
+        ASSERT_TRUE(a.has_value() && b.has_value());
+        EXPECT_TRUE(a->map.equal(b->map));
+    });
+}
+
+TEST_P(ExplainerContract, AStopRequestEndsTheWork) {
+    on_every_model([&](Model& model) {
+        const Input input = made_input(model);
+        ExplainContext context(model, input, {}, 0);
+        std::stop_source source;
+        source.request_stop();
+        context.stop = source.get_token();
+        const auto result = explainer_->explain(context, Settings(explainer_->parameters()));
+        ASSERT_FALSE(result.has_value());
+        EXPECT_EQ(result.error().code, ErrorCode::Cancelled);
+    });
+}
+
+std::vector<std::string> names() {
+    std::vector<std::string> all;
+    for (const auto& explainer : registry().explainers()) all.push_back(explainer->description().name);
+    return all;
+}
+INSTANTIATE_TEST_SUITE_P(All, ExplainerContract, testing::ValuesIn(names()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace vitrine
