@@ -11,7 +11,9 @@ if [ -z "$compiler" ]; then
     echo "fuzz: skipped, clang++ was not found; install clang"
     exit 77
 fi
-cmake -S "$source" -B "$build" -DVITRINE_FUZZ=ON -DVITRINE_TESTS=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+generator=()
+command -v ninja >/dev/null && generator=(-G Ninja)
+cmake "${generator[@]}" -S "$source" -B "$build" -DVITRINE_FUZZ=ON -DVITRINE_TESTS=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo \
     -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_C_COMPILER="${compiler/++/}" -DVITRINE_HEADERS="${VITRINE_FUZZ_HEADERS:-}"
 cmake --build "$build" --parallel "${VITRINE_JOBS:-$(nproc)}"
 

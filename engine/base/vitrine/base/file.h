@@ -14,7 +14,8 @@
 
 namespace vitrine {
 
-/// A file mapped read-only. The span stays valid as long as the pointer lives. An empty file gives an empty span.
+/// A file mapped read-only. The span stays valid as long as the pointer lives, whatever happens to the name; only a program
+/// that shortens the very file in place (none replaces a checkpoint so) takes the pages away. An empty file gives an empty span.
 struct MappedFile {
     std::span<const std::byte> bytes;
     std::shared_ptr<const void> keep_alive;

@@ -9,7 +9,8 @@
 
 namespace vitrine {
 
-/// Reads one `.safetensors` file, memory-mapped: the tensors borrow the mapping.
+/// Reads one `.safetensors` file, memory-mapped: the tensors borrow the mapping (those that lie at addresses their elements
+/// may not have are copied, so `data` can always be read as numbers of its dtype).
 ///
 /// @error Io        the file cannot be opened or read
 /// @error BadInput  header length beyond the file (or above 100 MB), JSON that is no object of tensors, unknown dtype,
@@ -26,8 +27,17 @@ Result<TensorFile> read_sharded_safetensors(const std::filesystem::path& index);
 /// Reads a file of `torch.save`, zip or legacy, through a restricted unpickler: tensors and plain containers only.
 /// Any other global is refused and named. Storages borrow the mapping; zip entries must be stored, not compressed.
 ///
+/// Dictionaries become names joined with '.', lists count from 0 (`optimizer.state.0.exp_avg`), a file that is one tensor
+/// calls it `tensor`. Scalars in dictionaries go to `metadata`; those in lists, None, bytes and texts above 64 KB are dropped.
+/// Beside tensors these are read as plain values: OrderedDict, defaultdict, Counter, sets, torch.Size, dtypes, devices,
+/// numpy's scalars (as numbers), and argparse.Namespace (as a dictionary: `args.lr` in `metadata`), which training scripts
+/// keep in their checkpoints. numpy arrays are refused. An OrderedDict's attributes (a state_dict's _metadata) are ignored.
+/// Checksums are not verified: files written without them are valid.
+///
 /// @error Unsupported  a TorchScript archive (it is a program; the engine asks for consent), a refused global, a quantised tensor
-/// @error BadInput     everything malformed
+/// @error BadInput     everything malformed; containers that hold themselves, nest deeper than 64 or unfold into more than
+///                     500,000 values; tensors that unfold few bytes into more than 1 GB beyond 4 times the file
+/// @source             PyTorch, torch/serialization.py; the opcodes: CPython, Lib/pickletools.py
 Result<TensorFile> read_torch_save(const std::filesystem::path& file);
 Result<TensorFile> parse_torch_save(std::span<const std::byte> bytes, std::shared_ptr<const void> keep_alive);
 

@@ -2,7 +2,8 @@
 #include <vitrine/base/resize.h>
 
 #include <array>
-#include <chrono>
+#include <cstdio>
+#include <ctime>
 #include <fstream>
 #include <sstream>
 
@@ -70,21 +71,21 @@ TEST(Resize, EqualsPillowOverSizesUpAndDown) {
     EXPECT_GE(cases, 460);
 }
 
-TEST(Resize, TwelveMegapixelsTakeWellBelowATenthOfASecond) {
+TEST(Resize, TwelveMegapixelsTakeLessThanATenthOfASecond) {
     const Image photo = draw("noise", 4000, 3000);
     double best = 1e9;
     for (int i = 0; i < 5; ++i) {
-        const auto start = std::chrono::steady_clock::now();
+        // The processor's time, not the clock's: other tests run beside this one.
+        const std::clock_t start = std::clock();
         const auto out = resize(photo, 331, 248, Interpolation::Bicubic);
         ASSERT_TRUE(out);
-        best =
-            std::min(best, std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+        best = std::min(best, 1000.0 * static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC);
     }
-    RecordProperty("milliseconds", fmt::format("{:.1f}", best));
     std::printf("4000 x 3000 to 331 x 248, bicubic: %.1f ms\n", best);
-    // A sanitizer or a build without optimisation is several times slower, a busy machine somewhat: this catches a
-    // wrong algorithm only.
-    EXPECT_LT(best, 2000);
+#if !defined(__OPTIMIZE__) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "a sanitizer or a build without optimisation: the time means nothing";
+#endif
+    EXPECT_LT(best, 100);
 }
 
 TEST(Resize, OfTheSameSizeChangesNothing) {

@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::uint64_t kMaxHeader = 100'000'000;  // as the reference implementation
 constexpr std::size_t kMaxRank = 64;               // as c10's and NumPy's
+constexpr std::size_t kMaxTensors = 500'000;       // the largest models have a tenth of it
 constexpr std::size_t kMaxShards = 10'000;
 
 std::optional<DType> dtype_named(std::string_view name) {
@@ -108,6 +109,16 @@ class HeaderReader : public nlohmann::json::json_sax_t {
         }
     }
     bool end_object() override {
+        if (where_ == Where::Tensor) {
+            // Here and not at the end, so that a header of empty entries costs no memory.
+            const HeaderTensor& tensor = tensors.back();
+            const char* const lacking = !tensor.has_dtype     ? "dtype"
+                                        : !tensor.has_shape   ? "shape"
+                                        : !tensor.has_offsets ? "data_offsets"
+                                                              : nullptr;
+            if (lacking != nullptr) return refuse(bytes::printable(top_key_) + " without its " + lacking);
+            if (tensors.size() > kMaxTensors) return refuse(fmt::format("more than {} tensors", kMaxTensors));
+        }
         where_ = where_ == Where::Top ? Where::Done : Where::Top;
         return true;
     }
@@ -208,11 +219,6 @@ Result<TensorFile> parse_safetensors(std::span<const std::byte> bytes, std::shar
     file.metadata = std::move(reader.metadata);
     for (const HeaderTensor& tensor : reader.tensors) {
         const std::string name = bytes::printable(tensor.name);
-        if (!tensor.has_dtype || !tensor.has_shape || !tensor.has_offsets)
-            return fail(ErrorCode::BadInput, "{} lacks its {}", name,
-                        !tensor.has_dtype   ? "dtype"
-                        : !tensor.has_shape ? "shape"
-                                            : "data_offsets");
         const std::optional<DType> dtype = dtype_named(tensor.dtype);
         if (!dtype)
             return fail(ErrorCode::BadInput, "{} has the unknown dtype {}", name, bytes::printable(tensor.dtype));
