@@ -1,0 +1,493 @@
+// Posts jobs and keeps what came back.
+#include "session.h"
+
+#include <QFileInfo>
+#include <QMetaObject>
+#include <QPointer>
+
+#include <algorithm>
+
+namespace vitrine::app {
+namespace {
+
+QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
+
+QImage image_of(const ImageView& view) {
+    // A deep copy: thumbnails are small and QImage's cleanup hooks would tie two lifetimes together.
+    return QImage(view.data, static_cast<int>(view.width), static_cast<int>(view.height),
+                  static_cast<qsizetype>(view.row_bytes), QImage::Format_RGB888)
+        .copy();
+}
+
+/// How the engine thread reaches this one: a queued call that Qt drops when the receiver is gone.
+JobThread::Deliver through(QObject* receiver) {
+    return [receiver](std::function<void()> closure) {
+        QMetaObject::invokeMethod(receiver, std::move(closure), Qt::QueuedConnection);
+    };
+}
+
+}  // namespace
+
+Session::Session(QObject* parent)
+    : QObject(parent), jobs_([] { return std::make_unique<Workbench>(); }, through(this)) {
+    jobs_.on_change([this] { Q_EMIT jobsChanged(); });
+}
+
+Session::~Session() { jobs_.finish(); }
+
+template <class Job, class Then>
+void Session::post(JobLabel label, Job job, Then then) {
+    jobs_.post(std::move(label), std::move(job),
+               [self = QPointer<Session>(this), then = std::move(then)](auto answer) mutable {
+                   if (self) then(std::move(answer));
+               });
+}
+
+void Session::tell(const Error& error, const QString& about) {
+    if (error.code == ErrorCode::Cancelled) return;
+    static const char* const kinds[] = {"bad input",     "not found", "unsupported", "input or output",
+                                        "out of memory", "cancelled", "internal"};
+    Notice notice;
+    notice.kind = Notice::Kind::Failure;
+    notice.sentence = text(error.message);
+    if (!notice.sentence.isEmpty()) notice.sentence[0] = notice.sentence[0].toUpper();
+    notice.detail = QStringLiteral("%1\n\nKind: %2\nWhile: %3")
+                        .arg(text(error.message), QLatin1String(kinds[static_cast<int>(error.code)]), about);
+    if (model_) notice.detail += QStringLiteral("\nModel: %1 (%2)").arg(text(model_->name), text(model_->request));
+    if (picture_) notice.detail += QStringLiteral("\nPicture: %1").arg(text(picture_->file.string()));
+    Q_EMIT noticed(notice);
+}
+
+// ---- opening --------------------------------------------------------------------------------------------------------
+
+void Session::openPaths(const QStringList& paths, bool at_start) {
+    std::vector<std::filesystem::path> files;
+    for (const auto& path : paths) files.emplace_back(QFileInfo(path).absoluteFilePath().toStdString());
+    if (files.empty() && !at_start) return;
+    post(
+        {.tag = {}, .title = "Looking at the files"},
+        [files](Workbench& bench, JobControl&) -> Result<Sorted> { return bench.sort(files); },
+        [this, at_start](Result<Sorted> sorted) {
+            if (!sorted) return tell(sorted.error(), QStringLiteral("opening files"));
+            if (!sorted->refused.empty()) {
+                Notice notice{Notice::Kind::Failure, text(sorted->refused.front()), {}};
+                notice.sentence[0] = notice.sentence[0].toUpper();
+                if (sorted->refused.size() > 1)
+                    notice.sentence += QStringLiteral(" (and %1 more)").arg(sorted->refused.size() - 1);
+                for (const auto& refusal : sorted->refused) notice.detail += text(refusal) + QLatin1Char('\n');
+                Q_EMIT noticed(notice);
+            }
+            if (!sorted->models.empty())
+                openModel(text(sorted->models.back().string()));
+            else if (at_start && Workbench::has_starter())
+                openModel(QStringLiteral("starter"));
+            QStringList pictures;
+            for (const auto& picture : sorted->pictures) pictures << text(picture.string());
+            if (pictures.isEmpty() && at_start)
+                for (const auto& picture : Workbench::builtin_pictures()) pictures << text(picture.string());
+            addPictures(pictures);
+        });
+}
+
+void Session::addPictures(const QStringList& files) {
+    int show = -1;
+    for (const auto& file : files) {
+        const auto same =
+            std::find_if(film_.begin(), film_.end(), [&](const FilmFrame& frame) { return frame.file == file; });
+        const int at = static_cast<int>(same - film_.begin());
+        if (same == film_.end()) film_.push_back({file, QFileInfo(file).fileName(), {}, {}});
+        if (show < 0) show = at;
+    }
+    if (show < 0) return;
+    Q_EMIT filmChanged();
+    showPicture(show);
+    decodeThumbnails();
+}
+
+void Session::openModel(const QString& request, bool trusted) {
+    const auto name = request.toStdString();
+    jobs_.cancel("look");
+    jobs_.cancel("explain");
+    jobs_.cancel("check");
+    looking_ = explaining_ = false;
+    struct Opened {
+        std::optional<ModelFacts> facts;
+        bool needs_consent = false;
+    };
+    post(
+        {.tag = "model", .title = "Opening " + QFileInfo(request).fileName().toStdString()},
+        [name, trusted](Workbench& bench, JobControl& job) -> Result<Opened> {
+            if (!trusted && bench.sort({name}).needs_consent) return Opened{{}, true};
+            return Opened{VITRINE_TRY(bench.open_model(name, trusted, job.stop())), false};
+        },
+        [this, request](Result<Opened> opened) {
+            if (!opened) {
+                tell(opened.error(), QStringLiteral("opening the model %1").arg(request));
+                resume();
+                return;
+            }
+            if (opened->needs_consent) {
+                resume();
+                Q_EMIT consentWanted(request);
+                return;
+            }
+            model_ = std::move(opened->facts);
+            dropResults();
+            target_.reset();
+            versus_.reset();
+            // The method stays when the new model can take it; otherwise the first that can.
+            const auto* facts = methodFacts();
+            if (!facts || !facts->why_not.empty()) {
+                method_.clear();
+                for (const auto& candidate : model_->methods) {
+                    if (!candidate.why_not.empty()) continue;
+                    if (method_.isEmpty()) method_ = text(candidate.name);
+                    if (candidate.name == "rollout") method_ = text(candidate.name);
+                }
+            }
+            layer_ = head_ = -1;
+            hovered_.reset();
+            pinned_.reset();
+            Q_EMIT settled();
+            Q_EMIT modelChanged();
+            Q_EMIT choiceChanged();
+            Q_EMIT modelOpened(request);
+            if (picture_) lookNow();
+        });
+    Q_EMIT jobsChanged();
+}
+
+void Session::showPicture(int index) {
+    if (index < 0 || index >= static_cast<int>(film_.size())) return;
+    current_ = index;
+    Q_EMIT filmChanged();
+    const auto file = film_[static_cast<std::size_t>(index)].file;
+    jobs_.cancel("look");
+    jobs_.cancel("explain");
+    jobs_.cancel("check");
+    looking_ = explaining_ = false;
+    post(
+        {.tag = "picture", .title = "Opening " + film_[static_cast<std::size_t>(index)].name.toStdString()},
+        [path = file.toStdString()](Workbench& bench, JobControl& job) { return bench.open_picture(path, job.stop()); },
+        [this, file](Result<PictureFacts> picture) {
+            const auto frame =
+                std::find_if(film_.begin(), film_.end(), [&](const FilmFrame& f) { return f.file == file; });
+            if (!picture) {
+                if (frame != film_.end()) frame->trouble = text(picture.error().message);
+                // The picture before is still on the bench: its place in the filmstrip is the current one again.
+                current_ = -1;
+                for (std::size_t i = 0; picture_ && i < film_.size(); ++i)
+                    if (film_[i].file == text(picture_->file.string())) current_ = static_cast<int>(i);
+                Q_EMIT filmChanged();
+                tell(picture.error(), QStringLiteral("opening the picture %1").arg(file));
+                resume();
+                return;
+            }
+            picture_ = std::move(*picture);
+            ++picture_id_;
+            dropResults();
+            hovered_.reset();
+            pinned_.reset();
+            Q_EMIT settled();
+            Q_EMIT pictureChanged();
+            Q_EMIT pictureOpened(file);
+            if (model_) lookNow();
+        });
+    Q_EMIT jobsChanged();
+}
+
+void Session::reopenPicture() { showPicture(current_); }
+
+void Session::removePicture(int index) {
+    if (index < 0 || index >= static_cast<int>(film_.size()) || film_.size() < 2) return;
+    film_.erase(film_.begin() + index);
+    if (index < current_) --current_;
+    const bool was_shown = index == current_;
+    current_ = std::min(current_, static_cast<int>(film_.size()) - 1);
+    Q_EMIT filmChanged();
+    if (was_shown) showPicture(current_);
+}
+
+void Session::decodeThumbnails() {
+    constexpr std::int64_t kSide = 192;  // twice the logical size in the filmstrip
+    for (const auto& frame : film_) {
+        if (!frame.thumbnail.isNull() || !frame.trouble.isEmpty()) continue;
+        post(
+            {.tag = "thumbnail " + frame.file.toStdString(), .title = {}, .urgency = Urgency::Later},
+            [path = frame.file.toStdString()](Workbench& bench, JobControl&) { return bench.thumbnail(path, kSide); },
+            [this, file = frame.file](Result<ImageView> thumbnail) {
+                const auto at =
+                    std::find_if(film_.begin(), film_.end(), [&](const FilmFrame& f) { return f.file == file; });
+                if (at == film_.end()) return;
+                if (thumbnail)
+                    at->thumbnail = image_of(*thumbnail);
+                else
+                    at->trouble = text(thumbnail.error().message);
+                Q_EMIT filmChanged();
+            });
+    }
+}
+
+void Session::dropResults() {
+    look_.reset();
+    row_.reset();
+    strip_.reset();
+    explanation_.reset();
+    replay_.clear();
+    explain_trouble_.clear();
+    Q_EMIT lookChanged();
+    Q_EMIT evidenceChanged();
+    Q_EMIT stripChanged();
+    Q_EMIT replayChanged();
+}
+
+// ---- asking ---------------------------------------------------------------------------------------------------------
+
+void Session::lookNow() {
+    looking_ = true;
+    jobs_.cancel("explain");
+    jobs_.cancel("check");
+    post(
+        {.tag = "look", .title = "Running " + model_->title},
+        [](Workbench& bench, JobControl& job) { return bench.look(job.stop()); },
+        [this](Result<Look> look) {
+            looking_ = false;
+            if (!look) {
+                tell(look.error(), QStringLiteral("running the model on the picture"));
+                Q_EMIT lookChanged();
+                return;
+            }
+            look_ = std::move(*look);
+            const int layers = static_cast<int>(look_->heads.size());
+            if (layer_ < 0 || layer_ >= layers) layer_ = layers - 1;
+            if (head_ >= heads()) head_ = -1;
+            Q_EMIT lookChanged();
+            Q_EMIT evidenceChanged();
+            explainNow();
+            rowNow();
+            stripNow();
+            if (layers == 0) return;
+            post(
+                {.tag = "check", .title = "Checking the replay", .urgency = Urgency::Later},
+                [](Workbench& bench, JobControl& job) {
+                    return bench.check(job.stop(), [&](std::int64_t done, std::int64_t total, const std::string& unit) {
+                        job.report(done, total, unit);
+                    });
+                },
+                [this](Result<std::vector<Finding>> findings) {
+                    if (!findings) return tell(findings.error(), QStringLiteral("checking the replayed attention"));
+                    replay_ = std::move(*findings);
+                    Q_EMIT replayChanged();
+                });
+        });
+    Q_EMIT lookChanged();
+}
+
+/// Takes up again what was stopped for something that then failed.
+void Session::resume() {
+    if (!model_ || !picture_) return;
+    if (!look_)
+        lookNow();
+    else if (!explanation_ && explain_trouble_.isEmpty())
+        explainNow();
+}
+
+void Session::explainNow() {
+    jobs_.cancel("explain");
+    if (!look_ || method_.isEmpty()) return;
+    const auto* facts = methodFacts();
+    if (!facts) return;
+    explaining_ = true;
+    explain_trouble_.clear();
+    post(
+        {.tag = "explain", .title = "Computing " + facts->title},
+        [method = method_.toStdString(), target = target_, versus = versus_](Workbench& bench, JobControl& job) {
+            return bench.explain(
+                method, target, versus, job.stop(),
+                [&](std::int64_t done, std::int64_t total, const std::string& unit) { job.report(done, total, unit); });
+        },
+        [this](Result<Explanation> explanation) {
+            explaining_ = false;
+            if (explanation) {
+                explanation_ = std::move(*explanation);
+                Q_EMIT settled();
+            } else if (explanation.error().code != ErrorCode::Cancelled) {
+                explanation_.reset();
+                explain_trouble_ = text(explanation.error().message);
+                tell(explanation.error(), QStringLiteral("explaining by %1").arg(method_));
+            }
+            Q_EMIT evidenceChanged();
+        });
+    Q_EMIT evidenceChanged();
+}
+
+void Session::rowNow() {
+    if (!look_ || look_->heads.empty()) return;
+    post(
+        {.tag = "row", .title = {}, .urgency = Urgency::Now},
+        [token = asked(), layer = layer_, head = head_](Workbench& bench, JobControl&) {
+            return bench.row(token, layer, head);
+        },
+        [this](Result<Row> row) {
+            if (!row) {
+                row_.reset();
+                tell(row.error(), QStringLiteral("reading a row of attention"));
+            } else {
+                row_ = std::move(*row);
+            }
+            Q_EMIT evidenceChanged();
+        });
+}
+
+void Session::stripNow() {
+    if (!look_ || look_->heads.empty() || !look_->no_grid.empty()) return;
+    post(
+        {.tag = "strip", .title = {}, .urgency = Urgency::Normal},
+        [token = asked()](Workbench& bench, JobControl& job) { return bench.strip(token, job.stop()); },
+        [this](Result<Strip> strip) {
+            if (!strip) return tell(strip.error(), QStringLiteral("reading all heads"));
+            strip_ = std::move(*strip);
+            Q_EMIT stripChanged();
+        });
+}
+
+const MethodFacts* Session::methodFacts() const {
+    if (!model_) return nullptr;
+    const auto name = method_.toStdString();
+    for (const auto& facts : model_->methods)
+        if (facts.name == name) return &facts;
+    return nullptr;
+}
+
+void Session::setMethod(const QString& name) {
+    prefers_explanation_ = true;
+    if (method_ != name) {
+        method_ = name;
+        Q_EMIT choiceChanged();
+        explainNow();
+    }
+    Q_EMIT evidenceChanged();
+}
+
+void Session::setTarget(std::optional<std::int64_t> index) {
+    if (target_ == index) return;
+    target_ = index;
+    if (versus_ && versus_ == explainedClass()) versus_.reset();
+    Q_EMIT choiceChanged();
+    if (const auto* facts = methodFacts(); facts && facts->class_specific) explainNow();
+}
+
+void Session::setVersus(std::optional<std::int64_t> index) {
+    if (versus_ == index) return;
+    versus_ = index;
+    Q_EMIT choiceChanged();
+    if (const auto* facts = methodFacts(); facts && facts->class_specific) explainNow();
+}
+
+void Session::refreshExplanation() { explainNow(); }
+
+int Session::heads() const {
+    if (!look_ || layer_ < 0 || layer_ >= static_cast<int>(look_->heads.size())) return 0;
+    return static_cast<int>(look_->heads[static_cast<std::size_t>(layer_)]);
+}
+
+void Session::setPlace(int layer, int head) {
+    if (!look_ || look_->heads.empty()) return;
+    layer_ = std::clamp(layer, 0, static_cast<int>(look_->heads.size()) - 1);
+    head_ = std::clamp(head, -1, heads() - 1);
+    prefers_explanation_ = false;
+    Q_EMIT evidenceChanged();
+    rowNow();
+}
+
+void Session::setLayer(int layer) { setPlace(layer, head_); }
+void Session::setHead(int head) { setPlace(layer_, head); }
+
+void Session::hover(std::optional<Token> patch) {
+    if (look_ && !look_->no_grid.empty()) patch.reset();
+    if (hovered_ == patch) return;
+    const auto before = asked();
+    hovered_ = patch;
+    Q_EMIT evidenceChanged();
+    if (asked() == before) return;
+    rowNow();
+    stripNow();
+}
+
+void Session::pin(std::optional<Token> patch) {
+    if (look_ && !look_->no_grid.empty()) patch.reset();
+    if (pinned_ == patch) return;
+    const auto before = asked();
+    pinned_ = patch;
+    Q_EMIT evidenceChanged();
+    if (asked() == before) return;
+    rowNow();
+    stripNow();
+}
+
+Token Session::asked() const {
+    if (pinned_) return *pinned_;
+    if (hovered_ && live_) return *hovered_;
+    return {};
+}
+
+void Session::setLive(bool live) {
+    if (live_ == live) return;
+    const auto before = asked();
+    live_ = live;
+    Q_EMIT evidenceChanged();
+    if (asked() == before) return;
+    rowNow();
+    stripNow();
+}
+
+void Session::preferExplanation(bool yes) {
+    prefers_explanation_ = yes;
+    Q_EMIT evidenceChanged();
+}
+
+bool Session::showsExplanation() const {
+    if (look_ && look_->heads.empty()) return true;
+    return prefers_explanation_ && !asked().is_patch();
+}
+
+const Plane* Session::shown() const {
+    if (!look_) return nullptr;
+    if (showsExplanation()) return explanation_ && !explanation_->plane.empty() ? &explanation_->plane : nullptr;
+    return row_ && !row_->plane.empty() ? &row_->plane : nullptr;
+}
+
+std::optional<std::int64_t> Session::explainedClass() const {
+    if (target_) return target_;
+    if (look_ && !look_->top.empty()) return look_->top.front().index;
+    return std::nullopt;
+}
+
+QString Session::className(std::int64_t index) const {
+    if (!model_ || index < 0 || index >= static_cast<std::int64_t>(model_->labels.size()))
+        return QStringLiteral("class %1").arg(index);
+    return text(model_->labels[static_cast<std::size_t>(index)]);
+}
+
+void Session::cancelAll() {
+    jobs_.cancel_all();
+    looking_ = explaining_ = false;
+    Q_EMIT lookChanged();
+    Q_EMIT evidenceChanged();
+    Q_EMIT jobsChanged();
+    // An opening that was cancelled after its last look at the stop token has changed the bench: what the window shows
+    // is laid back.
+    post(
+        {.tag = "at hand"},
+        [](Workbench& bench, JobControl&) -> Result<std::pair<std::string, std::filesystem::path>> {
+            return bench.at_hand();
+        },
+        [this](Result<std::pair<std::string, std::filesystem::path>> at_hand) {
+            if (!at_hand) return;
+            if (model_ && at_hand->first != model_->request) openModel(text(model_->request), true);
+            if (picture_ && at_hand->second != picture_->file) showPicture(current_);
+        });
+    decodeThumbnails();
+}
+
+}  // namespace vitrine::app

@@ -1,0 +1,148 @@
+// What is open and what was asked: the window's state, and the only place from which jobs are posted.
+//
+// Lives on the interface thread. Panels read it and listen to its signals; none of them knows the engine.
+#pragma once
+
+#include <QImage>
+#include <QObject>
+#include <QString>
+#include <QStringList>
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "job_queue.h"
+#include "workbench.h"
+
+namespace vitrine::app {
+
+/// A picture in the filmstrip.
+struct FilmFrame {
+    QString file, name;
+    QImage thumbnail;  ///< null until it is decoded
+    QString trouble;   ///< why it cannot be shown; empty when it can
+};
+
+/// Something that went wrong or is worth saying, as one sentence and copyable detail.
+struct Notice {
+    enum class Kind { Hint, Warning, Failure };
+    Kind kind = Kind::Hint;
+    QString sentence, detail;
+};
+
+class Session : public QObject {
+    Q_OBJECT
+
+  public:
+    explicit Session(QObject* parent = nullptr);
+    ~Session() override;
+
+    // ---- opening ------------------------------------------------------------------------------------------------
+    /// Files and folders in any order: models open, pictures join the filmstrip and the first new one is shown.
+    /// With `at_start`, what was not named is filled in from what is built in.
+    void openPaths(const QStringList& paths, bool at_start = false);
+    /// A path or "starter". TorchScript needs `trusted`; without it `consentWanted` is emitted.
+    void openModel(const QString& request, bool trusted = false);
+    void showPicture(int index);
+    void removePicture(int index);
+    void reopenPicture();
+
+    // ---- asking -------------------------------------------------------------------------------------------------
+    void setMethod(const QString& name);
+    void setTarget(std::optional<std::int64_t> index);  ///< nothing: the predicted class
+    void setVersus(std::optional<std::int64_t> index);
+    void setLayer(int layer);
+    void setHead(int head);  ///< -1: mean over heads
+    void setPlace(int layer, int head);
+    void hover(std::optional<Token> patch);
+    void pin(std::optional<Token> patch);
+    void setLive(bool live);           ///< whether hovering shows attention
+    void preferExplanation(bool yes);  ///< what is shown when nothing is hovered or pinned
+    void refreshExplanation();
+    void cancelAll();
+
+    // ---- reading ------------------------------------------------------------------------------------------------
+    const std::vector<FilmFrame>& film() const { return film_; }
+    int current() const { return current_; }
+    const std::optional<ModelFacts>& model() const { return model_; }
+    const std::optional<PictureFacts>& picture() const { return picture_; }
+    std::uint64_t pictureId() const { return picture_id_; }
+    const std::optional<Look>& look() const { return look_; }
+    const std::optional<Row>& row() const { return row_; }
+    const std::optional<Strip>& strip() const { return strip_; }
+    const std::optional<Explanation>& explanation() const { return explanation_; }
+    const std::vector<Finding>& replay() const { return replay_; }
+    const QString& explainTrouble() const { return explain_trouble_; }
+    bool explaining() const { return explaining_; }
+    bool looking() const { return looking_; }
+    const QString& method() const { return method_; }
+    const MethodFacts* methodFacts() const;
+    std::optional<std::int64_t> target() const { return target_; }
+    std::optional<std::int64_t> versus() const { return versus_; }
+    std::optional<std::int64_t> explainedClass() const;  ///< the target, or the predicted class
+    int layer() const { return layer_; }
+    int head() const { return head_; }
+    int heads() const;  ///< of the chosen layer
+    std::optional<Token> hovered() const { return hovered_; }
+    std::optional<Token> pinned() const { return pinned_; }
+    Token asked() const;  ///< the token whose attention is wanted now
+    bool live() const { return live_; }
+    bool prefersExplanation() const { return prefers_explanation_; }
+    /// Whether the explanation (and not a row of attention) is to be seen now.
+    bool showsExplanation() const;
+    /// The map to be seen now; null when there is none. It may still be the one before while a new one is computed.
+    const Plane* shown() const;
+    JobStatus jobs() const { return jobs_.status(); }
+    QString className(std::int64_t index) const;
+
+  Q_SIGNALS:
+    void modelChanged();
+    void filmChanged();
+    void pictureChanged();
+    void lookChanged();
+    void evidenceChanged();  ///< row, explanation, layer, head, pin or hover
+    void stripChanged();
+    void replayChanged();
+    void choiceChanged();  ///< method, target, versus
+    void jobsChanged();
+    void noticed(const vitrine::app::Notice& notice);
+    void settled();  ///< something that could have failed went well: an old notice is out of date
+    void consentWanted(const QString& request);
+    void modelOpened(const QString& request);
+    void pictureOpened(const QString& file);
+
+  private:
+    template <class Job, class Then>
+    void post(JobLabel label, Job job, Then then);
+    void tell(const Error& error, const QString& about);
+    void lookNow();
+    void resume();
+    void explainNow();
+    void rowNow();
+    void stripNow();
+    void dropResults();
+    void decodeThumbnails();
+    void addPictures(const QStringList& files);
+
+    std::vector<FilmFrame> film_;
+    int current_ = -1;
+    std::optional<ModelFacts> model_;
+    std::optional<PictureFacts> picture_;
+    std::uint64_t picture_id_ = 0;
+    std::optional<Look> look_;
+    std::optional<Row> row_;
+    std::optional<Strip> strip_;
+    std::optional<Explanation> explanation_;
+    std::vector<Finding> replay_;
+    QString explain_trouble_;
+    bool explaining_ = false, looking_ = false;
+    QString method_;
+    std::optional<std::int64_t> target_, versus_;
+    int layer_ = -1, head_ = -1;
+    std::optional<Token> hovered_, pinned_;
+    bool live_ = true, prefers_explanation_ = true;
+    JobQueue<Workbench> jobs_;  // last: its thread ends before anything it could report to
+};
+
+}  // namespace vitrine::app

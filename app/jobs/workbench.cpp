@@ -1,0 +1,449 @@
+// The one file of the window that knows tensors: it asks the engine and hands back plain values.
+#include "workbench.h"
+
+#include <vitrine/base/readers.h>
+#include <vitrine/base/resize.h>
+#include <vitrine/engine.h>
+
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace vitrine::app {
+namespace {
+
+double milliseconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Keeps the picture alive as long as the view.
+ImageView view_of(std::shared_ptr<const Image> image) {
+    ImageView view;
+    view.data = image->pixels.data();
+    view.width = image->width;
+    view.height = image->height;
+    view.row_bytes = image->width * 3;
+    view.keep_alive = std::move(image);
+    return view;
+}
+
+std::vector<float> floats_of(const at::Tensor& tensor) {
+    const auto plain = tensor.detach().to(at::kCPU, at::kFloat).contiguous();
+    const float* data = plain.const_data_ptr<float>();
+    return {data, data + plain.numel()};
+}
+
+std::string words_for(Readout readout) {
+    switch (readout) {
+        case Readout::ClassToken:
+            return "class token";
+        case Readout::MeanPatches:
+            return "mean of the patches";
+        case Readout::AttentionPool:
+            return "attention pooling";
+        case Readout::GlobalPool:
+            return "global pooling";
+        case Readout::Unknown:
+            break;
+    }
+    return "unknown";
+}
+
+/// The weights of a query over a step's tokens: one patch, or where the answer is read. Empty when the step has another
+/// layout.
+Result<at::Tensor> weights_of(const Flow& flow, const Mixing& mixing, Token token) {
+    const auto weights = at::zeros({1, mixing.queries});
+    auto* w = weights.mutable_data_ptr<float>();
+    const auto& layout = mixing.query_layout;
+    if (token.is_patch()) {
+        if (!layout.known()) return fail(ErrorCode::Unsupported, "patches cannot be pointed at: {}", layout.unknown);
+        if (token.row >= layout.rows || token.col >= layout.cols || token.col < 0)
+            return fail(ErrorCode::BadInput, "patch {}, {} lies outside the grid of {} x {}", token.row, token.col,
+                        layout.rows, layout.cols);
+        w[layout.token_at(token.row, token.col)] = 1;
+        return weights;
+    }
+    // An earlier layer may have other tokens than the last one: then its class token if it has one, else the mean.
+    if (auto readout = readout_of_blocks(flow); readout && readout->numel() == mixing.queries)
+        return readout->detach().to(at::kCPU, at::kFloat).reshape({1, -1});
+    if (layout.known() && layout.prefix_count() > 0)
+        w[0] = 1;
+    else
+        std::fill(w, w + mixing.queries, 1.0F / static_cast<float>(mixing.queries));
+    return weights;
+}
+
+/// [heads, keys]: what the token reads. One row of P where one token asks, r^T P where a distribution does.
+Result<at::Tensor> read_by(const Flow& flow, const Mixing& mixing, Token token) {
+    const auto weights = VITRINE_TRY(weights_of(flow, mixing, token));
+    const float* w = weights.const_data_ptr<float>();
+    std::int64_t asked = -1, several = 0;
+    for (std::int64_t i = 0; i < mixing.queries; ++i)
+        if (w[i] != 0) asked = i, ++several;
+    if (several == 1) {
+        const std::array<std::int64_t, 1> query{asked};
+        return VITRINE_TRY(mixing.rows({}, query)).select(1, 0);
+    }
+    return mixing.left(weights);
+}
+
+Result<Plane> on_patches(const Mixing& mixing, const at::Tensor& row) {
+    const auto& layout = mixing.key_layout;
+    if (!layout.known()) return fail(ErrorCode::Unsupported, "there is no map to draw: {}", layout.unknown);
+    if (layout.rows * layout.cols == 0)
+        return fail(ErrorCode::Unsupported, "{} has no patch grid on its key side", mixing.name);
+    return make_plane(layout.rows, layout.cols,
+                      floats_of(row.narrow(0, layout.prefix_count(), layout.rows * layout.cols)), false, false);
+}
+
+bool looks_like_picture_name(const std::filesystem::path& file) {
+    static const std::array<std::string_view, 11> endings{".jpg",  ".jpeg", ".png", ".bmp", ".gif", ".tif",
+                                                          ".tiff", ".webp", ".ppm", ".pgm", ".pnm"};
+    auto ending = file.extension().string();
+    std::transform(ending.begin(), ending.end(), ending.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    return std::find(endings.begin(), endings.end(), ending) != endings.end();
+}
+
+bool holds_model(const std::filesystem::path& folder) {
+    std::error_code ignored;
+    for (const char* name : {"config.json", "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"})
+        if (std::filesystem::exists(folder / name, ignored)) return true;
+    return false;
+}
+
+}  // namespace
+
+MapView Plane::view() const {
+    MapView view;
+    view.data = values->data();
+    view.shape[0] = 1, view.shape[1] = rows, view.shape[2] = cols;
+    view.stride[0] = rows * cols, view.stride[1] = cols, view.stride[2] = 1;
+    view.keep_alive = values;
+    return view;
+}
+
+Plane make_plane(std::int64_t rows, std::int64_t cols, std::vector<float> values, bool is_signed, bool per_pixel) {
+    Plane plane;
+    plane.rows = rows;
+    plane.cols = cols;
+    plane.is_signed = is_signed;
+    std::vector<float> finite;
+    finite.reserve(values.size());
+    std::copy_if(values.begin(), values.end(), std::back_inserter(finite), [](float v) { return std::isfinite(v); });
+    if (!finite.empty()) {
+        const auto [low, high] = std::minmax_element(finite.begin(), finite.end());
+        plane.low = plane.shown_low = *low;
+        plane.high = plane.shown_high = *high;
+        if (per_pixel) {
+            // A few hot pixels would leave the rest of a gradient map dark.
+            if (is_signed)
+                for (float& v : finite) v = std::abs(v);
+            const auto at =
+                finite.begin() + static_cast<std::ptrdiff_t>(static_cast<double>(finite.size() - 1) * 0.995);
+            std::nth_element(finite.begin(), at, finite.end());
+            plane.shown_high = *at;
+        }
+        if (is_signed) {
+            const float reach = per_pixel ? plane.shown_high : std::max(std::abs(plane.low), std::abs(plane.high));
+            plane.shown_low = -reach;
+            plane.shown_high = reach;
+        }
+    }
+    plane.values = std::make_shared<const std::vector<float>>(std::move(values));
+    return plane;
+}
+
+struct Workbench::Parts {
+    std::string request;
+    std::shared_ptr<Model> model;
+    std::filesystem::path file;
+    std::string name;
+    std::shared_ptr<const Image> photo;
+    Orientation orientation = 1;
+    std::shared_ptr<const Input> input;      // of photo and model
+    std::shared_ptr<const Capture> capture;  // of input and model
+};
+
+Workbench::Workbench() : parts_(std::make_unique<Parts>()) {}
+Workbench::~Workbench() = default;
+
+Sorted Workbench::sort(const std::vector<std::filesystem::path>& paths) const {
+    constexpr std::size_t kMostPictures = 2000;  // a filmstrip, not an archive
+    Sorted sorted;
+    for (const auto& path : paths) {
+        std::error_code error;
+        const auto status = std::filesystem::status(path, error);
+        if (error || !std::filesystem::exists(status)) {
+            sorted.refused.push_back(fmt::format("{} is not there any more", path.string()));
+        } else if (std::filesystem::is_directory(status)) {
+            if (holds_model(path)) {
+                sorted.models.push_back(path);
+                continue;
+            }
+            std::vector<std::filesystem::path> found;
+            for (const auto& entry : std::filesystem::directory_iterator(path, error))
+                if (looks_like_picture_name(entry.path()) && found.size() < kMostPictures)
+                    found.push_back(entry.path());
+            std::sort(found.begin(), found.end());
+            if (found.empty())
+                sorted.refused.push_back(fmt::format("{} holds neither a model nor pictures", path.string()));
+            sorted.pictures.insert(sorted.pictures.end(), found.begin(), found.end());
+        } else {
+            const auto kind = sniff(path);
+            if (!kind) {
+                sorted.refused.push_back(kind.error().message);
+            } else if (*kind == FileKind::Image || (*kind == FileKind::Unknown && looks_like_picture_name(path))) {
+                sorted.pictures.push_back(path);
+            } else if (*kind == FileKind::Unknown) {
+                sorted.refused.push_back(fmt::format("{} is neither a picture nor a checkpoint that Vitrine knows",
+                                                     path.filename().string()));
+            } else {
+                sorted.models.push_back(path);
+                sorted.needs_consent = *kind == FileKind::TorchScript;
+            }
+        }
+    }
+    return sorted;
+}
+
+Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust, std::stop_token stop) {
+    OpenOptions options;
+    options.trust = trust;
+    auto model = VITRINE_TRY(vitrine::open_model(request, options));
+    ModelFacts facts;
+    const auto& info = model->info();
+    facts.request = request;
+    facts.name = info.name;
+    facts.title = info.title.empty() ? info.name : info.title;
+    facts.architecture = info.architecture;
+    facts.dialect = info.dialect;
+    facts.why = info.why;
+    facts.readout = words_for(info.readout);
+    facts.parameters = info.parameters;
+    facts.size_bytes = info.size_bytes;
+    facts.layers = info.layers;
+    facts.heads = info.heads;
+    facts.width = info.width;
+    facts.classes = info.classes;
+    facts.patch_height = info.patch_height;
+    facts.patch_width = info.patch_width;
+    facts.notes = info.notes;
+    for (std::int64_t i = 0; i < info.classes; ++i) facts.labels.push_back(model->labels().name(i));
+    facts.label_source = model->labels().source;
+    facts.labels_assumed = model->labels().assumed;
+    const auto& preprocess = model->preprocess();
+    facts.input_height = preprocess.input_height;
+    facts.input_width = preprocess.input_width;
+    facts.preprocessing = preprocess.summary();
+    facts.preprocessing_source = preprocess.source;
+    facts.assumed.assign(preprocess.assumed.begin(), preprocess.assumed.end());
+    for (const auto& explainer : registry().explainers()) {
+        const auto description = explainer->description();
+        facts.methods.push_back({description.name, description.title, description.summary, description.source,
+                                 explainer->why_not(*model).value_or(""), explainer->class_specific()});
+    }
+    if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+    parts_->model = std::move(model);
+    parts_->request = request;
+    parts_->input.reset();
+    parts_->capture.reset();
+    return facts;
+}
+
+Result<PictureFacts> Workbench::open_picture(const std::filesystem::path& file, std::stop_token stop) {
+    auto photo = VITRINE_TRY(read_photo(file, parts_->model ? parts_->model->preprocess().apply_exif : true));
+    PictureFacts facts;
+    facts.file = file;
+    facts.name = file.filename().string();
+    facts.note = photo.note;
+    auto image = std::make_shared<const Image>(std::move(photo.image));
+    facts.photo = view_of(image);
+    if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+    parts_->file = file;
+    parts_->name = facts.name;
+    parts_->photo = std::move(image);
+    parts_->orientation = photo.orientation;
+    parts_->input.reset();
+    parts_->capture.reset();
+    return facts;
+}
+
+std::pair<std::string, std::filesystem::path> Workbench::at_hand() const { return {parts_->request, parts_->file}; }
+
+Result<ImageView> Workbench::thumbnail(const std::filesystem::path& file, std::int64_t side) const {
+    const auto photo = VITRINE_TRY(read_photo(file));
+    const double scale =
+        static_cast<double>(side) / static_cast<double>(std::max(photo.image.width, photo.image.height));
+    const auto length = [&](std::int64_t pixels) {
+        return std::max<std::int64_t>(1, std::llround(static_cast<double>(pixels) * scale));
+    };
+    return view_of(std::make_shared<const Image>(VITRINE_TRY(
+        resize(photo.image, length(photo.image.width), length(photo.image.height), Interpolation::Bilinear))));
+}
+
+Result<Look> Workbench::look(std::stop_token stop) {
+    auto& at_hand = *parts_;
+    if (!at_hand.model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
+    if (!at_hand.photo) return fail(ErrorCode::NotFound, "there is no picture yet: open one");
+    auto& model = *at_hand.model;
+    auto prepared = VITRINE_TRY(prepare(*at_hand.photo, model.preprocess()));
+    prepared.file = at_hand.file;
+    prepared.name = at_hand.name;
+    prepared.geometry.orientation = at_hand.orientation;
+    const auto input = std::make_shared<const Input>(std::move(prepared));
+    CaptureOptions options;
+    options.stop = stop;
+    auto capture = VITRINE_TRY(run_captured(model, input->pixels, options));
+
+    Look look;
+    look.geometry = input->geometry;
+    look.seen = view_of(std::make_shared<const Image>(input->seen));
+    look.capture_bytes = capture->size_bytes;
+    look.forward_ms = capture->forward_ms;
+    look.notes = capture->notes;
+    look.readout = words_for(model.info().readout);
+    if (!input->note.empty()) look.notes.push_back(input->note);
+    if (model.info().classes > 0) {
+        for (auto& answer : top(capture->output, model.labels(), 5))
+            look.top.push_back({answer.index, answer.label, answer.logit, answer.probability});
+        const auto probabilities = floats_of(at::softmax(capture->output.detach().to(at::kFloat).reshape({-1}), 0));
+        look.probabilities.assign(probabilities.begin(), probabilities.end());
+    }
+    const auto& flow = capture->flow;
+    for (std::int64_t layer = 0; layer < flow.layers(); ++layer)
+        if (const auto* step = flow.block(layer)) look.heads.push_back(step->mixing->heads);
+    if (const auto* first = flow.block(0)) {
+        const auto& layout = first->mixing->query_layout;
+        look.prefix = layout.prefix;
+        look.no_grid = layout.unknown;
+        if (layout.known()) {
+            look.grid_rows = layout.rows;
+            look.grid_cols = layout.cols;
+        }
+    } else {
+        look.no_grid = "this model has no attention layers";
+    }
+    at_hand.input = input;
+    at_hand.capture = std::move(capture);
+    return look;
+}
+
+Result<Row> Workbench::row(Token token, std::int64_t layer, std::int64_t head) const {
+    if (!parts_->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
+    const auto& flow = parts_->capture->flow;
+    const auto* step = flow.block(layer);
+    if (!step) return fail(ErrorCode::BadInput, "there is no layer {}: the model has {}", layer, flow.layers());
+    const auto& mixing = *step->mixing;
+    if (head >= mixing.heads)
+        return fail(ErrorCode::BadInput, "there is no head {} in layer {}: it has {}", head, layer, mixing.heads);
+    const auto start = std::chrono::steady_clock::now();
+    const auto all = VITRINE_TRY(read_by(flow, mixing, token));
+    const auto chosen = head < 0 ? all.mean(0) : all.select(0, head);
+    Row row;
+    row.token = token;
+    row.layer = layer;
+    row.head = head;
+    row.plane = VITRINE_TRY(on_patches(mixing, chosen));
+    row.milliseconds = milliseconds_since(start);
+    row.implementation = mixing.implementation();
+    const auto& layout = mixing.key_layout;
+    const auto first = floats_of(chosen.narrow(0, 0, layout.prefix_count()));
+    for (std::size_t i = 0; i < first.size(); ++i) row.prefix.emplace_back(layout.prefix[i], first[i]);
+    return row;
+}
+
+Result<Strip> Workbench::strip(Token token, std::stop_token stop) const {
+    if (!parts_->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
+    const auto start = std::chrono::steady_clock::now();
+    const auto& flow = parts_->capture->flow;
+    Strip strip;
+    strip.token = token;
+    for (std::int64_t layer = 0; layer < flow.layers(); ++layer) {
+        if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+        const auto& mixing = *flow.block(layer)->mixing;
+        const auto all = VITRINE_TRY(read_by(flow, mixing, token));
+        auto& heads = strip.layers.emplace_back();
+        for (std::int64_t head = 0; head < mixing.heads; ++head)
+            heads.push_back(VITRINE_TRY(on_patches(mixing, all.select(0, head))));
+    }
+    strip.milliseconds = milliseconds_since(start);
+    return strip;
+}
+
+Result<std::vector<Finding>> Workbench::check(std::stop_token stop, const Report& report) const {
+    if (!parts_->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
+    std::vector<Finding> findings;
+    const auto& steps = parts_->capture->flow.steps;
+    std::int64_t passed = 0;
+    double output_error = 0, row_error = 0;
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+        if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+        const auto found = VITRINE_TRY(steps[i].mixing->check());
+        output_error = std::max(output_error, found.output_error);
+        row_error = std::max(row_error, found.row_sum_error);
+        if (found.passed)
+            ++passed;
+        else
+            findings.push_back({steps[i].mixing->name, found.sentence, false});
+        report(static_cast<std::int64_t>(i) + 1, static_cast<std::int64_t>(steps.size()), "layers");
+    }
+    if (!steps.empty()) {
+        findings.insert(findings.begin(),
+                        Finding{"replay",
+                                fmt::format("{} of {} layers, output within {:.0e}, row sums within {:.0e}", passed,
+                                            steps.size(), output_error, row_error),
+                                passed == static_cast<std::int64_t>(steps.size())});
+    }
+    return findings;
+}
+
+Result<Explanation> Workbench::explain(const std::string& method, std::optional<std::int64_t> target,
+                                       std::optional<std::int64_t> versus, std::stop_token stop, const Report& report) {
+    if (!parts_->input || !parts_->model) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
+    const auto* explainer = VITRINE_TRY(registry().explainer(method));
+    if (const auto reason = explainer->why_not(*parts_->model)) return fail(ErrorCode::Unsupported, "{}", *reason);
+    ExplainContext context(*parts_->model, *parts_->input, Target{target, versus});
+    context.stop = std::move(stop);
+    context.progress = [&](const Progress& progress) { report(progress.done, progress.total, progress.unit); };
+    if (parts_->capture) context.use(parts_->capture);
+    const auto start = std::chrono::steady_clock::now();
+    const auto found = VITRINE_TRY(explainer->explain(context, Settings(explainer->parameters())));
+    Explanation explanation;
+    explanation.milliseconds = milliseconds_since(start);
+    explanation.method = method;
+    explanation.title = explainer->description().title;
+    explanation.source = explainer->description().source;
+    explanation.explained = found.explained;
+    explanation.implementation = found.implementation;
+    explanation.on_tokens = found.on_tokens;
+    explanation.class_specific = found.class_specific;
+    explanation.partial = found.partial;
+    explanation.prefix_mass = found.prefix_mass;
+    explanation.notes = found.notes;
+    for (const auto& check : found.checks) explanation.checks.push_back({check.name, check.finding, check.passed});
+    if (!found.map.defined() || found.map.dim() != 2 || found.map.numel() == 0)
+        return fail(ErrorCode::Internal, "{} gave no map", explanation.title);
+    explanation.plane =
+        make_plane(found.map.size(0), found.map.size(1), floats_of(found.map), found.is_signed, !found.on_tokens);
+    return explanation;
+}
+
+std::vector<std::filesystem::path> Workbench::builtin_pictures() { return vitrine::builtin_pictures(); }
+
+bool Workbench::has_starter() {
+    const auto folder = resource("starter");
+    if (!folder) return false;
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator(*folder, ignored))
+        if (entry.path().extension() == ".safetensors") return true;
+    return false;
+}
+
+}  // namespace vitrine::app

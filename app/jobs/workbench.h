@@ -1,0 +1,173 @@
+// What lies on the bench: one model, one picture, one run. Plain answers for the window; no torch, no Qt in sight.
+//
+// A Workbench lives on the engine thread and is reached only from inside a job. What it returns is immutable and
+// shared.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <vitrine/base/geometry.h>
+#include <vitrine/base/image.h>
+#include <vitrine/base/result.h>
+
+namespace vitrine::app {
+
+/// A small map of values with the range it is shown in by default.
+struct Plane {
+    std::int64_t rows = 0, cols = 0;
+    std::shared_ptr<const std::vector<float>> values;  ///< [rows, cols]
+    float low = 0, high = 1;                           ///< smallest and largest value
+    float shown_low = 0,
+          shown_high = 1;  ///< the default range: min to max, 99.5th percentile for pixels, symmetric when signed
+    bool is_signed = false;
+
+    bool empty() const { return !values || values->empty(); }
+    float at(std::int64_t row, std::int64_t col) const { return (*values)[static_cast<std::size_t>(row * cols + col)]; }
+    MapView view() const;
+};
+Plane make_plane(std::int64_t rows, std::int64_t cols, std::vector<float> values, bool is_signed, bool per_pixel);
+
+struct MethodFacts {
+    std::string name, title, summary, source;
+    std::string why_not;  ///< empty when it can run on the open model
+    bool class_specific = false;
+};
+
+struct ModelFacts {
+    std::string request;  ///< what was asked for: a path or "starter"
+    std::string name, title, architecture, dialect, why, readout;
+    std::int64_t parameters = 0, size_bytes = 0, layers = 0, heads = 0, width = 0, classes = 0, patch_height = 0,
+                 patch_width = 0;
+    std::int64_t input_height = 0, input_width = 0;
+    std::vector<std::string> labels;  ///< one per class
+    std::string label_source;
+    bool labels_assumed = false;
+    std::string preprocessing;  ///< one line
+    std::string preprocessing_source;
+    std::vector<std::string> assumed;  ///< names of guessed preprocessing fields
+    std::vector<std::string> notes;
+    std::vector<MethodFacts> methods;
+};
+
+struct PictureFacts {
+    std::filesystem::path file;
+    std::string name, note;
+    ImageView photo;  ///< upright
+};
+
+struct Prediction {
+    std::int64_t index = 0;
+    std::string label;
+    double logit = 0, probability = 0;
+};
+
+/// One run of the model on the picture.
+struct Look {
+    InputGeometry geometry;
+    ImageView seen;                             ///< what the model sees
+    std::vector<Prediction> top;                ///< five at most
+    std::vector<double> probabilities;          ///< of every class; empty without a classifier
+    std::int64_t grid_rows = 0, grid_cols = 0;  ///< patches of the first mixing; 0 when there are none
+    std::string no_grid;                        ///< why patches cannot be pointed at; empty when they can
+    std::vector<std::int64_t> heads;            ///< per layer
+    std::vector<std::string> prefix;            ///< names of the tokens before the patches
+    std::string readout;                        ///< "class token", "mean of the patches"
+    std::int64_t capture_bytes = 0;
+    double forward_ms = 0;
+    std::vector<std::string> notes;
+};
+
+/// Which token's attention is wanted: a patch, or where the model reads its answer.
+struct Token {
+    std::int64_t row = -1, col = -1;
+    bool is_patch() const { return row >= 0; }
+    bool operator==(const Token&) const = default;
+};
+
+/// What one token reads in one head (or the mean over heads).
+struct Row {
+    Token token;
+    std::int64_t layer = 0, head = -1;                  ///< head -1: mean
+    Plane plane;                                        ///< on the key side's patches
+    std::vector<std::pair<std::string, float>> prefix;  ///< what went to the tokens before the patches
+    std::string implementation;
+    double milliseconds = 0;
+};
+
+/// The same for every head of every layer.
+struct Strip {
+    Token token;
+    std::vector<std::vector<Plane>> layers;  ///< [layer][head]
+    double milliseconds = 0;
+};
+
+struct Finding {
+    std::string name, finding;
+    bool passed = true;
+};
+
+struct Explanation {
+    std::string method, title, explained, implementation, source;
+    Plane plane;
+    bool on_tokens = true, class_specific = false, partial = false;
+    double prefix_mass = 0;
+    double milliseconds = 0;
+    std::vector<Finding> checks;
+    std::vector<std::string> notes;
+};
+
+/// What a dropped path turned out to be.
+struct Sorted {
+    std::vector<std::filesystem::path> models, pictures;
+    std::vector<std::string> refused;  ///< one sentence each
+    bool needs_consent = false;        ///< the model is a TorchScript program
+};
+
+class Workbench {
+  public:
+    using Report = std::function<void(std::int64_t done, std::int64_t total, const std::string& unit)>;
+
+    Workbench();
+    ~Workbench();
+    Workbench(const Workbench&) = delete;
+    Workbench& operator=(const Workbench&) = delete;
+
+    /// Looks at first bytes, not at names. A folder with a model in it is a model, any other folder is its pictures.
+    Sorted sort(const std::vector<std::filesystem::path>& paths) const;
+
+    /// The model that was open stays when this fails.
+    Result<ModelFacts> open_model(const std::string& request, bool trust, std::stop_token stop);
+    /// Decodes a picture and lays it on the bench; the one before stays when this fails.
+    Result<PictureFacts> open_picture(const std::filesystem::path& file, std::stop_token stop);
+    /// What lies on the bench: the model as it was asked for and the picture's file; empty for nothing.
+    std::pair<std::string, std::filesystem::path> at_hand() const;
+    /// A small version for the filmstrip; leaves the bench alone. The longer side is `side` pixels.
+    Result<ImageView> thumbnail(const std::filesystem::path& file, std::int64_t side) const;
+
+    /// Runs the model on the picture and keeps the capture. @error NotFound there is no model or no picture
+    Result<Look> look(std::stop_token stop);
+    /// @error BadInput layer or head out of range; NotFound nothing was captured
+    Result<Row> row(Token token, std::int64_t layer, std::int64_t head) const;
+    Result<Strip> strip(Token token, std::stop_token stop) const;
+    /// Replays 8 rows of every head and compares with what the model used.
+    Result<std::vector<Finding>> check(std::stop_token stop, const Report& report) const;
+    Result<Explanation> explain(const std::string& method, std::optional<std::int64_t> target,
+                                std::optional<std::int64_t> versus, std::stop_token stop, const Report& report);
+
+    static std::vector<std::filesystem::path> builtin_pictures();
+    static bool has_starter();
+
+  private:
+    struct Parts;
+    std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace vitrine::app

@@ -1,0 +1,426 @@
+// Builds and fills the right-hand panels.
+#include "explain_panel.h"
+
+#include <QCheckBox>
+#include <QComboBox>
+#include <QGridLayout>
+#include <QHBoxLayout>
+#include <QLabel>
+#include <QPushButton>
+#include <QSignalBlocker>
+#include <QSlider>
+#include <QToolButton>
+#include <QVBoxLayout>
+
+#include "panels/format.h"
+#include "panels/small_widgets.h"
+#include "windows/theme.h"
+
+namespace vitrine::app {
+namespace {
+
+QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
+
+/// "cls" or "cls, 4 reg": names that differ only in their number are counted.
+QString prefixWords(const std::vector<std::string>& prefix) {
+    QStringList words;
+    std::size_t i = 0;
+    const auto stem = [](std::string name) {
+        while (!name.empty() && name.back() >= '0' && name.back() <= '9') name.pop_back();
+        return name;
+    };
+    while (i < prefix.size()) {
+        std::size_t end = i + 1;
+        while (end < prefix.size() && stem(prefix[end]) == stem(prefix[i])) ++end;
+        words << (end - i == 1 ? text(prefix[i]) : QStringLiteral("%1 %2").arg(end - i).arg(text(stem(prefix[i]))));
+        i = end;
+    }
+    return words.join(QStringLiteral(", "));
+}
+
+QPushButton* segment(const QString& words, const char* place) {
+    auto* button = new QPushButton(words);
+    button->setCheckable(true);
+    button->setProperty("segment", place);
+    return button;
+}
+
+QFrame* rule() {
+    auto* line = new QFrame;
+    line->setFixedHeight(1);
+    line->setStyleSheet(QStringLiteral("background: %1;").arg(Theme::now().line.name()));
+    line->setObjectName(QStringLiteral("rule"));
+    return line;
+}
+
+}  // namespace
+
+ExplainPanel::ExplainPanel(Session& session, ViewSettings& settings, QWidget* parent)
+    : QWidget(parent), session_(session), settings_(settings) {
+    auto* column = new QVBoxLayout(this);
+    column->setContentsMargins(16, 12, 16, 16);
+    column->setSpacing(8);
+
+    column->addWidget(heading(tr("Answer")));
+    predictions_ = new PredictionsView;
+    column->addWidget(predictions_);
+    column->addSpacing(4);
+    column->addWidget(rule());
+    column->addSpacing(4);
+
+    auto* title_row = new QHBoxLayout;
+    title_row->addWidget(heading(tr("Evidence")));
+    title_row->addStretch(1);
+    refresh_ = new QToolButton;
+    refresh_->setToolTip(tr("Compute again"));
+    refresh_->setIconSize({16, 16});
+    title_row->addWidget(refresh_);
+    column->addLayout(title_row);
+    auto* switches = new QHBoxLayout;
+    switches->setSpacing(0);
+    show_explanation_ = segment(tr("Explanation"), "left");
+    show_attention_ = segment(tr("Attention"), "right");
+    show_explanation_->setToolTip(tr("The map of the chosen method (E)"));
+    show_attention_->setToolTip(tr("One head of one layer (E)"));
+    switches->addWidget(show_explanation_, 1);
+    switches->addWidget(show_attention_, 1);
+    column->addLayout(switches);
+    evidence_title_ = new QLabel;
+    evidence_title_->setWordWrap(true);
+    evidence_title_->setFont(sans(13, true));
+    evidence_what_ = quiet();
+    evidence_facts_ = quiet();
+    evidence_facts_->setFont(mono(11));
+    column->addSpacing(4);
+    column->addWidget(evidence_title_);
+    column->addWidget(evidence_what_);
+    column->addWidget(evidence_facts_);
+    auto* findings = new QWidget;
+    findings_ = new QVBoxLayout(findings);
+    findings_->setContentsMargins(0, 4, 0, 0);
+    findings_->setSpacing(4);
+    column->addWidget(findings);
+    live_ = new QCheckBox(tr("Attention follows the cursor"));
+    live_->setToolTip(tr("Hovering a patch shows what it reads. Off: the cursor reads the values of the map (H)"));
+    column->addWidget(live_);
+    column->addSpacing(4);
+    column->addWidget(rule());
+    column->addSpacing(4);
+
+    column->addWidget(heading(tr("View")));
+    range_ = new RangeBar;
+    column->addWidget(range_);
+    opacity_ = new QSlider(Qt::Horizontal);
+    opacity_->setRange(0, 100);
+    column->addWidget(captioned(tr("Opacity"), opacity_, &opacity_value_));
+    colours_ = new QComboBox;
+    colours_->setObjectName(QStringLiteral("colourMaps"));
+    colours_->setIconSize({64, 12});
+    for (int i = 0; i < viz::kColourMaps; ++i) {
+        const auto map = static_cast<viz::ColourMap>(i);
+        // Diverging is chosen by signed maps themselves; jet misleads and is only for presets that reproduce a paper.
+        if (map == viz::ColourMap::Diverging || map == viz::ColourMap::Jet) continue;
+        QImage swatch(64, 12, QImage::Format_RGB32);
+        for (int x = 0; x < 64; ++x) {
+            const auto colour = viz::colour_at(map, x / 63.0);
+            for (int y = 0; y < 12; ++y) swatch.setPixel(x, y, qRgb(colour.r, colour.g, colour.b));
+        }
+        auto name = QString::fromStdString(std::string(viz::name_of(map)));
+        name[0] = name[0].toUpper();
+        colours_->addItem(QPixmap::fromImage(swatch), name, i);
+    }
+    column->addWidget(captioned(tr("Colours"), colours_));
+    auto* sampling = new QWidget;
+    auto* sampling_row = new QHBoxLayout(sampling);
+    sampling_row->setContentsMargins(0, 0, 0, 0);
+    sampling_row->setSpacing(0);
+    const char* places[] = {"left", "middle", "right"};
+    const QString names[] = {tr("Nearest"), tr("Bilinear"), tr("Bicubic")};
+    for (int i = 0; i < 3; ++i) {
+        upsampling_[i] = segment(names[i], places[i]);
+        sampling_row->addWidget(upsampling_[i], 1);
+        connect(upsampling_[i], &QPushButton::clicked, this, [this, i] {
+            settings_.upsampling = static_cast<viz::Upsampling>(i);
+            Q_EMIT settingsChanged();
+        });
+    }
+    upsampling_[0]->setToolTip(tr("True patches"));
+    column->addWidget(captioned(tr("Between patches"), sampling));
+    solid_ = new QCheckBox(tr("Solid"));
+    solid_->setToolTip(tr("Off: opacity follows the value, so that the photo stays visible"));
+    grid_ = new QCheckBox(tr("Patch grid"));
+    logarithmic_ = new QCheckBox(tr("Logarithmic"));
+    auto* toggles = new QGridLayout;
+    toggles->setHorizontalSpacing(16);
+    toggles->setVerticalSpacing(4);
+    toggles->addWidget(solid_, 0, 0);
+    toggles->addWidget(grid_, 0, 1);
+    toggles->addWidget(logarithmic_, 1, 0);
+    column->addLayout(toggles);
+    column->addStretch(1);
+
+    connect(predictions_, &PredictionsView::chosen, &session_, [this](qint64 index) { session_.setTarget(index); });
+    connect(show_explanation_, &QPushButton::clicked, &session_, [this] { session_.preferExplanation(true); });
+    connect(show_attention_, &QPushButton::clicked, &session_, [this] { session_.preferExplanation(false); });
+    connect(refresh_, &QToolButton::clicked, &session_, &Session::refreshExplanation);
+    connect(live_, &QCheckBox::toggled, &session_, &Session::setLive);
+    connect(opacity_, &QSlider::valueChanged, this, [this](int percent) {
+        settings_.opacity = static_cast<float>(percent) / 100.0F;
+        Q_EMIT settingsChanged();
+    });
+    connect(colours_, &QComboBox::currentIndexChanged, this, [this] {
+        settings_.colours = static_cast<viz::ColourMap>(colours_->currentData().toInt());
+        Q_EMIT settingsChanged();
+    });
+    const auto toggle = [this](QCheckBox* box, bool ViewSettings::*member) {
+        connect(box, &QCheckBox::toggled, this, [this, member](bool on) {
+            settings_.*member = on;
+            Q_EMIT settingsChanged();
+        });
+    };
+    toggle(solid_, &ViewSettings::solid);
+    toggle(grid_, &ViewSettings::grid);
+    toggle(logarithmic_, &ViewSettings::logarithmic);
+    connect(range_, &RangeBar::rangeChanged, this, [this](float low, float high) {
+        settings_.range = {low, high};
+        Q_EMIT settingsChanged();
+    });
+    connect(range_, &RangeBar::rangeReset, this, [this] {
+        settings_.range.reset();
+        Q_EMIT settingsChanged();
+    });
+    connect(&session_, &Session::lookChanged, this, &ExplainPanel::refreshPredictions);
+    connect(&session_, &Session::choiceChanged, this, &ExplainPanel::refreshPredictions);
+    connect(&session_, &Session::modelChanged, this, &ExplainPanel::refreshPredictions);
+    connect(&session_, &Session::evidenceChanged, this, &ExplainPanel::refreshEvidence);
+    connect(&session_, &Session::replayChanged, this, &ExplainPanel::refreshEvidence);
+    restyle();
+    refresh();
+}
+
+void ExplainPanel::restyle() {
+    refresh_->setIcon(icon(QStringLiteral("refresh")));
+    for (auto* line : findChildren<QFrame*>(QStringLiteral("rule")))
+        line->setStyleSheet(QStringLiteral("background: %1;").arg(Theme::now().line.name()));
+    findings_key_.clear();
+    refreshEvidence();
+}
+
+void ExplainPanel::refresh() {
+    refreshPredictions();
+    refreshEvidence();
+    const QSignalBlocker a(opacity_), b(colours_), c(solid_), d(grid_), e(logarithmic_), f(live_);
+    opacity_->setValue(static_cast<int>(settings_.opacity * 100.0F + 0.5F));
+    opacity_value_->setText(QStringLiteral("%1 %").arg(opacity_->value()));
+    colours_->setCurrentIndex(colours_->findData(static_cast<int>(settings_.colours)));
+    for (int i = 0; i < 3; ++i) upsampling_[i]->setChecked(static_cast<int>(settings_.upsampling) == i);
+    solid_->setChecked(settings_.solid);
+    grid_->setChecked(settings_.grid);
+    logarithmic_->setChecked(settings_.logarithmic);
+    live_->setChecked(session_.live());
+}
+
+void ExplainPanel::refreshPredictions() {
+    const auto& look = session_.look();
+    QString empty;
+    if (!session_.model())
+        empty = tr("Open a model to see its answer");
+    else if (!session_.picture())
+        empty = tr("Open a picture to see the answer");
+    else if (session_.looking())
+        empty = tr("Running the model");
+    else if (look && session_.model()->classes == 0)
+        empty = tr("This model has no classifier");
+    predictions_->setPredictions(look ? look->top : std::vector<Prediction>{}, session_.explainedClass(), empty);
+}
+
+void ExplainPanel::refreshEvidence() {
+    const bool explanation = session_.showsExplanation();
+    show_explanation_->setChecked(explanation);
+    show_attention_->setChecked(!explanation);
+    const bool attention = session_.look() && !session_.look()->heads.empty();
+    show_attention_->setEnabled(attention || !session_.look());
+    if (session_.look() && !attention) show_attention_->setToolTip(tr("This model has no attention layers"));
+    refresh_->setEnabled(session_.look().has_value() && !session_.explaining());
+    QString title, what, facts;
+    std::vector<Finding> findings;
+    QStringList notes;
+    if (!session_.look()) {
+        title = tr("No evidence yet");
+        what = session_.looking() ? tr("Running the model") : tr("It appears here once a model has answered a picture");
+    } else if (explanation) {
+        const auto* method = session_.methodFacts();
+        title = method ? text(method->title) : tr("No method");
+        if (const auto& found = session_.explanation()) {
+            what = text(found->explained);
+            facts = QStringLiteral("%1  %2").arg(
+                text(found->implementation.empty() ? found->method : found->implementation),
+                duration(found->milliseconds));
+            facts += QStringLiteral("\n%1 \u00d7 %2 %3")
+                         .arg(found->plane.rows)
+                         .arg(found->plane.cols)
+                         .arg(found->on_tokens ? tr("patches") : tr("pixels"));
+            if (found->prefix_mass > 0)
+                facts += tr("\n%1 lies on tokens outside the grid").arg(percent(found->prefix_mass));
+            if (session_.explaining()) what = tr("Computing again");
+            if (!found->class_specific) notes << tr("Does not depend on the class");
+            findings = found->checks;
+            for (const auto& note : found->notes) notes << text(note);
+            if (found->partial) notes << tr("Partial: the work was stopped");
+        } else if (session_.explaining()) {
+            what = tr("Computing");
+        } else if (!session_.explainTrouble().isEmpty()) {
+            what = session_.explainTrouble();
+        }
+    } else if (const auto& row = session_.row()) {
+        title = row->head < 0 ? tr("Layer %1, mean over heads").arg(row->layer)
+                              : tr("Layer %1 head %2").arg(row->layer).arg(row->head);
+        what = row->token.is_patch() ? tr("What patch %1, %2 reads").arg(row->token.row).arg(row->token.col)
+                                     : tr("What the answer is read from: %1").arg(text(session_.look()->readout));
+        facts = QStringLiteral("%1  %2").arg(text(row->implementation), duration(row->milliseconds));
+        for (const auto& [name, mass] : row->prefix) facts += QStringLiteral("\n%1  %2").arg(text(name), percent(mass));
+    } else {
+        title = tr("No attention to show");
+    }
+    for (const auto& finding : session_.replay()) findings.push_back(finding);
+    evidence_title_->setText(title);
+    evidence_what_->setText(what);
+    evidence_facts_->setText(facts);
+    evidence_facts_->setVisible(!facts.isEmpty());
+    // Stale evidence steps back while the new one is on its way.
+    evidence_facts_->setEnabled(!(explanation && session_.explaining()));
+    QString key;
+    for (const auto& finding : findings)
+        key += text(finding.name + finding.finding) + (finding.passed ? QLatin1Char('+') : QLatin1Char('-'));
+    key += notes.join(QLatin1Char('|'));
+    if (key != findings_key_) {
+        findings_key_ = key;
+        clearLayout(findings_);
+        for (const auto& finding : findings) findings_->addWidget(new FindingRow(finding));
+        for (const auto& note : notes) findings_->addWidget(quiet(note));
+    }
+    range_->setPlane(session_.shown(), settings_);
+    opacity_value_->setText(QStringLiteral("%1 %").arg(opacity_->value()));
+    const auto* shown = session_.shown();
+    colours_->setEnabled(!shown || !shown->is_signed);
+    colours_->setToolTip(shown && shown->is_signed ? tr("Signed maps are drawn blue to red around zero") : QString());
+}
+
+// ---- model ----------------------------------------------------------------------------------------------------------
+
+ModelPanel::ModelPanel(Session& session, QWidget* parent) : QWidget(parent), session_(session) {
+    auto* column = new QVBoxLayout(this);
+    column->setContentsMargins(16, 12, 16, 16);
+    column->setSpacing(8);
+    title_ = new QLabel;
+    title_->setProperty("role", "title");
+    title_->setWordWrap(true);
+    column->addWidget(title_);
+    why_ = quiet();
+    column->addWidget(why_);
+    auto* facts = new QWidget;
+    facts_ = new QVBoxLayout(facts);
+    facts_->setContentsMargins(0, 4, 0, 4);
+    facts_->setSpacing(4);
+    column->addWidget(facts);
+    column->addWidget(rule());
+    column->addSpacing(4);
+    auto* row = new QHBoxLayout;
+    row->addWidget(heading(tr("What the model sees")));
+    row->addStretch(1);
+    assumed_ = new QLabel(tr("assumed"));
+    assumed_->setProperty("role", "badge");
+    row->addWidget(assumed_);
+    column->addLayout(row);
+    seen_ = new PictureBox(160);
+    column->addWidget(seen_);
+    preprocessing_ = quiet();
+    column->addWidget(preprocessing_);
+    picture_note_ = quiet();
+    column->addWidget(picture_note_);
+    auto* notes = new QWidget;
+    notes_ = new QVBoxLayout(notes);
+    notes_->setContentsMargins(0, 4, 0, 0);
+    notes_->setSpacing(4);
+    column->addWidget(notes);
+    column->addStretch(1);
+    connect(&session_, &Session::modelChanged, this, &ModelPanel::refresh);
+    connect(&session_, &Session::lookChanged, this, &ModelPanel::refresh);
+    refresh();
+}
+
+void ModelPanel::refresh() {
+    clearLayout(facts_);
+    clearLayout(notes_);
+    const auto& model = session_.model();
+    const auto& look = session_.look();
+    for (auto* line : findChildren<QFrame*>(QStringLiteral("rule")))
+        line->setStyleSheet(QStringLiteral("background: %1;").arg(Theme::now().line.name()));
+    if (!model) {
+        title_->setText(tr("No model"));
+        why_->setText(tr("Drop one on the window, or use Model > Open"));
+        preprocessing_->clear();
+        picture_note_->clear();
+        assumed_->hide();
+        seen_->setImage({});
+        return;
+    }
+    title_->setText(text(model->title));
+    why_->setText(text(model->why));
+    const auto fact = [this](const QString& name, const QString& words) {
+        auto* line = new QWidget;
+        auto* row = new QHBoxLayout(line);
+        row->setContentsMargins(0, 0, 0, 0);
+        auto* label = quiet(name);
+        label->setWordWrap(false);
+        row->addWidget(label, 0, Qt::AlignTop);
+        auto* value = new QLabel(words);
+        value->setFont(mono(11));
+        value->setWordWrap(true);
+        value->setAlignment(Qt::AlignRight | Qt::AlignTop);
+        value->setTextInteractionFlags(Qt::TextSelectableByMouse);
+        row->addWidget(value, 1);
+        facts_->addWidget(line);
+    };
+    fact(tr("Name"), text(model->name));
+    fact(tr("Architecture"),
+         text(model->dialect.empty() ? model->architecture : model->architecture + ", " + model->dialect));
+    fact(tr("Parameters"), count(model->parameters));
+    if (model->size_bytes > 0) fact(tr("Size"), bytes(model->size_bytes));
+    if (model->layers > 0)
+        fact(tr("Layers"), tr("%1, %2 heads each, width %3").arg(model->layers).arg(model->heads).arg(model->width));
+    if (look && look->grid_rows > 0)
+        fact(tr("Tokens"), tr("%1 \u00d7 %2 patches%3")
+                               .arg(look->grid_rows)
+                               .arg(look->grid_cols)
+                               .arg(look->prefix.empty() ? QString() : tr(" + %1").arg(prefixWords(look->prefix))));
+    if (model->patch_height > 0)
+        fact(tr("Patch"), tr("%1 \u00d7 %2 pixels").arg(model->patch_width).arg(model->patch_height));
+    fact(tr("Answer from"), text(model->readout));
+    fact(tr("Classes"), model->classes > 0 ? count(model->classes) : tr("none"));
+    if (look) {
+        fact(tr("Forward run"), duration(look->forward_ms));
+        fact(tr("Kept for maps"), bytes(look->capture_bytes));
+    }
+    seen_->setImage(look ? QImage(look->seen.data, static_cast<int>(look->seen.width),
+                                  static_cast<int>(look->seen.height), static_cast<qsizetype>(look->seen.row_bytes),
+                                  QImage::Format_RGB888)
+                               .copy()
+                         : QImage());
+    preprocessing_->setText(
+        text(model->preprocessing) +
+        (model->preprocessing_source.empty() ? QString() : tr("\nFrom %1").arg(text(model->preprocessing_source))));
+    assumed_->setVisible(!model->assumed.empty());
+    QStringList guessed;
+    for (const auto& field : model->assumed) guessed << text(field);
+    assumed_->setToolTip(
+        tr("No configuration said so: %1. Put a NAME.json beside the model.").arg(guessed.join(QStringLiteral(", "))));
+    picture_note_->setText(session_.picture() ? text(session_.picture()->note) : QString());
+    picture_note_->setVisible(!picture_note_->text().isEmpty());
+    if (!model->label_source.empty()) notes_->addWidget(quiet(tr("Class names: %1").arg(text(model->label_source))));
+    for (const auto& note : model->notes) notes_->addWidget(quiet(text(note)));
+    if (look)
+        for (const auto& note : look->notes) notes_->addWidget(quiet(text(note)));
+}
+
+}  // namespace vitrine::app

@@ -1,0 +1,72 @@
+// The right-hand panels: what the model answered, the evidence with its checks, how it is drawn; and what the model is.
+#pragma once
+
+#include <QWidget>
+
+#include "jobs/session.h"
+#include "panels/view_settings.h"
+
+class QComboBox;
+class QLabel;
+class QPushButton;
+class QSlider;
+class QVBoxLayout;
+class QCheckBox;
+class QToolButton;
+
+namespace vitrine::app {
+
+class PredictionsView;
+class RangeBar;
+class PictureBox;
+
+class ExplainPanel : public QWidget {
+    Q_OBJECT
+
+  public:
+    ExplainPanel(Session& session, ViewSettings& settings, QWidget* parent = nullptr);
+    void restyle();
+    void refresh();
+    PredictionsView* predictions() const { return predictions_; }
+    QSize sizeHint() const override { return {304, 600}; }
+
+  Q_SIGNALS:
+    void settingsChanged();
+
+  private:
+    void refreshEvidence();
+    void refreshPredictions();
+
+    Session& session_;
+    ViewSettings& settings_;
+    PredictionsView* predictions_;
+    QPushButton *show_explanation_, *show_attention_;
+    QLabel *evidence_title_, *evidence_what_, *evidence_facts_;
+    QToolButton* refresh_;
+    QVBoxLayout* findings_;
+    QString findings_key_;
+    QSlider* opacity_;
+    QLabel* opacity_value_ = nullptr;
+    QComboBox* colours_;
+    QPushButton* upsampling_[3];
+    QCheckBox *solid_, *grid_, *logarithmic_, *live_;
+    RangeBar* range_;
+};
+
+/// What is open: the model, its preprocessing, and what it sees.
+class ModelPanel : public QWidget {
+    Q_OBJECT
+
+  public:
+    explicit ModelPanel(Session& session, QWidget* parent = nullptr);
+    void refresh();
+    QSize sizeHint() const override { return {304, 600}; }
+
+  private:
+    Session& session_;
+    QLabel *title_, *why_, *preprocessing_, *assumed_, *picture_note_;
+    PictureBox* seen_;
+    QVBoxLayout *facts_, *notes_;
+};
+
+}  // namespace vitrine::app

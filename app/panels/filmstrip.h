@@ -1,0 +1,27 @@
+// The pictures that are open, as a strip of thumbnails.
+#pragma once
+
+#include <QListWidget>
+
+#include "jobs/session.h"
+
+namespace vitrine::app {
+
+class Filmstrip : public QListWidget {
+    Q_OBJECT
+
+  public:
+    explicit Filmstrip(Session& session, QWidget* parent = nullptr);
+
+  protected:
+    QSize sizeHint() const override { return {104, 400}; }
+    QSize minimumSizeHint() const override { return {88, 100}; }
+    void contextMenuEvent(QContextMenuEvent* event) override;
+
+  private:
+    void refresh();
+    Session& session_;
+    bool filling_ = false;
+};
+
+}  // namespace vitrine::app

@@ -1,0 +1,57 @@
+// Numbers as people read them: units, as many digits as are true, thin spaces in counts.
+#pragma once
+
+#include <QString>
+
+#include <cmath>
+#include <cstdint>
+
+namespace vitrine::app {
+
+/// 1234567 -> "1 234 567" with thin spaces.
+inline QString count(std::int64_t number) {
+    QString digits = QString::number(number);
+    for (qsizetype at = digits.size() - 3; at > (number < 0 ? 1 : 0); at -= 3) digits.insert(at, QChar(0x2009));
+    return digits;
+}
+
+/// 5717416 -> "5.7 M".
+inline QString rough(std::int64_t number) {
+    const double n = static_cast<double>(number);
+    if (n >= 1e9) return QString::number(n / 1e9, 'f', 1) + QStringLiteral(" G");
+    if (n >= 1e6) return QString::number(n / 1e6, 'f', 1) + QStringLiteral(" M");
+    if (n >= 1e3) return QString::number(n / 1e3, 'f', 0) + QStringLiteral(" k");
+    return QString::number(number);
+}
+
+/// Powers of 1000: "23.1 MB".
+inline QString bytes(std::int64_t size) {
+    const double n = static_cast<double>(size);
+    if (n >= 1e9) return QString::number(n / 1e9, 'f', 1) + QStringLiteral(" GB");
+    if (n >= 1e6) return QString::number(n / 1e6, 'f', 1) + QStringLiteral(" MB");
+    if (n >= 1e3) return QString::number(n / 1e3, 'f', 0) + QStringLiteral(" KB");
+    return QString::number(size) + QStringLiteral(" B");
+}
+
+inline QString duration(double milliseconds) {
+    if (milliseconds >= 1000) return QString::number(milliseconds / 1000, 'f', 1) + QStringLiteral(" s");
+    return QString::number(milliseconds, 'f', milliseconds < 10 ? 1 : 0) + QStringLiteral(" ms");
+}
+
+/// Three significant digits, without jumping between notations for common magnitudes.
+inline QString value(double v) {
+    if (!std::isfinite(v)) return QStringLiteral("not a number");
+    const double size = std::abs(v);
+    if (size == 0) return QStringLiteral("0");
+    if (size < 1e-4 || size >= 1e5) return QString::number(v, 'e', 2);
+    return QString::number(v, 'f', size < 1 ? 4 : size < 100 ? 2 : 0);
+}
+
+/// "87 %", "0.4 %", "< 0.1 %".
+inline QString percent(double share) {
+    const double p = share * 100;
+    if (p > 0 && p < 0.05) return QStringLiteral("< 0.1 %");
+    return QString::number(p, 'f', p < 9.95 ? 1 : 0) + QStringLiteral(" %");
+}
+
+}  // namespace vitrine::app

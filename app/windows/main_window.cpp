@@ -1,0 +1,1161 @@
+// Builds the room and keeps its parts agreeing with the session.
+#include "main_window.h"
+
+#include <QActionGroup>
+#include <QApplication>
+#include <QClipboard>
+#include <QCloseEvent>
+#include <QDir>
+#include <QDockWidget>
+#include <QFileDialog>
+#include <QFileInfo>
+#include <QHBoxLayout>
+#include <QLabel>
+#include <QMenu>
+#include <QMenuBar>
+#include <QMessageBox>
+#include <QMimeData>
+#include <QPointer>
+#include <QScrollArea>
+#include <QSettings>
+#include <QStackedWidget>
+#include <QStatusBar>
+#include <QTimer>
+#include <QToolButton>
+#include <QVBoxLayout>
+
+#include <algorithm>
+#include <cmath>
+
+#include <vitrine/base/readers.h>
+
+#include "panels/choice_button.h"
+#include "panels/empty_state.h"
+#include "panels/explain_panel.h"
+#include "panels/filmstrip.h"
+#include "panels/format.h"
+#include "panels/head_strip.h"
+#include "panels/small_widgets.h"
+
+namespace vitrine::app {
+namespace {
+
+QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
+
+constexpr int kRecent = 10;
+constexpr int kMostDeviceLosses = 3;
+const QString kModels = QStringLiteral("recent/models"), kPictures = QStringLiteral("recent/pictures");
+
+QString pictureFilter() {
+    return QObject::tr("Pictures (*.jpg *.jpeg *.png *.bmp *.gif *.tif *.tiff *.webp *.ppm *.pgm);;All files (*)");
+}
+QString modelFilter() {
+    return QObject::tr("Models (*.safetensors *.pth *.pt *.bin *.ckpt *.onnx *.json);;All files (*)");
+}
+
+QScrollArea* scrolled(QWidget* inner) {
+    auto* area = new QScrollArea;
+    area->setWidgetResizable(true);
+    area->setHorizontalScrollBarPolicy(Qt::ScrollBarAlwaysOff);
+    area->setFrameShape(QFrame::NoFrame);
+    area->setWidget(inner);
+    area->setMinimumWidth(264);
+    return area;
+}
+
+}  // namespace
+
+/// The actions that change with what is open.
+struct MainWindow::Actions {
+    QAction *export_picture, *export_map, *copy_picture, *copy_value, *unpin;
+    QAction *fit, *one, *zoom_in, *zoom_out, *grid, *solid, *live, *hide, *theme_system, *theme_dark, *theme_light;
+    QAction *layer_up, *layer_down, *head_up, *head_down, *starter;
+    QAction *flip, *target, *again, *stop;
+    QAction *compare_model, *compare_variant, *compare_flip;
+    std::vector<std::pair<QString, std::vector<QAction*>>> groups;  ///< for the sheet of keys
+    std::vector<QAction*> all;
+};
+
+std::unique_ptr<QSettings> MainWindow::settings() {
+    if (const auto file = qEnvironmentVariable("VITRINE_SETTINGS"); !file.isEmpty())
+        return std::make_unique<QSettings>(file, QSettings::IniFormat);
+    return std::make_unique<QSettings>(QStringLiteral("vitrine"), QStringLiteral("vitrine"));
+}
+
+MainWindow::MainWindow(QWidget* parent)
+    : QMainWindow(parent), settings_(settings()), actions_(std::make_unique<Actions>()) {
+    setObjectName(QStringLiteral("room"));
+    setWindowTitle(QStringLiteral("Vitrine"));
+    setWindowIcon(QIcon(QStringLiteral(":/vitrine/icons/vitrine.svg")));
+    setAcceptDrops(true);
+    setDockOptions(AnimatedDocks | AllowTabbedDocks | AllowNestedDocks);
+    setTabPosition(Qt::RightDockWidgetArea, QTabWidget::North);
+    setTabPosition(Qt::LeftDockWidgetArea, QTabWidget::North);
+    resize(1280, 800);
+    Theme::apply(*qApp, Theme::choiceNamed(settings_->value(QStringLiteral("theme")).toString()));
+    view_settings_.opacity = settings_->value(QStringLiteral("view/opacity"), 0.75).toFloat();
+    view_settings_.grid = settings_->value(QStringLiteral("view/grid"), false).toBool();
+    if (const auto map =
+            viz::colour_map_named(settings_->value(QStringLiteral("view/colours")).toString().toStdString()))
+        view_settings_.colours = *map;
+
+    session_ = new Session(this);
+    graphics_ = std::make_unique<Graphics>();
+    buildTop();
+    buildStage();
+    buildDocks();
+    buildStatus();
+    buildMenus();
+    restyle();
+
+    connect(session_, &Session::noticed, notice_, &NoticeBar::show);
+    connect(session_, &Session::settled, notice_, &NoticeBar::dismiss);
+    connect(session_, &Session::consentWanted, this, &MainWindow::askConsent, Qt::QueuedConnection);
+    connect(session_, &Session::modelOpened, this, [this](const QString& request) {
+        if (request != QLatin1String("starter")) remember(kModels, request);
+    });
+    connect(session_, &Session::pictureOpened, this, [this](const QString& file) { remember(kPictures, file); });
+    connect(session_, &Session::modelChanged, this, [this] { refreshTop(), refreshStage(), refreshActions(); });
+    connect(session_, &Session::pictureChanged, this, [this] {
+        view_settings_.range.reset();
+        cursor_.reset();
+        refreshTop(), refreshStage(), refreshScene();
+    });
+    connect(session_, &Session::lookChanged, this,
+            [this] { refreshTop(), refreshScene(), refreshStatus(), refreshActions(); });
+    connect(session_, &Session::choiceChanged, this, [this] {
+        view_settings_.range.reset();
+        refreshTop();
+    });
+    connect(session_, &Session::evidenceChanged, this, [this] { refreshScene(), refreshStatus(), refreshActions(); });
+    connect(session_, &Session::jobsChanged, this, &MainWindow::refreshJobs);
+
+    const auto geometry = settings_->value(QStringLiteral("window/geometry")).toByteArray();
+    if (!geometry.isEmpty()) restoreGeometry(geometry);
+    const auto state = settings_->value(QStringLiteral("window/state")).toByteArray();
+    if (state.isEmpty() || !restoreState(state, 1)) resetLayout();
+    for (auto* title : findChildren<DockTitle*>()) title->settle();
+    refreshTop();
+    refreshStage();
+    refreshScene();
+    refreshStatus();
+    refreshActions();
+    refreshJobs();
+}
+
+MainWindow::~MainWindow() {
+    // Order matters: no job may report, no frame may be drawn, once the parts below go.
+    session_->disconnect(this);
+    delete session_;
+    session_ = nullptr;
+    delete container_;
+    container_ = nullptr;
+}
+
+void MainWindow::start(const QStringList& paths) { session_->openPaths(paths, true); }
+
+// ---- building -------------------------------------------------------------------------------------------------------
+
+void MainWindow::buildTop() {
+    auto* top = new QWidget;
+    auto* column = new QVBoxLayout(top);
+    column->setContentsMargins(0, 0, 0, 0);
+    column->setSpacing(0);
+    menu_bar_ = new QMenuBar;
+    column->addWidget(menu_bar_);
+    auto* bar = new QFrame;
+    bar->setObjectName(QStringLiteral("topBar"));
+    auto* row = new QHBoxLayout(bar);
+    row->setContentsMargins(12, 8, 12, 8);
+    row->setSpacing(8);
+    model_button_ = new ChoiceButton;
+    target_button_ = new ChoiceButton;
+    versus_button_ = new ChoiceButton;
+    method_button_ = new ChoiceButton;
+    row->addWidget(model_button_);
+    row->addSpacing(8);
+    row->addWidget(target_button_);
+    row->addWidget(versus_button_);
+    row->addSpacing(8);
+    row->addWidget(method_button_);
+    row->addStretch(1);
+    search_button_ = new QToolButton;
+    search_button_->setToolButtonStyle(Qt::ToolButtonTextBesideIcon);
+    search_button_->setText(tr("Search"));
+    search_button_->setToolTip(tr("Find a command (Ctrl+Shift+P)"));
+    connect(search_button_, &QToolButton::clicked, this, &MainWindow::openCommands);
+    row->addWidget(search_button_);
+    column->addWidget(bar);
+    thin_bar_ = new ThinBar;
+    column->addWidget(thin_bar_);
+    notice_ = new NoticeBar;
+    column->addWidget(notice_);
+    setMenuWidget(top);
+
+    model_button_->setHint(tr("Choose or open a model"));
+    model_button_->setItems(
+        [this] {
+            std::vector<ChoiceItem> items;
+            const auto current = session_->model() ? text(session_->model()->request) : QString();
+            if (Workbench::has_starter())
+                items.push_back({tr("Starter, built in"),
+                                 {},
+                                 {},
+                                 QStringLiteral("starter"),
+                                 {},
+                                 current == QLatin1String("starter"),
+                                 {}});
+            QString group = tr("Opened before");
+            for (const auto& path : remembered(kModels)) {
+                const QFileInfo file(path);
+                items.push_back({file.fileName(),
+                                 {},
+                                 path,
+                                 path,
+                                 file.exists() ? QString() : tr("%1 is not there any more").arg(path),
+                                 current == path,
+                                 group});
+                group.clear();
+            }
+            items.push_back(
+                {tr("Open a file"), QStringLiteral("Ctrl+M"), {}, QStringLiteral("\nfile"), {}, false, tr("Open")});
+            items.push_back({tr("Open a folder"),
+                             {},
+                             tr("A hub folder: config.json beside model.safetensors"),
+                             QStringLiteral("\nfolder"),
+                             {},
+                             false,
+                             {}});
+            return items;
+        },
+        tr("Find a model"));
+    connect(model_button_, &ChoiceButton::chosen, this, [this](const QVariant& value) {
+        const auto what = value.toString();
+        if (what == QLatin1String("\nfile")) return openModelFile();
+        if (what == QLatin1String("\nfolder")) return openModelFolder();
+        session_->openModel(what);
+    });
+
+    const auto classes = [this](bool versus) {
+        std::vector<ChoiceItem> items;
+        if (!session_->model()) return items;
+        const auto chosen = versus ? session_->versus() : session_->target();
+        items.push_back({versus ? tr("None") : tr("The predicted class"), {}, {}, qlonglong(-1), {}, !chosen, {}});
+        const auto& look = session_->look();
+        const auto note = [&](std::int64_t index) {
+            return look && index < static_cast<std::int64_t>(look->probabilities.size())
+                       ? percent(look->probabilities[static_cast<std::size_t>(index)])
+                       : QString();
+        };
+        const auto add = [&](std::int64_t index, const QString& group) {
+            const bool same = versus && index == session_->explainedClass();
+            items.push_back({session_->className(index), note(index), tr("Class %1").arg(index), qlonglong(index),
+                             same ? tr("This is the class that is explained") : QString(), chosen == index, group});
+        };
+        if (look) {
+            QString group = tr("Most probable");
+            for (const auto& p : look->top) add(p.index, group), group.clear();
+        }
+        QString group = tr("All classes");
+        for (std::int64_t i = 0; i < session_->model()->classes; ++i) add(i, group), group.clear();
+        return items;
+    };
+    target_button_->setItems([classes] { return classes(false); }, tr("Find a class by name"));
+    versus_button_->setItems([classes] { return classes(true); }, tr("Find a class by name"));
+    target_button_->setHint(tr("The class that is explained"));
+    versus_button_->setHint(tr("Explains the difference to this class"));
+    const auto asIndex = [](const QVariant& value) -> std::optional<std::int64_t> {
+        const auto index = value.toLongLong();
+        return index < 0 ? std::nullopt : std::optional<std::int64_t>(index);
+    };
+    connect(target_button_, &ChoiceButton::chosen, this,
+            [this, asIndex](const QVariant& value) { session_->setTarget(asIndex(value)); });
+    connect(versus_button_, &ChoiceButton::chosen, this,
+            [this, asIndex](const QVariant& value) { session_->setVersus(asIndex(value)); });
+
+    method_button_->setHint(tr("How the answer is explained"));
+    method_button_->setItems(
+        [this] {
+            std::vector<ChoiceItem> items;
+            if (session_->model())
+                for (const auto& method : session_->model()->methods)
+                    items.push_back({text(method.title),
+                                     {},
+                                     text(method.summary + (method.source.empty() ? "" : "\n" + method.source)),
+                                     text(method.name),
+                                     text(method.why_not),
+                                     session_->method() == text(method.name),
+                                     {}});
+            return items;
+        },
+        tr("Find a method"));
+    connect(method_button_, &ChoiceButton::chosen, this,
+            [this](const QVariant& value) { session_->setMethod(value.toString()); });
+}
+
+void MainWindow::buildStage() {
+    stage_ = new QStackedWidget;
+    stage_->setObjectName(QStringLiteral("stage"));
+    empty_ = new EmptyState;
+    stage_->addWidget(empty_);
+    message_ = new QFrame;
+    message_->setObjectName(QStringLiteral("stage"));
+    auto* column = new QVBoxLayout(message_);
+    column->setContentsMargins(48, 48, 48, 48);
+    column->setSpacing(8);
+    column->addStretch(2);
+    message_title_ = new QLabel;
+    message_title_->setProperty("role", "title");
+    message_title_->setAlignment(Qt::AlignCenter);
+    message_text_ = new QLabel;
+    message_text_->setProperty("role", "secondary");
+    message_text_->setAlignment(Qt::AlignCenter);
+    message_text_->setWordWrap(true);
+    message_text_->setTextInteractionFlags(Qt::TextSelectableByMouse);
+    column->addWidget(message_title_);
+    column->addWidget(message_text_);
+    column->addStretch(3);
+    stage_->addWidget(message_);
+    setCentralWidget(stage_);
+    connect(empty_, &EmptyState::openPictureWanted, this, &MainWindow::openPicture);
+    connect(empty_, &EmptyState::openModelWanted, this, &MainWindow::openModelFile);
+    connect(empty_, &EmptyState::recentWanted, this, [this](const QString& path) { session_->openPaths({path}); });
+    makeViewport();
+}
+
+void MainWindow::makeViewport() {
+    if (!graphics_->ready()) return;
+    viewport_ = new Viewport(graphics_.get());
+    container_ = QWidget::createWindowContainer(viewport_);
+    container_->setFocusPolicy(Qt::StrongFocus);
+    container_->setMinimumSize(240, 180);
+    stage_->addWidget(container_);
+    connect(viewport_, &Viewport::pointed, this, [this](double x, double y, bool inside) {
+        cursor_ = inside ? std::optional<Point>({x, y}) : std::nullopt;
+        session_->hover(readingAt(cursor_).patch);
+        refreshScene();
+        refreshStatus();
+    });
+    connect(viewport_, &Viewport::clicked, this, [this](double x, double y) {
+        const auto patch = readingAt(Point{x, y}).patch;
+        if (!patch) return;
+        session_->pin(session_->pinned() == patch ? std::nullopt : patch);
+    });
+    connect(viewport_, &Viewport::menuWanted, this, [this](const QPoint& at) {
+        QMenu menu(this);
+        menu.setToolTipsVisible(true);
+        const auto patch = readingAt(cursor_).patch;
+        auto* pin =
+            menu.addAction(icon(QStringLiteral("pin")),
+                           patch ? tr("Pin patch %1, %2").arg(patch->row).arg(patch->col) : tr("Pin this patch"));
+        pin->setEnabled(patch.has_value());
+        connect(pin, &QAction::triggered, this, [this, patch] { session_->pin(patch); });
+        menu.addAction(actions_->unpin);
+        menu.addSeparator();
+        menu.addAction(actions_->copy_value);
+        menu.addAction(actions_->copy_picture);
+        menu.addAction(actions_->export_picture);
+        menu.addSeparator();
+        menu.addAction(actions_->fit);
+        menu.addAction(actions_->one);
+        menu.addAction(actions_->grid);
+        menu.exec(at);
+    });
+    connect(viewport_, &Viewport::dropped, this, [this](const QStringList& paths) { session_->openPaths(paths); });
+    connect(viewport_, &Viewport::viewChanged, this, &MainWindow::refreshStatus);
+    connect(viewport_, &Viewport::keyWanted, this,
+            [this](QKeyEvent* event) { handleKey(event, event->type() == QEvent::KeyPress); });
+    connect(
+        viewport_, &Viewport::failed, this,
+        [this](const QString& sentence) {
+            if (++device_losses_ <= kMostDeviceLosses) {
+                hint(tr("The graphics device was lost and is being set up again."));
+                replaceGraphics();
+            } else {
+                showMessage(tr("The picture cannot be drawn"), sentence);
+            }
+        },
+        Qt::QueuedConnection);
+}
+
+void MainWindow::replaceGraphics() {
+    if (container_) {
+        stage_->removeWidget(container_);
+        delete container_;
+        container_ = nullptr;
+        viewport_ = nullptr;
+    }
+    graphics_ = std::make_unique<Graphics>();
+    makeViewport();
+    refreshStage();
+    refreshScene();
+}
+
+void MainWindow::showMessage(const QString& title, const QString& sentence) {
+    message_title_->setText(title);
+    message_text_->setText(sentence);
+    stage_->setCurrentWidget(message_);
+}
+
+void MainWindow::buildDocks() {
+    const auto dock = [this](const QString& name, const QString& title, QWidget* widget, Qt::DockWidgetArea area) {
+        auto* made = new QDockWidget(title, this);
+        made->setObjectName(name);
+        made->setWidget(widget);
+        made->setFeatures(QDockWidget::DockWidgetMovable | QDockWidget::DockWidgetClosable);
+        made->setTitleBarWidget(new DockTitle(made, this));
+        addDockWidget(area, made);
+        return made;
+    };
+    filmstrip_ = new Filmstrip(*session_);
+    film_dock_ = dock(QStringLiteral("pictures"), tr("Pictures"), filmstrip_, Qt::LeftDockWidgetArea);
+    explain_ = new ExplainPanel(*session_, view_settings_);
+    explain_dock_ = dock(QStringLiteral("explain"), tr("Explain"), scrolled(explain_), Qt::RightDockWidgetArea);
+    model_panel_ = new ModelPanel(*session_);
+    model_dock_ = dock(QStringLiteral("model"), tr("Model"), scrolled(model_panel_), Qt::RightDockWidgetArea);
+    keys_ = new ShortcutSheet;
+    keys_dock_ = dock(QStringLiteral("keys"), tr("Keys"), scrolled(keys_), Qt::RightDockWidgetArea);
+    head_strip_ = new HeadStrip(*session_);
+    head_strip_->setColours(view_settings_.colours);
+    strip_dock_ = dock(QStringLiteral("heads"), tr("Layers and heads"), head_strip_, Qt::BottomDockWidgetArea);
+    connect(explain_, &ExplainPanel::settingsChanged, this, &MainWindow::settingsChanged);
+}
+
+void MainWindow::resetLayout() {
+    panels_hidden_ = false;
+    for (auto* dock : {film_dock_, explain_dock_, model_dock_, keys_dock_, strip_dock_}) {
+        dock->setFloating(false);
+        removeDockWidget(dock);
+    }
+    addDockWidget(Qt::LeftDockWidgetArea, film_dock_);
+    addDockWidget(Qt::RightDockWidgetArea, explain_dock_);
+    addDockWidget(Qt::RightDockWidgetArea, model_dock_);
+    addDockWidget(Qt::RightDockWidgetArea, keys_dock_);
+    addDockWidget(Qt::BottomDockWidgetArea, strip_dock_);
+    tabifyDockWidget(explain_dock_, model_dock_);
+    tabifyDockWidget(explain_dock_, keys_dock_);
+    for (auto* dock : {film_dock_, explain_dock_, model_dock_, strip_dock_}) dock->show();
+    keys_dock_->hide();
+    explain_dock_->raise();
+    resizeDocks({film_dock_, explain_dock_}, {104, 304}, Qt::Horizontal);
+    resizeDocks({strip_dock_}, {152}, Qt::Vertical);
+    for (auto* title : findChildren<DockTitle*>()) title->settle();
+}
+
+void MainWindow::hidePanels(bool hide) {
+    if (hide == panels_hidden_) return;
+    panels_hidden_ = hide;
+    if (hide) {
+        before_hiding_ = saveState(1);
+        for (auto* dock : findChildren<QDockWidget*>()) dock->hide();
+    } else {
+        restoreState(before_hiding_, 1);
+    }
+    actions_->hide->setChecked(hide);
+}
+
+void MainWindow::buildStatus() {
+    const auto label = [this](int width) {
+        auto* made = new QLabel;
+        made->setFont(mono(11));
+        made->setMinimumWidth(width);  // space is kept, so that nothing jumps when a value arrives
+        statusBar()->addWidget(made);
+        return made;
+    };
+    statusBar()->setSizeGripEnabled(false);
+    statusBar()->setContentsMargins(8, 0, 8, 0);
+    status_value_ = label(176);
+    status_place_ = label(136);
+    status_work_ = label(232);
+    status_size_ = label(80);
+    status_value_->setObjectName(QStringLiteral("statusValue"));
+    status_place_->setObjectName(QStringLiteral("statusPlace"));
+    status_jobs_ = new QLabel;
+    status_jobs_->setFont(mono(11));
+    stop_button_ = new QToolButton;
+    stop_button_->setIconSize({14, 14});
+    stop_button_->setToolTip(tr("Stop the work (Shift+F5)"));
+    connect(stop_button_, &QToolButton::clicked, session_, &Session::cancelAll);
+    statusBar()->addPermanentWidget(status_jobs_);
+    statusBar()->addPermanentWidget(stop_button_);
+}
+
+void MainWindow::buildMenus() {
+    auto& a = *actions_;
+    const auto menu = [this](const QString& title) {
+        auto* made = menu_bar_->addMenu(title);
+        made->setToolTipsVisible(true);
+        return made;
+    };
+    QString group;
+    const auto add = [&](QMenu* where, const QString& title, const QList<QKeySequence>& keys, auto call) {
+        auto* action = where->addAction(title);
+        action->setShortcuts(keys);
+        action->setShortcutContext(Qt::WindowShortcut);
+        addAction(action);
+        connect(action, &QAction::triggered, this, call);
+        a.all.push_back(action);
+        if (!keys.isEmpty()) {
+            if (a.groups.empty() || a.groups.back().first != group)
+                a.groups.emplace_back(group, std::vector<QAction*>{});
+            a.groups.back().second.push_back(action);
+        }
+        return action;
+    };
+    const auto key = [](const char* words) { return QList<QKeySequence>{QKeySequence(QLatin1String(words))}; };
+
+    group = tr("File");
+    auto* file = menu(tr("&File"));
+    add(file, tr("Open picture…"), key("Ctrl+O"), [this] { openPicture(); });
+    add(file, tr("Open folder of pictures…"), key("Ctrl+Shift+O"), [this] { openPictureFolder(); });
+    auto* recent_pictures = file->addMenu(tr("Recent pictures"));
+    connect(recent_pictures, &QMenu::aboutToShow, this,
+            [this, recent_pictures] { fillRecent(recent_pictures, kPictures); });
+    file->addSeparator();
+    a.export_picture = add(file, tr("Export picture…"), key("Ctrl+E"), [this] {
+        const auto path = QFileDialog::getSaveFileName(this, tr("Export picture"), suggestedName(QStringLiteral("png")),
+                                                       tr("PNG (*.png)"));
+        if (path.isEmpty()) return;
+        if (const auto done = exportPicture(path); !done)
+            tell(done.error());
+        else
+            hint(tr("Written to %1").arg(path));
+    });
+    a.export_map = add(file, tr("Export map…"), key("Ctrl+Shift+E"), [this] {
+        const auto path = QFileDialog::getSaveFileName(this, tr("Export the raw map"),
+                                                       suggestedName(QStringLiteral("npy")), tr("NumPy (*.npy)"));
+        if (path.isEmpty()) return;
+        if (const auto done = exportMap(path); !done)
+            tell(done.error());
+        else
+            hint(tr("Written to %1").arg(path));
+    });
+    file->addSeparator();
+    add(file, tr("Quit"), key("Ctrl+Q"), [this] { close(); });
+
+    group = tr("Edit");
+    auto* edit = menu(tr("&Edit"));
+    a.copy_picture = add(edit, tr("Copy picture"), key("Ctrl+C"), [this] {
+        if (!viewport_) return;
+        const auto frame = viewport_->lastFrame();
+        if (!frame) return tell(frame.error());
+        QApplication::clipboard()->setImage(QImage(frame->pixels.data(), static_cast<int>(frame->width),
+                                                   static_cast<int>(frame->height),
+                                                   static_cast<qsizetype>(frame->width * 3), QImage::Format_RGB888)
+                                                .copy());
+    });
+    a.copy_value = add(edit, tr("Copy value"), key("Ctrl+Shift+C"),
+                       [this] { QApplication::clipboard()->setText(status_value_->text()); });
+    edit->addSeparator();
+    a.unpin = add(edit, tr("Unpin"), key("Esc"), [this] { session_->pin(std::nullopt); });
+
+    group = tr("View");
+    auto* view = menu(tr("&View"));
+    a.fit = add(view, tr("Fit"), key("F"), [this] {
+        if (viewport_) viewport_->fit();
+    });
+    a.one = add(view, tr("One to one"), key("1"), [this] {
+        if (viewport_) viewport_->oneToOne();
+    });
+    a.zoom_in = add(view, tr("Zoom in"), {QKeySequence(Qt::Key_Plus), QKeySequence(Qt::Key_Equal)}, [this] {
+        if (viewport_) viewport_->zoomBy(1.25);
+    });
+    a.zoom_out = add(view, tr("Zoom out"), key("-"), [this] {
+        if (viewport_) viewport_->zoomBy(0.8);
+    });
+    view->addSeparator();
+    a.grid = add(view, tr("Patch grid"), key("G"),
+                 [this] { view_settings_.grid = !view_settings_.grid, settingsChanged(); });
+    a.solid =
+        add(view, tr("Solid"), key("S"), [this] { view_settings_.solid = !view_settings_.solid, settingsChanged(); });
+    a.live = add(view, tr("Attention follows the cursor"), key("H"),
+                 [this] { session_->setLive(!session_->live()), explain_->refresh(), refreshActions(); });
+    for (auto* checkable : {a.grid, a.solid, a.live}) checkable->setCheckable(true);
+    view->addSeparator();
+    auto* theme = view->addMenu(tr("Theme"));
+    auto* themes = new QActionGroup(this);
+    a.theme_system = add(theme, tr("System"), {}, [this] { setTheme(Theme::Choice::System); });
+    a.theme_dark = add(theme, tr("Dark"), {}, [this] { setTheme(Theme::Choice::Dark); });
+    a.theme_light = add(theme, tr("Light"), {}, [this] { setTheme(Theme::Choice::Light); });
+    const auto choice = Theme::choiceNamed(settings_->value(QStringLiteral("theme")).toString());
+    int which = 0;
+    for (auto* one : {a.theme_system, a.theme_dark, a.theme_light}) {
+        one->setCheckable(true);
+        one->setChecked(static_cast<int>(choice) == which++);
+        themes->addAction(one);
+    }
+    view->addSeparator();
+    a.hide = add(view, tr("Hide panels"), key("F11"), [this] { hidePanels(!panels_hidden_); });
+    a.hide->setCheckable(true);
+
+    group = tr("Model");
+    auto* model = menu(tr("&Model"));
+    add(model, tr("Open model file…"), key("Ctrl+M"), [this] { openModelFile(); });
+    add(model, tr("Open model folder…"), key("Ctrl+Shift+M"), [this] { openModelFolder(); });
+    auto* recent_models = model->addMenu(tr("Recent models"));
+    connect(recent_models, &QMenu::aboutToShow, this, [this, recent_models] { fillRecent(recent_models, kModels); });
+    a.starter =
+        add(model, tr("Open the built-in model"), {}, [this] { session_->openModel(QStringLiteral("starter")); });
+    model->addSeparator();
+    // Page Up and Page Down as well: brackets need AltGr on some keyboards.
+    a.layer_down = add(model, tr("Previous layer"), {QKeySequence(Qt::Key_BracketLeft), QKeySequence(Qt::Key_PageUp)},
+                       [this] { session_->setLayer(session_->layer() - 1); });
+    a.layer_up = add(model, tr("Next layer"), {QKeySequence(Qt::Key_BracketRight), QKeySequence(Qt::Key_PageDown)},
+                     [this] { session_->setLayer(session_->layer() + 1); });
+    a.head_down = add(model, tr("Previous head"), key(","), [this] { session_->setHead(session_->head() - 1); });
+    a.head_up = add(model, tr("Next head"), key("."), [this] { session_->setHead(session_->head() + 1); });
+
+    group = tr("Explain");
+    explain_menu_ = menu(tr("E&xplain"));
+    a.flip = add(explain_menu_, tr("Switch explanation and attention"), key("E"),
+                 [this] { session_->preferExplanation(!session_->prefersExplanation()); });
+    a.target = add(explain_menu_, tr("Choose the class…"), key("Ctrl+T"), [this] { target_button_->openList(); });
+    a.again = add(explain_menu_, tr("Compute again"), key("F5"), [this] { session_->refreshExplanation(); });
+    a.stop = add(explain_menu_, tr("Stop the work"), key("Shift+F5"), [this] { session_->cancelAll(); });
+    explain_menu_->addSeparator();
+    auto* methods = explain_menu_->addMenu(tr("Method"));
+    methods->setToolTipsVisible(true);
+    connect(methods, &QMenu::aboutToShow, this, [this, methods] {
+        methods->clear();
+        if (!session_->model()) methods->addAction(tr("Open a model first"))->setEnabled(false);
+        if (!session_->model()) return;
+        for (const auto& facts : session_->model()->methods) {
+            auto* action = methods->addAction(text(facts.title));
+            action->setCheckable(true);
+            action->setChecked(session_->method() == text(facts.name));
+            action->setEnabled(facts.why_not.empty());
+            action->setToolTip(text(facts.why_not.empty() ? facts.summary : facts.why_not));
+            connect(action, &QAction::triggered, this, [this, name = text(facts.name)] { session_->setMethod(name); });
+        }
+    });
+
+    group = tr("Compare");
+    auto* compare = menu(tr("&Compare"));
+    a.compare_model = add(compare, tr("Compare with another model…"), {}, [] {});
+    a.compare_variant = add(compare, tr("Compare with a changed self…"), {}, [] {});
+    a.compare_flip = add(compare, tr("Flip A and B (hold D)"), {}, [] {});
+    for (auto* action : {a.compare_model, a.compare_variant, a.compare_flip}) {
+        action->setEnabled(false);
+        action->setToolTip(tr("This version shows one model at a time"));
+    }
+
+    group = tr("Window");
+    auto* window = menu(tr("&Window"));
+    for (auto* dock : {film_dock_, explain_dock_, model_dock_, strip_dock_})
+        window->addAction(dock->toggleViewAction());
+    window->addSeparator();
+    add(window, tr("Reset the layout"), {}, [this] { resetLayout(); });
+
+    group = tr("Help");
+    auto* help = menu(tr("&Help"));
+    add(help, tr("Keys"), key("F1"), [this] {
+        const bool show = !keys_dock_->isVisible() || !keys_->isVisible();
+        keys_dock_->setVisible(show);
+        if (show) keys_dock_->raise();
+    });
+    add(help, tr("Find a command…"), key("Ctrl+Shift+P"), [this] { openCommands(); });
+    add(help, tr("About Vitrine"), {}, [this] {
+        hint(tr("Vitrine %1 opens vision models and shows why they answer as they do. Drawing by %2.")
+                 .arg(QStringLiteral(VITRINE_APP_VERSION),
+                      graphics_->ready() ? graphics_->deviceName() : tr("nothing: %1").arg(graphics_->trouble())));
+    });
+
+    std::vector<ShortcutSheet::Group> sheet;
+    sheet.push_back({tr("On the picture"),
+                     {{tr("Hover"), tr("What this patch reads")},
+                      {tr("Click"), tr("Pin the patch, or unpin it")},
+                      {tr("Wheel"), tr("Zoom at the cursor")},
+                      {tr("Space-drag"), tr("Pan")},
+                      {tr("Hold X"), tr("The picture bare")},
+                      {tr("Right-click"), tr("What applies here")}}});
+    for (const auto& [name, actions] : a.groups) {
+        ShortcutSheet::Group one{name, {}};
+        for (const auto* action : actions) {
+            QStringList keys;
+            for (const auto& sequence : action->shortcuts()) keys << sequence.toString(QKeySequence::NativeText);
+            one.keys.emplace_back(keys.join(QStringLiteral("  ")),
+                                  QString(action->text()).remove(QChar(0x2026)).remove(QLatin1Char('&')));
+        }
+        sheet.push_back(std::move(one));
+    }
+    keys_->setGroups(sheet);
+}
+
+// ---- refreshing -----------------------------------------------------------------------------------------------------
+
+void MainWindow::restyle() {
+    search_button_->setIcon(icon(QStringLiteral("search")));
+    search_button_->setIconSize({16, 16});
+    stop_button_->setIcon(icon(QStringLiteral("stop")));
+    actions_->export_picture->setIcon(icon(QStringLiteral("save")));
+    actions_->copy_picture->setIcon(icon(QStringLiteral("copy")));
+    actions_->fit->setIcon(icon(QStringLiteral("fit")));
+    notice_->restyle();
+    for (auto* title : findChildren<DockTitle*>()) title->restyle();
+    explain_->restyle();
+    model_panel_->refresh();
+    empty_->setState(session_->model().has_value(), session_->model() ? text(session_->model()->title) : QString(),
+                     remembered(kPictures) + remembered(kModels));
+    update();
+}
+
+void MainWindow::setTheme(Theme::Choice choice) {
+    settings_->setValue(QStringLiteral("theme"), Theme::nameOf(choice));
+    Theme::apply(*qApp, choice);
+    restyle();
+    refreshScene();
+}
+
+void MainWindow::settingsChanged() {
+    settings_->setValue(QStringLiteral("view/opacity"), view_settings_.opacity);
+    settings_->setValue(QStringLiteral("view/grid"), view_settings_.grid);
+    settings_->setValue(QStringLiteral("view/colours"),
+                        QString::fromStdString(std::string(viz::name_of(view_settings_.colours))));
+    head_strip_->setColours(view_settings_.colours);
+    explain_->refresh();
+    refreshScene();
+    refreshActions();
+}
+
+void MainWindow::refreshTop() {
+    const auto& model = session_->model();
+    model_button_->setFace(QStringLiteral("model"), {}, model ? text(model->title) : tr("No model"),
+                           model ? rough(model->parameters) : QString());
+    const auto explained = session_->explainedClass();
+    const auto& look = session_->look();
+    QString share;
+    if (explained && look && *explained < static_cast<std::int64_t>(look->probabilities.size()))
+        share = percent(look->probabilities[static_cast<std::size_t>(*explained)]);
+    target_button_->setFace({}, tr("why"), explained ? session_->className(*explained) : tr("no answer yet"), share);
+    QString why_not;
+    if (!model)
+        why_not = tr("Open a model first");
+    else if (model->classes == 0)
+        why_not = tr("This model has no classifier");
+    target_button_->setReason(why_not);
+    const auto* method = session_->methodFacts();
+    if (why_not.isEmpty() && method && !method->class_specific)
+        why_not = tr("%1 does not depend on the class").arg(text(method->title));
+    versus_button_->setFace({}, tr("vs"), session_->versus() ? session_->className(*session_->versus()) : tr("none"));
+    versus_button_->setReason(why_not);
+    method_button_->setFace(QStringLiteral("spark"), {}, method ? text(method->title) : tr("No method"));
+    method_button_->setReason(!model                   ? tr("Open a model first")
+                              : model->methods.empty() ? tr("This build has no methods")
+                                                       : QString());
+    const auto& picture = session_->picture();
+    QStringList title;
+    if (picture) title << text(picture->name);
+    if (model) title << text(model->title);
+    title << QStringLiteral("Vitrine");
+    setWindowTitle(title.join(QStringLiteral(" \u2013 ")));
+}
+
+void MainWindow::refreshStage() {
+    empty_->setState(session_->model().has_value(), session_->model() ? text(session_->model()->title) : QString(),
+                     remembered(kPictures) + remembered(kModels));
+    if (!session_->picture()) {
+        stage_->setCurrentWidget(empty_);
+    } else if (viewport_) {
+        if (stage_->currentWidget() != container_) {
+            stage_->setCurrentWidget(container_);
+            container_->setFocus();
+        }
+    } else {
+        showMessage(
+            tr("The picture cannot be drawn here"),
+            tr("%1. Drawing needs a Vulkan driver; the package mesa-vulkan-drivers brings one for every processor. The "
+               "panels work, and so does the command line: vitrine explain MODEL PICTURE --method rollout --out DIR")
+                .arg(graphics_->trouble()));
+    }
+}
+
+MainWindow::Reading MainWindow::readingAt(const std::optional<Point>& photo) const {
+    Reading reading;
+    const auto& look = session_->look();
+    if (!photo || !look) return reading;
+    const auto input = look->geometry.to_input(*photo);
+    const auto& g = look->geometry;
+    if (input.x < 0 || input.y < 0 || input.x >= static_cast<double>(g.input_width) ||
+        input.y >= static_cast<double>(g.input_height))
+        return reading;
+    if (photo->x < 0 || photo->y < 0 || photo->x >= static_cast<double>(g.photo_width) ||
+        photo->y >= static_cast<double>(g.photo_height))
+        return reading;
+    const auto cell = [&](std::int64_t rows, std::int64_t cols) {
+        return std::pair{
+            static_cast<std::int64_t>(input.y * static_cast<double>(rows) / static_cast<double>(g.input_height)),
+            static_cast<std::int64_t>(input.x * static_cast<double>(cols) / static_cast<double>(g.input_width))};
+    };
+    reading.inside = true;
+    if (look->grid_rows > 0) {
+        const auto [row, col] = cell(look->grid_rows, look->grid_cols);
+        reading.patch = Token{row, col};
+    }
+    if (const auto* plane = session_->shown()) {
+        std::tie(reading.row, reading.col) = cell(plane->rows, plane->cols);
+        reading.value = plane->at(reading.row, reading.col);
+        reading.has_value = true;
+        reading.pixel = plane->rows == g.input_height && plane->cols == g.input_width;
+    }
+    return reading;
+}
+
+viz::Scene MainWindow::composeScene() const {
+    viz::Scene scene;
+    scene.palette = Theme::now().palette();
+    const auto& picture = session_->picture();
+    if (!picture) return scene;
+    scene.picture = picture->photo;
+    scene.picture_id = session_->pictureId();
+    scene.bare = bare_;
+    const auto& look = session_->look();
+    if (!look) return scene;
+    scene.seen = look->geometry.seen();
+    scene.grid_rows = look->grid_rows;
+    scene.grid_cols = look->grid_cols;
+    scene.show_grid = view_settings_.grid;
+    if (const auto patch = session_->hovered()) scene.hovered = viz::Cell{patch->row, patch->col};
+    if (const auto patch = session_->pinned()) scene.pinned = viz::Cell{patch->row, patch->col};
+    if (const auto* plane = session_->shown()) {
+        viz::MapLayer layer;
+        layer.map = plane->view();
+        layer.area = *scene.seen;
+        layer.scale = scale_of(*plane, view_settings_);
+        layer.colours = colours_of(*plane, view_settings_);
+        layer.upsampling = view_settings_.upsampling;
+        layer.solid = view_settings_.solid;
+        // What is out of date steps back until its successor arrives.
+        layer.opacity = view_settings_.opacity * (session_->showsExplanation() && session_->explaining() ? 0.5F : 1.0F);
+        scene.layers.push_back(std::move(layer));
+    }
+    return scene;
+}
+
+viz::Hud MainWindow::composeHud() const {
+    viz::Hud hud;
+    if (!session_->picture() || bare_) return hud;
+    const auto& look = session_->look();
+    if (!look) {
+        hud.notice = (session_->looking() ? tr("Running the model")
+                      : session_->model() ? QString()
+                                          : tr("Open a model to see what it attends to"))
+                         .toStdString();
+        return hud;
+    }
+    const auto* plane = session_->shown();
+    const bool explanation = session_->showsExplanation();
+    if (explanation) {
+        if (const auto* method = session_->methodFacts()) hud.what = method->title;
+        if (session_->explaining()) hud.notice = tr("Computing %1").arg(QString::fromStdString(hud.what)).toStdString();
+        if (!session_->explainTrouble().isEmpty()) hud.notice = session_->explainTrouble().toStdString();
+        if (const auto& found = session_->explanation())
+            hud.timing = (text(found->implementation) + QLatin1Char(' ') + duration(found->milliseconds)).toStdString();
+    } else if (const auto& row = session_->row()) {
+        hud.what = (row->head < 0 ? tr("layer %1 mean").arg(row->layer)
+                                  : tr("layer %1 head %2").arg(row->layer).arg(row->head))
+                       .toStdString();
+        hud.timing = (text(row->implementation) + QLatin1Char(' ') + duration(row->milliseconds)).toStdString();
+    }
+    const auto reading = readingAt(cursor_);
+    if (reading.has_value) hud.value = value(reading.value).toStdString();
+    if (reading.inside)
+        hud.where =
+            (reading.pixel ? tr("pixel %1, %2") : tr("patch %1, %2")).arg(reading.row).arg(reading.col).toStdString();
+    else if (!explanation)
+        hud.where = session_->asked().is_patch()
+                        ? tr("of patch %1, %2").arg(session_->asked().row).arg(session_->asked().col).toStdString()
+                        : look->readout;
+    if (plane) {
+        hud.upsampling = std::string(viz::name_of(view_settings_.upsampling));
+        hud.unit = explanation ? "" : "attention";
+        hud.show_colour_bar = true;
+        hud.scale = scale_of(*plane, view_settings_);
+        hud.colours = colours_of(*plane, view_settings_);
+    }
+    return hud;
+}
+
+void MainWindow::refreshScene() {
+    if (viewport_) viewport_->setScene(composeScene(), composeHud());
+}
+
+void MainWindow::refreshStatus() {
+    const auto reading = readingAt(cursor_);
+    if (reading.inside) {
+        auto words = (reading.pixel ? tr("pixel %1,%2") : tr("patch %1,%2")).arg(reading.row).arg(reading.col);
+        if (reading.has_value) words += QStringLiteral("  ") + value(reading.value);
+        status_value_->setText(words);
+    } else if (cursor_ && session_->look()) {
+        status_value_->setText(tr("not seen by the model"));
+    } else {
+        status_value_->setText(session_->pinned()
+                                   ? tr("pinned patch %1,%2").arg(session_->pinned()->row).arg(session_->pinned()->col)
+                                   : QString());
+    }
+    QString place, work;
+    if (session_->look() && session_->showsExplanation()) {
+        if (const auto* method = session_->methodFacts()) place = text(method->title).toLower();
+        if (const auto& found = session_->explanation())
+            work = text(found->implementation) + QLatin1Char(' ') + duration(found->milliseconds);
+    } else if (const auto& row = session_->row(); row && session_->look()) {
+        place =
+            row->head < 0 ? tr("layer %1 mean").arg(row->layer) : tr("layer %1 head %2").arg(row->layer).arg(row->head);
+        work = text(row->implementation) + QLatin1Char(' ') + duration(row->milliseconds);
+    }
+    status_place_->setText(place);
+    status_work_->setText(work);
+    status_work_->setToolTip(tr("What computed the map that is shown, and how long it took"));
+    status_size_->setText(session_->look() ? bytes(session_->look()->capture_bytes) : QString());
+    status_size_->setToolTip(tr("Kept of the run, so that maps can be computed when they are looked at"));
+}
+
+void MainWindow::refreshJobs() {
+    const auto jobs = session_->jobs();
+    const bool busy = !jobs.running.empty() && !jobs.title.empty();
+    double share = -1;
+    if (jobs.progress.total > 0)
+        share = static_cast<double>(jobs.progress.done) / static_cast<double>(jobs.progress.total);
+    thin_bar_->setProgress(busy, share);
+    QString words = tr("jobs: none");
+    if (busy) {
+        words = text(jobs.title);
+        if (jobs.progress.total > 0)
+            words += tr("  %1 of %2 %3").arg(jobs.progress.done).arg(jobs.progress.total).arg(text(jobs.progress.unit));
+    } else if (jobs.waiting > 1) {
+        words = tr("jobs: %1").arg(jobs.waiting);
+    }
+    status_jobs_->setText(words);
+    stop_button_->setEnabled(busy || jobs.waiting > 1);
+}
+
+void MainWindow::refreshActions() {
+    auto& a = *actions_;
+    const bool picture = session_->picture().has_value(), look = session_->look().has_value();
+    const bool layers = look && !session_->look()->heads.empty();
+    const auto enable = [](QAction* action, bool on, const QString& why_not) {
+        action->setEnabled(on);
+        action->setToolTip(on ? QString() : why_not);
+    };
+    const auto no_picture = tr("Open a picture first"), no_answer = tr("It needs a model and a picture"),
+               no_layers = tr("There are no attention layers to step through");
+    enable(a.export_picture, picture && graphics_->ready(), graphics_->ready() ? no_picture : graphics_->trouble());
+    enable(a.export_map, session_->shown() != nullptr, no_answer);
+    for (auto* action : {a.copy_picture, a.fit, a.one, a.zoom_in, a.zoom_out})
+        enable(action, picture && viewport_, no_picture);
+    enable(a.copy_value, look, no_answer);
+    enable(a.unpin, session_->pinned().has_value(), tr("Nothing is pinned"));
+    for (auto* action : {a.layer_up, a.layer_down, a.head_up, a.head_down, a.flip})
+        enable(action, layers, look ? no_layers : no_answer);
+    enable(a.target, session_->model() && session_->model()->classes > 0, tr("It needs a model with classes"));
+    enable(a.again, look, no_answer);
+    enable(a.starter, Workbench::has_starter(), tr("The built-in model is not part of this build"));
+    a.grid->setChecked(view_settings_.grid);
+    a.solid->setChecked(view_settings_.solid);
+    a.live->setChecked(session_->live());
+}
+
+// ---- doing ----------------------------------------------------------------------------------------------------------
+
+Status MainWindow::exportPicture(const QString& file) {
+    if (!session_->picture()) return fail(ErrorCode::NotFound, "there is no picture to export: open one");
+    auto* compositor = VITRINE_TRY(graphics_->compositor());
+    auto scene = composeScene();
+    const auto width = scene.picture.width, height = scene.picture.height;
+    scene.view.centre = {static_cast<double>(width) / 2, static_cast<double>(height) / 2};
+    scene.view.zoom = 1;
+    scene.hovered.reset();  // the cursor is no part of the picture; what was pinned is
+    scene.display_scale = 1;
+    const auto drawn = VITRINE_TRY(compositor->render(scene, width, height));
+    const QImage image(drawn.pixels.data(), static_cast<int>(drawn.width), static_cast<int>(drawn.height),
+                       static_cast<qsizetype>(drawn.width * 3), QImage::Format_RGB888);
+    // Beside and renamed: a reader sees the old file or the new one.
+    const auto part = file + QStringLiteral(".part");
+    if (!image.save(part, "PNG"))
+        return fail(ErrorCode::Io, "{} cannot be written: is the folder there, and is there space?",
+                    file.toStdString());
+    std::error_code error;
+    std::filesystem::rename(part.toStdString(), file.toStdString(), error);
+    if (error) return fail(ErrorCode::Io, "{} cannot be replaced: {}", file.toStdString(), error.message());
+    return {};
+}
+
+Status MainWindow::exportMap(const QString& file) {
+    const auto* plane = session_->shown();
+    if (!plane) return fail(ErrorCode::NotFound, "there is no map to export: it needs a model and a picture");
+    const std::int64_t shape[] = {plane->rows, plane->cols};
+    return write_npy(file.toStdString(), plane->values->data(), shape);
+}
+
+QString MainWindow::suggestedName(const QString& ending) const {
+    const auto& picture = session_->picture();
+    if (!picture) return {};
+    const QFileInfo file(text(picture->file.string()));
+    const auto folder = settings_->value(QStringLiteral("folders/export"), QDir::homePath()).toString();
+    QString what = session_->showsExplanation() ? session_->method() : QStringLiteral("layer%1").arg(session_->layer());
+    if (!session_->showsExplanation() && session_->head() >= 0) what += QStringLiteral("_head%1").arg(session_->head());
+    return QStringLiteral("%1/%2_%3.%4").arg(folder, file.completeBaseName(), what, ending);
+}
+
+void MainWindow::tell(const Error& error) {
+    Notice notice{Notice::Kind::Failure, text(error.message), {}};
+    if (!notice.sentence.isEmpty()) notice.sentence[0] = notice.sentence[0].toUpper();
+    notice_->show(notice);
+}
+
+void MainWindow::hint(const QString& sentence) {
+    notice_->show({Notice::Kind::Hint, sentence, {}});
+    QTimer::singleShot(8000, this, [this, sentence] {
+        if (notice_->sentence() == sentence) notice_->dismiss();
+    });
+}
+
+void MainWindow::openPicture() {
+    const auto files = QFileDialog::getOpenFileNames(
+        this, tr("Open picture"), settings_->value(QStringLiteral("folders/pictures")).toString(), pictureFilter());
+    if (files.isEmpty()) return;
+    settings_->setValue(QStringLiteral("folders/pictures"), QFileInfo(files.front()).absolutePath());
+    session_->openPaths(files);
+}
+
+void MainWindow::openPictureFolder() {
+    const auto folder = QFileDialog::getExistingDirectory(
+        this, tr("Open folder of pictures"), settings_->value(QStringLiteral("folders/pictures")).toString());
+    if (folder.isEmpty()) return;
+    settings_->setValue(QStringLiteral("folders/pictures"), folder);
+    session_->openPaths({folder});
+}
+
+void MainWindow::openModelFile() {
+    const auto file = QFileDialog::getOpenFileName(
+        this, tr("Open model"), settings_->value(QStringLiteral("folders/models")).toString(), modelFilter());
+    if (file.isEmpty()) return;
+    settings_->setValue(QStringLiteral("folders/models"), QFileInfo(file).absolutePath());
+    session_->openModel(file);
+}
+
+void MainWindow::openModelFolder() {
+    const auto folder = QFileDialog::getExistingDirectory(
+        this, tr("Open model folder"), settings_->value(QStringLiteral("folders/models")).toString());
+    if (folder.isEmpty()) return;
+    settings_->setValue(QStringLiteral("folders/models"), QFileInfo(folder).absolutePath());
+    session_->openModel(folder);
+}
+
+void MainWindow::askConsent(const QString& request) {
+    QMessageBox box(this);
+    box.setObjectName(QStringLiteral("consent"));
+    box.setWindowTitle(tr("Run this model?"));
+    box.setIconPixmap(iconPixmap(QStringLiteral("warning"), Theme::now().warning, 32, devicePixelRatioF()));
+    box.setText(tr("%1 is a TorchScript program.").arg(QFileInfo(request).fileName()));
+    box.setInformativeText(
+        tr("Opening it runs what it contains with your rights. Run it only if you trust where it came from."));
+    auto* run = box.addButton(tr("Run it"), QMessageBox::AcceptRole);
+    auto* cancel = box.addButton(tr("Leave it"), QMessageBox::RejectRole);
+    box.setDefaultButton(cancel);
+    box.setEscapeButton(cancel);
+    box.exec();
+    if (box.clickedButton() == run) session_->openModel(request, true);
+}
+
+void MainWindow::remember(const QString& key, const QString& path) {
+    auto list = remembered(key);
+    list.removeAll(path);
+    list.prepend(path);
+    while (list.size() > kRecent) list.removeLast();
+    settings_->setValue(key, list);
+}
+
+QStringList MainWindow::remembered(const QString& key) const { return settings_->value(key).toStringList(); }
+
+void MainWindow::fillRecent(QMenu* menu, const QString& key) {
+    menu->clear();
+    menu->setToolTipsVisible(true);
+    const auto list = remembered(key);
+    for (const auto& path : list) {
+        const QFileInfo file(path);
+        auto* action = menu->addAction(menu->fontMetrics().elidedText(file.fileName(), Qt::ElideMiddle, 320));
+        action->setEnabled(file.exists());
+        action->setToolTip(file.exists() ? path : tr("%1 is not there any more").arg(path));
+        connect(action, &QAction::triggered, this,
+                [this, key, path] { key == kModels ? session_->openModel(path) : session_->openPaths({path}); });
+    }
+    if (list.isEmpty()) menu->addAction(tr("Nothing was opened yet"))->setEnabled(false);
+    if (list.isEmpty()) return;
+    menu->addSeparator();
+    connect(menu->addAction(tr("Forget these")), &QAction::triggered, this, [this, key] { settings_->remove(key); });
+}
+
+void MainWindow::openCommands() {
+    std::vector<ChoiceItem> items;
+    for (const auto* menu_action : menu_bar_->actions()) {
+        QString group = QString(menu_action->text()).remove(QLatin1Char('&'));
+        for (auto* action : actions_->all) {
+            if (!menu_action->menu()->actions().contains(action)) continue;
+            items.push_back({QString(action->text()).remove(QLatin1Char('&')),
+                             action->shortcut().toString(QKeySequence::NativeText),
+                             {},
+                             QVariant::fromValue<QObject*>(action),
+                             action->isEnabled() ? QString() : action->toolTip(),
+                             false,
+                             group});
+            group.clear();
+        }
+    }
+    constexpr int kWidth = 440;
+    const auto at = mapToGlobal(QPoint((width() - kWidth) / 2, menuWidget()->height() + 8));
+    openChoices(this, at, kWidth, tr("Find a command"), std::move(items), [](const QVariant& value) {
+        if (auto* action = qobject_cast<QAction*>(value.value<QObject*>())) action->trigger();
+    });
+}
+
+// ---- events ---------------------------------------------------------------------------------------------------------
+
+void MainWindow::closeEvent(QCloseEvent* event) {
+    if (panels_hidden_) hidePanels(false);
+    settings_->setValue(QStringLiteral("window/geometry"), saveGeometry());
+    settings_->setValue(QStringLiteral("window/state"), saveState(1));
+    settings_->sync();
+    event->accept();
+}
+
+void MainWindow::dragEnterEvent(QDragEnterEvent* event) {
+    if (!event->mimeData()->hasUrls()) return;
+    event->acceptProposedAction();
+}
+
+void MainWindow::dropEvent(QDropEvent* event) {
+    QStringList paths;
+    for (const auto& url : event->mimeData()->urls())
+        if (url.isLocalFile()) paths << url.toLocalFile();
+    event->acceptProposedAction();
+    session_->openPaths(paths);
+}
+
+/// Keys that reach us without having been a shortcut: holding X, and everything while the viewport has the focus.
+bool MainWindow::handleKey(QKeyEvent* event, bool pressed) {
+    if (event->key() == Qt::Key_X && event->modifiers() == Qt::NoModifier) {
+        if (!event->isAutoRepeat() && bare_ != pressed) {
+            bare_ = pressed;
+            refreshScene();
+        }
+        return true;
+    }
+    if (!pressed) return false;
+    const QKeySequence keys(event->keyCombination());
+    for (auto* action : actions_->all) {
+        if (!action->isEnabled() || !action->shortcuts().contains(keys)) continue;
+        action->trigger();
+        return true;
+    }
+    return false;
+}
+
+void MainWindow::keyPressEvent(QKeyEvent* event) {
+    if (!handleKey(event, true)) QMainWindow::keyPressEvent(event);
+}
+
+void MainWindow::keyReleaseEvent(QKeyEvent* event) {
+    if (!handleKey(event, false)) QMainWindow::keyReleaseEvent(event);
+}
+
+}  // namespace vitrine::app

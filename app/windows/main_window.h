@@ -1,0 +1,149 @@
+// The room: menus, the top bar, the docks around the picture and the status bar.
+#pragma once
+
+#include <QMainWindow>
+
+#include <memory>
+
+#include "jobs/session.h"
+#include "panels/view_settings.h"
+#include "windows/theme.h"
+#include "windows/viewport.h"
+
+class QDockWidget;
+class QLabel;
+class QMenu;
+class QMenuBar;
+class QSettings;
+class QStackedWidget;
+class QToolButton;
+
+namespace vitrine::app {
+
+class ChoiceButton;
+class EmptyState;
+class ExplainPanel;
+class Filmstrip;
+class HeadStrip;
+class ModelPanel;
+class NoticeBar;
+class ShortcutSheet;
+class ThinBar;
+
+class MainWindow : public QMainWindow {
+    Q_OBJECT
+
+  public:
+    explicit MainWindow(QWidget* parent = nullptr);
+    ~MainWindow() override;
+
+    /// Opens what was named on the command line; what is missing is filled in from what is built in.
+    void start(const QStringList& paths);
+
+    Session& session() { return *session_; }
+    Viewport* viewport() const { return viewport_; }
+    Graphics* graphics() const { return graphics_.get(); }
+    HeadStrip* headStrip() const { return head_strip_; }
+    NoticeBar* notice() const { return notice_; }
+    ViewSettings& viewSettings() { return view_settings_; }
+    void settingsChanged();  ///< after `viewSettings` was changed
+
+    /// The picture with its evidence at the photo's own size. PNG.
+    Status exportPicture(const QString& file);
+    /// The raw map that is shown. NumPy.
+    Status exportMap(const QString& file);
+    /// Makes the device and the viewport anew, as after a lost device.
+    void replaceGraphics();
+
+    static std::unique_ptr<QSettings> settings();  ///< VITRINE_SETTINGS names a file; otherwise the user's own
+
+  protected:
+    void closeEvent(QCloseEvent* event) override;
+    void dragEnterEvent(QDragEnterEvent* event) override;
+    void dropEvent(QDropEvent* event) override;
+    void keyPressEvent(QKeyEvent* event) override;
+    void keyReleaseEvent(QKeyEvent* event) override;
+
+  private:
+    void buildTop();
+    void buildStage();
+    void buildDocks();
+    void buildMenus();
+    void buildStatus();
+    void makeViewport();
+    void showMessage(const QString& title, const QString& sentence);
+    void restyle();
+    void setTheme(Theme::Choice choice);
+
+    void refreshTop();
+    void refreshStage();
+    void refreshScene();
+    void refreshStatus();
+    void refreshJobs();
+    void refreshActions();
+    viz::Scene composeScene() const;
+    viz::Hud composeHud() const;
+    struct Reading {
+        bool inside = false;
+        std::optional<Token> patch;  ///< of the patch grid
+        std::int64_t row = 0, col = 0;
+        double value = 0;
+        bool has_value = false;
+        bool pixel = false;  ///< row and col count the model's pixels
+    };
+    Reading readingAt(const std::optional<Point>& photo) const;
+
+    void openPicture();
+    void openPictureFolder();
+    void openModelFile();
+    void openModelFolder();
+    void askConsent(const QString& request);
+    void remember(const QString& key, const QString& path);
+    QStringList remembered(const QString& key) const;
+    void fillRecent(QMenu* menu, const QString& key);
+    void openCommands();
+    void hidePanels(bool hide);
+    void resetLayout();
+    QString suggestedName(const QString& ending) const;
+    void tell(const Error& error);
+    void hint(const QString& sentence);
+    bool handleKey(QKeyEvent* event, bool pressed);
+
+    std::unique_ptr<QSettings> settings_;
+    ViewSettings view_settings_;
+    std::unique_ptr<Graphics> graphics_;
+    Session* session_ = nullptr;
+
+    QMenuBar* menu_bar_ = nullptr;
+    ChoiceButton *model_button_ = nullptr, *target_button_ = nullptr, *versus_button_ = nullptr,
+                 *method_button_ = nullptr;
+    QToolButton* search_button_ = nullptr;
+    ThinBar* thin_bar_ = nullptr;
+    NoticeBar* notice_ = nullptr;
+    QStackedWidget* stage_ = nullptr;
+    EmptyState* empty_ = nullptr;
+    QWidget* message_ = nullptr;
+    QLabel *message_title_ = nullptr, *message_text_ = nullptr;
+    QWidget* container_ = nullptr;
+    Viewport* viewport_ = nullptr;
+    QDockWidget *film_dock_ = nullptr, *explain_dock_ = nullptr, *model_dock_ = nullptr, *strip_dock_ = nullptr,
+                *keys_dock_ = nullptr;
+    Filmstrip* filmstrip_ = nullptr;
+    ExplainPanel* explain_ = nullptr;
+    ModelPanel* model_panel_ = nullptr;
+    HeadStrip* head_strip_ = nullptr;
+    ShortcutSheet* keys_ = nullptr;
+    QLabel *status_value_ = nullptr, *status_place_ = nullptr, *status_work_ = nullptr, *status_size_ = nullptr,
+           *status_jobs_ = nullptr;
+    QToolButton* stop_button_ = nullptr;
+    QMenu* explain_menu_ = nullptr;
+
+    struct Actions;
+    std::unique_ptr<Actions> actions_;
+    std::optional<Point> cursor_;
+    bool bare_ = false, panels_hidden_ = false;
+    QByteArray before_hiding_;
+    int device_losses_ = 0;
+};
+
+}  // namespace vitrine::app
