@@ -20,10 +20,6 @@
 namespace vitrine {
 namespace {
 
-const kernels::ParallelFor kThreads = [](std::int64_t count, const std::function<void(std::int64_t, std::int64_t)>& f) {
-    at::parallel_for(0, count, 1, f);
-};
-
 at::Tensor host_float(const at::Tensor& x) {
     at::Tensor host = x.detach().to(at::TensorOptions().device(at::kCPU).dtype(at::kFloat));
     if (host.size(-1) > 1 && host.stride(-1) != 1) host = host.contiguous();
@@ -131,7 +127,37 @@ Result<MixingCheck> check_rows(const Mixing& m, const at::Tensor& v, const at::T
     return found;
 }
 
+/// d_output as contiguous host floats, with what edits multiplied each head's output by: the gradient with respect to P
+/// V.
+Result<at::Tensor> output_gradient(const Mixing& m, const at::Tensor& d_output, std::int64_t dim,
+                                   const std::vector<double>& head_factors) {
+    if (d_output.dim() != 3 || d_output.size(0) != m.heads || d_output.size(1) != m.queries || d_output.size(2) != dim)
+        return fail(ErrorCode::BadInput, "the gradient of the output must be [{}, {}, {}]", m.heads, m.queries, dim);
+    at::Tensor host = host_float(d_output);
+    if (!head_factors.empty()) host = host * at::tensor(head_factors, at::kFloat).reshape({m.heads, 1, 1});
+    return host;
+}
+
+kernels::SweepFunctor functor_of(Sensitivity functor) {
+    switch (functor) {
+        case Sensitivity::ReluPdP:
+            return kernels::SweepFunctor::ReluPdP;
+        case Sensitivity::PdP:
+            return kernels::SweepFunctor::PdP;
+        case Sensitivity::ReluDP:
+            return kernels::SweepFunctor::ReluDP;
+        case Sensitivity::AbsDP:
+            return kernels::SweepFunctor::AbsDP;
+    }
+    return kernels::SweepFunctor::PdP;
+}
+
 }  // namespace
+
+const kernels::ParallelFor kKernelThreads = [](std::int64_t count,
+                                               const std::function<void(std::int64_t, std::int64_t)>& f) {
+    at::parallel_for(0, count, 1, f);
+};
 
 at::Tensor as_heads(const at::Tensor& x) {
     if (!x.defined()) return x;
@@ -206,7 +232,8 @@ Result<const SoftmaxMixing::Ready*> SoftmaxMixing::ready() const {
             made->lse = lse.narrow(-1, 0, queries).reshape({heads, queries}).to(at::kCPU, at::kFloat).contiguous();
         } else {
             made->lse = at::empty({heads, queries}, at::kFloat);
-            kernels::log_sum_exp(p, made->lse.data_ptr<float>(), kThreads);
+            const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::LogSumExp, p));
+            choice.kernels->log_sum_exp(p, made->lse.data_ptr<float>(), kKernelThreads);
         }
         p.lse = made->lse.data_ptr<float>();
         ready_ = std::move(made);
@@ -222,8 +249,9 @@ Result<at::Tensor> SoftmaxMixing::rows(std::span<const std::int64_t> heads_wante
         const Ready* state = VITRINE_TRY(ready());
         at::Tensor out =
             at::empty({static_cast<std::int64_t>(which.size()), static_cast<std::int64_t>(wanted.size()), keys});
-        kernels::map_rows(state->params, which, wanted, out.data_ptr<float>(), kThreads);
-        implementation_ = "map_rows reference";
+        const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapRows, state->params));
+        choice.kernels->map_rows(state->params, which, wanted, out.data_ptr<float>(), kKernelThreads);
+        answered(choice);
         return out;
     });
 }
@@ -236,8 +264,9 @@ Result<at::Tensor> SoftmaxMixing::columns(std::span<const std::int64_t> heads_wa
         const Ready* state = VITRINE_TRY(ready());
         at::Tensor out =
             at::empty({static_cast<std::int64_t>(which.size()), queries, static_cast<std::int64_t>(wanted.size())});
-        kernels::map_columns(state->params, which, wanted, out.data_ptr<float>(), kThreads);
-        implementation_ = "map_columns reference";
+        const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapColumns, state->params));
+        choice.kernels->map_columns(state->params, which, wanted, out.data_ptr<float>(), kKernelThreads);
+        answered(choice);
         return out;
     });
 }
@@ -250,8 +279,9 @@ Result<at::Tensor> SoftmaxMixing::tile(std::span<const std::int64_t> heads_wante
         const Ready* state = VITRINE_TRY(ready());
         at::Tensor out = at::empty(
             {static_cast<std::int64_t>(which.size()), (q1 - q0 + pool - 1) / pool, (k1 - k0 + pool - 1) / pool});
-        kernels::map_tile(state->params, which, q0, q1, k0, k1, pool, out.data_ptr<float>(), kThreads);
-        implementation_ = "map_tile reference";
+        const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapTile, state->params));
+        choice.kernels->map_tile(state->params, which, q0, q1, k0, k1, pool, out.data_ptr<float>(), kKernelThreads);
+        answered(choice);
         return out;
     });
 }
@@ -261,9 +291,10 @@ Result<at::Tensor> SoftmaxMixing::left(const at::Tensor& r) const {
         const at::Tensor w = VITRINE_TRY(weights(*this, r));
         const Ready* state = VITRINE_TRY(ready());
         at::Tensor out = at::empty({heads, keys});
-        kernels::map_sweep(state->params, w.data_ptr<float>(), w.size(0) == 1 ? 0 : queries, out.data_ptr<float>(),
-                           kThreads);
-        implementation_ = "map_sweep reference";
+        const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapSweep, state->params));
+        choice.kernels->map_sweep(state->params, w.data_ptr<float>(), w.size(0) == 1 ? 0 : queries,
+                                  out.data_ptr<float>(), kKernelThreads);
+        answered(choice);
         return out;
     });
 }
@@ -275,10 +306,50 @@ Result<at::Tensor> SoftmaxMixing::right(const at::Tensor& values) const {
         const Ready* state = VITRINE_TRY(ready());
         at::Tensor out = at::empty({heads, queries, v.size(-1)});
         const std::int64_t strides[2] = {v.stride(0), v.stride(1)};
-        kernels::map_apply(state->params, v.data_ptr<float>(), strides, v.size(-1), out.data_ptr<float>(), kThreads);
-        implementation_ = "map_apply reference";
+        const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapApply, state->params));
+        choice.kernels->map_apply(state->params, v.data_ptr<float>(), strides, v.size(-1), out.data_ptr<float>(),
+                                  kKernelThreads);
+        answered(choice);
         return out;
     });
+}
+
+Result<at::Tensor> SoftmaxMixing::sensitivity(const at::Tensor& r, Sensitivity functor,
+                                              const at::Tensor& d_output) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        if (!parts_.v.defined()) return fail(ErrorCode::Unsupported, "the values of {} were not kept", name);
+        const at::Tensor w = VITRINE_TRY(weights(*this, r));
+        const at::Tensor values = host_float(as_heads(parts_.v));  // [key heads, keys, dim]
+        const at::Tensor gradient = VITRINE_TRY(output_gradient(*this, d_output, values.size(-1), parts_.head_factors));
+        const Ready* state = VITRINE_TRY(ready());
+        kernels::GradientParams g;
+        g.v = values.data_ptr<float>();
+        g.d_out = gradient.data_ptr<float>();
+        g.value_dim = values.size(-1);
+        for (int axis = 0; axis < 2; ++axis) {
+            g.v_stride[axis] = values.stride(axis);
+            g.d_out_stride[axis] = gradient.stride(axis);
+        }
+        const kernels::SweepFunctor wanted = functor_of(functor);
+        if (values.size(0) != state->params.key_heads)
+            return fail(ErrorCode::Unsupported, "{} has {} heads of values and {} of keys", name, values.size(0),
+                        state->params.key_heads);
+        if (const char* why = kernels::cannot_run(state->params, g, wanted))
+            return fail(ErrorCode::Unsupported, "the gradient sweep of {} cannot be computed: {}", name, why);
+        at::Tensor out = at::empty({heads, keys});
+        const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapSweepGradient, state->params));
+        choice.kernels->map_sweep_gradient(state->params, g, wanted, w.data_ptr<float>(), w.size(0) == 1 ? 0 : queries,
+                                           out.data_ptr<float>(), kKernelThreads);
+        answered(choice);
+        return out;
+    });
+}
+
+Result<const kernels::AttentionParams*> SoftmaxMixing::params() const { return &VITRINE_TRY(ready())->params; }
+
+void SoftmaxMixing::answered(const kernels::Choice& choice) const {
+    std::lock_guard lock(mutex_);
+    implementation_ = choice.shown();
 }
 
 Result<MixingCheck> SoftmaxMixing::check(std::uint64_t seed) const {
@@ -301,7 +372,10 @@ std::int64_t SoftmaxMixing::size_bytes() const {
     return bytes;
 }
 
-std::string SoftmaxMixing::implementation() const { return implementation_; }
+std::string SoftmaxMixing::implementation() const {
+    std::lock_guard lock(mutex_);
+    return implementation_;
+}
 at::Tensor SoftmaxMixing::q() const { return as_heads(parts_.q); }
 at::Tensor SoftmaxMixing::output() const { return as_heads(parts_.output); }
 
@@ -379,6 +453,21 @@ Result<at::Tensor> DenseMixing::right(const at::Tensor& values) const {
     return guarded([&]() -> Result<at::Tensor> {
         VITRINE_CHECK(check_values(*this, values));
         return host().matmul(host_float(values));
+    });
+}
+
+Result<at::Tensor> DenseMixing::sensitivity(const at::Tensor& r, Sensitivity functor,
+                                            const at::Tensor& d_output) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        if (!v_.defined()) return fail(ErrorCode::Unsupported, "the values of {} were not kept", name);
+        const at::Tensor w = VITRINE_TRY(weights(*this, r));
+        const at::Tensor values = host_float(as_heads(v_));
+        const at::Tensor gradient = VITRINE_TRY(output_gradient(*this, d_output, values.size(-1), head_factors_));
+        at::Tensor x = gradient.matmul(values.transpose(-2, -1));  // [heads, queries, keys], as large as what was kept
+        if (functor == Sensitivity::ReluPdP || functor == Sensitivity::PdP) x = x * host();
+        if (functor == Sensitivity::AbsDP) x = x.abs();
+        if (functor == Sensitivity::ReluPdP || functor == Sensitivity::ReluDP) x = x.clamp_min(0);
+        return w.unsqueeze(1).expand({heads, 1, queries}).matmul(x).select(1, 0).contiguous();
     });
 }
 

@@ -10,7 +10,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <vitrine/kernels/attention.h>
+#include <vitrine/kernels/chooser.h>
 #include <vitrine/mixing.h>
 
 namespace vitrine {
@@ -49,6 +49,7 @@ class SoftmaxMixing final : public Mixing {
                             std::int64_t k1, std::int64_t pool) const override;
     Result<at::Tensor> left(const at::Tensor& r) const override;
     Result<at::Tensor> right(const at::Tensor& v) const override;
+    Result<at::Tensor> sensitivity(const at::Tensor& r, Sensitivity functor, const at::Tensor& d_output) const override;
     Result<MixingCheck> check(std::uint64_t seed = 0) const override;
     std::int64_t size_bytes() const override;
     std::string implementation() const override;
@@ -58,6 +59,8 @@ class SoftmaxMixing final : public Mixing {
     at::Tensor output() const override;
 
     const SoftmaxParts& parts() const { return parts_; }
+    /// What the kernels are given; valid while the Mixing lives.
+    Result<const kernels::AttentionParams*> params() const;
 
   private:
     /// Host copies where the kept tensors are not fp32 on the host already, and the parameters that point into them.
@@ -66,6 +69,8 @@ class SoftmaxMixing final : public Mixing {
         kernels::AttentionParams params;
     };
     Result<const Ready*> ready() const;
+    /// Notes which implementation answered.
+    void answered(const kernels::Choice& choice) const;
 
     SoftmaxParts parts_;
     mutable std::mutex mutex_;  ///< a capture is shared; the first reader prepares
@@ -86,6 +91,7 @@ class DenseMixing final : public Mixing {
                             std::int64_t k1, std::int64_t pool) const override;
     Result<at::Tensor> left(const at::Tensor& r) const override;
     Result<at::Tensor> right(const at::Tensor& v) const override;
+    Result<at::Tensor> sensitivity(const at::Tensor& r, Sensitivity functor, const at::Tensor& d_output) const override;
     Result<MixingCheck> check(std::uint64_t seed = 0) const override;
     bool row_stochastic() const override;
     std::int64_t size_bytes() const override;
@@ -103,6 +109,9 @@ class DenseMixing final : public Mixing {
     mutable std::mutex mutex_;
     mutable at::Tensor host_;
 };
+
+/// The engine's threads, as kernels take them.
+extern const kernels::ParallelFor kKernelThreads;
 
 /// Leading axes made one: [..., tokens, dim] -> [heads, tokens, dim].
 at::Tensor as_heads(const at::Tensor& x);

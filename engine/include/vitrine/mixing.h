@@ -27,6 +27,14 @@ struct MixingCheck {
     std::string sentence;     ///< what failed, or "8 rows a head, output within 2e-7"
 };
 
+/// What sensitivity() sums: p an entry of the map, dp the gradient with respect to it.
+enum class Sensitivity : std::uint8_t {
+    ReluPdP,  ///< max(p dp, 0): Chefer
+    PdP,      ///< p dp
+    ReluDP,   ///< max(dp, 0): LeGrad
+    AbsDP     ///< |dp|
+};
+
 class Mixing {
   public:
     virtual ~Mixing() = default;
@@ -49,6 +57,13 @@ class Mixing {
     virtual Result<at::Tensor> left(const at::Tensor& r) const = 0;
     /// P V for each head. v is [heads, keys, dim] -> [heads, queries, dim]
     virtual Result<at::Tensor> right(const at::Tensor& v) const = 0;
+    /// sum_i r_i f(p_ij, dp_ij) for each head, dp_ij = d_output_i . v_j; the gradient forms in one sweep, without forming a map.
+    ///
+    /// @param r         [heads, queries] (or [1, queries], shared)
+    /// @param d_output  [heads, queries, dim], the gradient of a score with respect to output()
+    /// @return          [heads, keys]
+    /// @error Unsupported  it kept no values, or P is not made by a softmax or kept whole
+    virtual Result<at::Tensor> sensitivity(const at::Tensor& r, Sensitivity functor, const at::Tensor& d_output) const;
     /// On 8 random rows a head: P V equals the output the model used (1e-4 relative in fp32, 2e-2 in bf16), rows sum to 1, mass is kept.
     virtual Result<MixingCheck> check(std::uint64_t seed = 0) const = 0;
 
@@ -94,5 +109,23 @@ struct Flow {
     std::int64_t layers() const;  ///< number of steps that are blocks
     const FlowStep* block(std::int64_t layer) const;  ///< negative counts from the end; null when there is none
 };
+
+/// The same rows of every block of a flow.
+struct LayerRows {
+    std::vector<at::Tensor> rows;  ///< one a block: [heads, queries, keys], or [queries, keys] when heads were averaged
+    std::string implementation;    ///< "map_rows_layers avx512"
+};
+
+/// Computes these rows for all blocks in one pass over the kept keys, which is what reading them once costs.
+///
+/// @param queries    tokens of the query side; negative counts from the end; the blocks must all have them
+/// @param head_mean  averages the heads while computing
+/// @error BadInput   a query that a block does not have, named
+Result<LayerRows> rows_of_layers(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean);
+
+/// The distribution over the tokens of the last block from which the answer is read: the class token, the mean of the patches, or, with
+/// attention pooling, the pooler's row (mean over its heads). [tokens], sums to 1.
+/// @error Unsupported  the flow does not know it
+Result<at::Tensor> readout_of_blocks(const Flow& flow);
 
 }  // namespace vitrine
