@@ -5,7 +5,44 @@
 
 namespace vitrine::cli {
 
+namespace {
+
+/// One line a figure: groups are indented by their name.
+void print(const std::string& prefix, const nlohmann::json& value) {
+    for (const auto& [key, part] : value.items()) {
+        if (part.is_object() && part.contains("met")) {
+            const bool at_most = part.contains("at_most");
+            fmt::print("{:<52} {:.4g}  ({} {}: {})\n", prefix + key, part["value"].get<double>(),
+                       at_most ? "at most" : "at least", part[at_most ? "at_most" : "at_least"].dump(),
+                       part["met"].get<bool>() ? "met" : "missed");
+        } else if (part.is_object()) {
+            print(prefix + key + ".", part);
+        } else if (part.is_number_float()) {
+            fmt::print("{:<52} {:.4g}\n", prefix + key, part.get<double>());
+        } else {
+            fmt::print("{:<52} {}\n", prefix + key, part.is_string() ? part.get<std::string>() : part.dump());
+        }
+    }
+}
+
+Status bench_attention_suite(const Common& common, const BenchOptions& options) {
+    nlohmann::json results = nlohmann::json::array();
+    for (const std::string& name : options.cases.empty() ? attention_bench_cases() : options.cases) {
+        say("measuring " + name);
+        results.push_back(VITRINE_TRY(bench_attention(name, static_cast<int>(options.repeats))));
+        if (!common.json) {
+            print("", results.back());
+            fmt::print("\n");
+        }
+    }
+    if (common.json) fmt::print("{}\n", nlohmann::json{{"suite", "attention"}, {"cases", results}}.dump(2));
+    return {};
+}
+
+}  // namespace
+
 Status bench(const Common& common, const BenchOptions& options) {
+    if (options.suite == "attention") return bench_attention_suite(common, options);
     const auto model = VITRINE_TRY(open(common));
     std::filesystem::path picture = options.image;
     if (options.image.empty()) {

@@ -122,10 +122,13 @@ int run(const std::vector<std::string>& arguments) {
 
     BenchOptions bench_options;
     auto* bench_command = app.add_subcommand("bench", "measures, with the answer verified first");
-    bench_command->add_option("suite", bench_options.suite, "capture")->required()->check(CLI::IsMember({"capture"}));
+    bench_command->add_option("suite", bench_options.suite, "capture or attention")
+        ->required()
+        ->check(CLI::IsMember({"capture", "attention"}));
     common.model = "starter";
     bench_command->add_option("--model", common.model, "a model (default: starter)");
     bench_command->add_option("--image", bench_options.image, "a picture (default: built in)");
+    bench_command->add_option("--case", bench_options.cases, "attention: these cases only");
     bench_command->add_option("--repeats", bench_options.repeats, "measurements")->check(CLI::Range(3, 100000));
     bench_command->add_option("--threads", common.threads, "compute threads")->check(CLI::Range(1, 1024));
     bench_command->add_option("--device", common.device, "cpu or cuda[:N]");

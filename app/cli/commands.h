@@ -57,6 +57,7 @@ struct BenchOptions {
     std::string suite;
     std::int64_t repeats = 30;
     std::string image;
+    std::vector<std::string> cases;  ///< of the attention suite; empty is all
 };
 Status bench(const Common& common, const BenchOptions& options);
 

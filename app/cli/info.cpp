@@ -45,7 +45,7 @@ Status info(const Common& common, const InfoOptions& options) {
         fmt::print("{}\n", out.dump(2));
         return {};
     }
-    const auto line = [](std::string_view name, const std::string& text) { fmt::print("{:<15}{}\n", name, text); };
+    const auto line = [](std::string_view name, const std::string& text) { fmt::print("{:<17}{}\n", name, text); };
     line("name", facts.name);
     line("architecture", fmt::format("{} ({}{})", facts.title, facts.architecture,
                                      facts.dialect.empty() ? "" : ", " + facts.dialect + " names"));

@@ -1,5 +1,6 @@
 // What every architecture promises, shown on its own tiny model.
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/zeros_like.h>
 #include <ATen/ops/isfinite.h>

@@ -1,4 +1,5 @@
 // What every explainer promises, shown on the tiny model of every architecture it can run on.
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/isfinite.h>
 #include <gtest/gtest.h>
 #include <vitrine/registry.h>
@@ -16,6 +17,11 @@ Input made_input(const Model& model) {
 class ExplainerContract : public testing::TestWithParam<std::string> {
   protected:
     void SetUp() override { explainer_ = *registry().explainer(GetParam()); }
+
+    /// A traced model whose layers hang together in an unknown way may be refused, in words, after it ran; a native one may not.
+    static bool refused(const Model& model, const Result<Attribution>& result) {
+        return !model.is_native() && !result && result.error().code == ErrorCode::Unsupported && !result.error().message.empty();
+    }
 
     /// Calls `body` for each architecture's tiny model on which the method has a meaning.
     template <class Body>
@@ -42,6 +48,7 @@ TEST_P(ExplainerContract, GivesAFiniteMapOfTheModelsGridOrInput) {
         const Input input = made_input(model);
         ExplainContext context(model, input, {}, 0);
         const auto result = explainer_->explain(context, Settings(explainer_->parameters()));
+        if (refused(model, result)) return;
         ASSERT_TRUE(result.has_value()) << result.error().message;
         ASSERT_EQ(result->map.dim(), 2);
         EXPECT_TRUE(at::isfinite(result->map).all().item<bool>());
@@ -61,6 +68,7 @@ TEST_P(ExplainerContract, EqualSeedsGiveEqualMaps) {
         ExplainContext first(model, input, {}, 5), second(model, input, {}, 5);
         const Settings settings(explainer_->parameters());
         const auto a = explainer_->explain(first, settings), b = explainer_->explain(second, settings);
+        if (refused(model, a) && refused(model, b)) return;
         ASSERT_TRUE(a.has_value() && b.has_value());
         EXPECT_TRUE(a->map.equal(b->map));
     });
