@@ -1,0 +1,30 @@
+// Saves the contract suite's ViT the way people get theirs.
+#include "tiny_model.h"
+
+#include <vitrine/base/file.h>
+#include <vitrine/base/readers.h>
+#include <vitrine/registry.h>
+
+namespace vitrine::test {
+
+Status write_tiny_model(const std::filesystem::path& folder) {
+    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
+    const auto model = VITRINE_TRY(architecture->tiny(7));
+    std::vector<at::Tensor> kept;
+    std::vector<NamedTensor> named;
+    for (const auto& [name, parameter] : model->parameters()) {
+        kept.push_back(parameter.detach().to(at::kCPU, at::kFloat).contiguous());
+        TensorEntry entry;
+        entry.dtype = DType::F32;
+        entry.shape = kept.back().sizes().vec();
+        entry.strides = kept.back().strides().vec();
+        entry.data = reinterpret_cast<const std::byte*>(kept.back().const_data_ptr<float>());
+        named.push_back({name, entry});
+    }
+    std::error_code failed;
+    std::filesystem::create_directories(folder, failed);
+    VITRINE_CHECK(write_safetensors(folder / "model.safetensors", named, {}));
+    return write_text(folder / "config.json", architecture->configuration(*model, "vit_tiny_test").dump());
+}
+
+}  // namespace vitrine::test

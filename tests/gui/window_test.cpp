@@ -1,0 +1,469 @@
+// The real window, driven as a person would: drop, hover, click, keys, export; and compared with the off-screen
+// composite.
+#include <QApplication>
+#include <QDir>
+#include <QDockWidget>
+#include <QDropEvent>
+#include <QElapsedTimer>
+#include <QImage>
+#include <QLabel>
+#include <QMimeData>
+#include <QPainter>
+#include <QStandardPaths>
+#include <QTemporaryDir>
+#include <QUrl>
+#include <QtTest/QTest>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+#include "panels/explain_panel.h"
+#include "panels/head_strip.h"
+#include "panels/small_widgets.h"
+#include "tiny_model.h"
+#include "windows/main_window.h"
+
+namespace vitrine::app {
+namespace {
+
+constexpr int kPatience_ms = 60'000;  // a loaded machine with a software driver
+
+template <class Done>
+bool wait_until(Done done) {
+    QElapsedTimer timer;
+    timer.start();
+    while (!done()) {
+        if (timer.elapsed() > kPatience_ms) return false;
+        QCoreApplication::processEvents(QEventLoop::AllEvents, 20);
+    }
+    return true;
+}
+
+std::filesystem::path data() {
+    const char* set = std::getenv("VITRINE_TEST_DATA");
+    return set ? set : std::string(VITRINE_SOURCE_DIR) + "/../shared/data";
+}
+
+/// Drops files on a widget or window as the window system would.
+template <class Target>
+void drop(Target* target, const QStringList& files, const QPoint& at = {50, 50}) {
+    QMimeData mime;
+    QList<QUrl> urls;
+    for (const auto& file : files) urls << QUrl::fromLocalFile(file);
+    mime.setUrls(urls);
+    QDragEnterEvent enter(at, Qt::CopyAction, &mime, Qt::LeftButton, Qt::NoModifier);
+    QCoreApplication::sendEvent(target, &enter);
+    ASSERT_TRUE(enter.isAccepted());
+    QDropEvent event(at, Qt::CopyAction, &mime, Qt::LeftButton, Qt::NoModifier);
+    QCoreApplication::sendEvent(target, &event);
+    ASSERT_TRUE(event.isAccepted());
+}
+
+/// Largest difference of any channel, or -1 when the sizes differ.
+int difference(const Image& a, const Image& b) {
+    if (a.width != b.width || a.height != b.height || a.empty()) return -1;
+    int most = 0;
+    for (std::size_t i = 0; i < a.pixels.size(); ++i)
+        most = std::max(most, std::abs(int(a.pixels[i]) - int(b.pixels[i])));
+    return most;
+}
+
+class WindowTest : public testing::Test {
+  protected:
+    static void SetUpTestSuite() {
+        folder_ = new QTemporaryDir;
+        std::error_code ignored;
+        const auto shared = std::filesystem::weakly_canonical(data(), ignored) / "vit_tiny_patch16_224";
+        if (std::filesystem::exists(shared / "model.safetensors")) {
+            model_ = QString::fromStdString(shared.string());
+        } else {
+            model_ = folder_->filePath("tiny");
+            const auto written = test::write_tiny_model(model_.toStdString());
+            ASSERT_TRUE(written) << written.error().message;
+        }
+        for (int i = 0; i < 2; ++i) {
+            QImage picture(320 - 40 * i, 240 + 20 * i, QImage::Format_RGB888);
+            picture.fill(QColor(40 + 90 * i, 80, 120));
+            QPainter painter(&picture);
+            painter.setPen(Qt::NoPen);
+            for (int k = 0; k < 12; ++k) {
+                painter.setBrush(QColor::fromHsv((k * 97 + i * 40) % 360, 200, 220));
+                painter.drawEllipse(QPoint((k * 83) % picture.width(), (k * 59) % picture.height()), 18 + k * 2,
+                                    14 + k);
+            }
+            painter.end();
+            pictures_[i] = folder_->filePath(QString("picture_%1.png").arg(i));
+            ASSERT_TRUE(picture.save(pictures_[i]));
+        }
+        photo_ = pictures_[0];
+        const auto real = shared.parent_path() / "imagenet_photos" / "n02085782_Japanese_spaniel.jpg";
+        if (std::filesystem::exists(real)) photo_ = QString::fromStdString(real.string());
+    }
+    static void TearDownTestSuite() { delete folder_; }
+
+    void SetUp() override {
+        qputenv("VITRINE_SETTINGS", folder_->filePath(QString("settings_%1.ini").arg(++count_)).toUtf8());
+        open();
+    }
+    void open() {
+        window_ = std::make_unique<MainWindow>();
+        window_->show();
+        ASSERT_TRUE(QTest::qWaitForWindowExposed(window_.get(), kPatience_ms));
+        if (!needs_vulkan_) return;
+        if (!window_->graphics()->ready())
+            GTEST_SKIP() << "no Vulkan here: " << window_->graphics()->trouble().toStdString();
+    }
+    void TearDown() override { window_.reset(); }
+
+    Session& session() { return window_->session(); }
+    Viewport* viewport() { return window_->viewport(); }
+    bool settled() {
+        return session().look() && session().explanation() && !session().explaining() && session().row() &&
+               session().strip() && viewport()->framesDrawn() > 0;
+    }
+    void open_all() {
+        drop(window_.get(), {model_, photo_});
+        ASSERT_TRUE(wait_until([&] { return settled(); })) << "notice: " << window_->notice()->sentence().toStdString();
+    }
+    QPoint patch_at(std::int64_t row, std::int64_t col) {
+        const auto& look = *session().look();
+        const auto box = look.geometry.cell(row, col, look.grid_rows, look.grid_cols);
+        return viewport()->toWindow({(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2}).toPoint();
+    }
+    void hover(std::int64_t row, std::int64_t col) {
+        const auto at = patch_at(row, col);
+        QTest::mouseMove(viewport(), at - QPoint(1, 1));
+        QTest::mouseMove(viewport(), at);
+        ASSERT_TRUE(wait_until([&] { return session().hovered() == Token{row, col}; }));
+    }
+    void wait_for_row(Token token) {
+        ASSERT_TRUE(wait_until([&] {
+            return session().row() && session().row()->token == token && session().row()->layer == session().layer() &&
+                   session().row()->head == session().head();
+        }));
+    }
+    void expect_frame_equals_composite() {
+        const auto before = viewport()->framesDrawn();
+        viewport()->requestUpdate();
+        ASSERT_TRUE(wait_until([&] { return viewport()->framesDrawn() > before; }));
+        const auto frame = viewport()->lastFrame();
+        ASSERT_TRUE(frame) << frame.error().message;
+        auto* compositor = window_->graphics()->compositor().value();
+        const auto drawn = compositor->render(viewport()->scene(), frame->width, frame->height);
+        ASSERT_TRUE(drawn) << drawn.error().message;
+        EXPECT_EQ(difference(*frame, *drawn), 0);
+    }
+
+    static inline QTemporaryDir* folder_ = nullptr;
+    static inline QString model_, pictures_[2], photo_;
+    static inline int count_ = 0;
+    bool needs_vulkan_ = true;
+    std::unique_ptr<MainWindow> window_;
+};
+
+TEST_F(WindowTest, AModelAndAPictureThatAreDroppedAreOpenedAndExplained) {
+    EXPECT_FALSE(session().model());
+    open_all();
+    ASSERT_TRUE(session().model());
+    EXPECT_EQ(session().film().size(), 1u);
+    EXPECT_EQ(session().look()->top.size(), 5u);
+    EXPECT_TRUE(session().showsExplanation());
+    EXPECT_GT(session().look()->grid_rows, 1);
+    if (photo_.contains("spaniel")) {
+        EXPECT_EQ(session().look()->top[0].label, "Japanese spaniel");
+    }
+    ASSERT_NE(session().shown(), nullptr);
+    EXPECT_GT(session().shown()->high, session().shown()->low);
+    EXPECT_TRUE(wait_until([&] { return !session().replay().empty(); }));
+    for (const auto& finding : session().replay()) EXPECT_TRUE(finding.passed) << finding.finding;
+    EXPECT_TRUE(window_->notice()->isHidden()) << window_->notice()->sentence().toStdString();
+}
+
+TEST_F(WindowTest, SeveralPicturesFillTheFilmstripAndTheFirstIsShown) {
+    open_all();
+    drop(viewport(), {pictures_[1], pictures_[0]});
+    ASSERT_TRUE(wait_until([&] {
+        return session().film().size() == (photo_ == pictures_[0] ? 2u : 3u) &&
+               session().picture()->name == "picture_1.png" && settled();
+    }));
+    ASSERT_TRUE(wait_until([&] { return !session().film().back().thumbnail.isNull(); }));
+    session().showPicture(0);
+    ASSERT_TRUE(wait_until([&] { return session().picture()->file == photo_.toStdString() && settled(); }));
+}
+
+TEST_F(WindowTest, HoveringShowsWhatThePatchReadsAndLeavingBringsTheExplanationBack) {
+    open_all();
+    const auto rows = session().look()->grid_rows, cols = session().look()->grid_cols;
+    hover(rows / 2, cols / 3);
+    wait_for_row({rows / 2, cols / 3});
+    EXPECT_FALSE(session().showsExplanation());
+    double sum = 0;
+    for (const float v : *session().row()->plane.values) sum += v;
+    for (const auto& [name, mass] : session().row()->prefix) sum += mass;
+    EXPECT_NEAR(sum, 1.0, 1e-4);
+    const auto status = window_->findChild<QLabel*>("statusValue");
+    EXPECT_TRUE(status->text().startsWith(QString("patch %1,%2").arg(rows / 2).arg(cols / 3)))
+        << status->text().toStdString();
+    ASSERT_TRUE(wait_until([&] { return session().strip()->token == Token{rows / 2, cols / 3}; }));
+    QEvent leave(QEvent::Leave);
+    QCoreApplication::sendEvent(viewport(), &leave);
+    EXPECT_TRUE(session().showsExplanation());
+}
+
+TEST_F(WindowTest, KeysStepLayersAndHeads) {
+    open_all();
+    const int last = static_cast<int>(session().look()->heads.size()) - 1;
+    EXPECT_EQ(session().layer(), last);
+    QTest::keyClick(viewport(), Qt::Key_BracketLeft);
+    EXPECT_EQ(session().layer(), last - 1);
+    QTest::keyClick(viewport(), Qt::Key_PageDown);
+    EXPECT_EQ(session().layer(), last);
+    QTest::keyClick(viewport(), Qt::Key_BracketRight);
+    EXPECT_EQ(session().layer(), last) << "there is no layer after the last";
+    EXPECT_EQ(session().head(), -1);
+    QTest::keyClick(viewport(), Qt::Key_Period);
+    EXPECT_EQ(session().head(), 0);
+    QTest::keyClick(viewport(), Qt::Key_Comma);
+    EXPECT_EQ(session().head(), -1);
+    wait_for_row({});
+    // A different head is a different map.
+    const auto mean = *session().row()->plane.values;
+    QTest::keyClick(viewport(), Qt::Key_Period);
+    wait_for_row({});
+    EXPECT_NE(mean, *session().row()->plane.values);
+}
+
+TEST_F(WindowTest, ACellOfTheStripChoosesItsLayerAndHead) {
+    open_all();
+    const auto cell = window_->headStrip()->cell(0, 1);
+    ASSERT_FALSE(cell.isEmpty());
+    QTest::mouseClick(window_->headStrip(), Qt::LeftButton, Qt::NoModifier, cell.center());
+    EXPECT_EQ(session().layer(), 0);
+    EXPECT_EQ(session().head(), 1);
+    EXPECT_FALSE(session().showsExplanation());
+    wait_for_row({});
+}
+
+TEST_F(WindowTest, AClickPinsAndEscapeUnpins) {
+    open_all();
+    hover(1, 2);
+    QTest::mouseClick(viewport(), Qt::LeftButton, Qt::NoModifier, patch_at(1, 2));
+    ASSERT_TRUE(session().pinned());
+    EXPECT_EQ(*session().pinned(), (Token{1, 2}));
+    // Pinned, the row stays while the cursor reads its values elsewhere.
+    hover(3, 3);
+    wait_for_row({1, 2});
+    EXPECT_EQ(session().asked(), (Token{1, 2}));
+    expect_frame_equals_composite();
+    QTest::keyClick(viewport(), Qt::Key_Escape);
+    EXPECT_FALSE(session().pinned());
+    wait_for_row({3, 3});
+}
+
+TEST_F(WindowTest, TheViewportShowsWhatTheCompositorDraws) {
+    open_all();
+    expect_frame_equals_composite();
+    hover(2, 2);
+    wait_for_row({2, 2});
+    for (const auto upsampling : {viz::Upsampling::Nearest, viz::Upsampling::Bilinear, viz::Upsampling::Bicubic}) {
+        window_->viewSettings().upsampling = upsampling;
+        window_->viewSettings().grid = upsampling != viz::Upsampling::Bilinear;
+        window_->settingsChanged();
+        expect_frame_equals_composite();
+    }
+    // Not two empty frames: the evidence changes the picture.
+    const auto with = viewport()->lastFrame();
+    QTest::keyPress(viewport(), Qt::Key_X);
+    const auto before = viewport()->framesDrawn();
+    ASSERT_TRUE(wait_until([&] { return viewport()->framesDrawn() > before; }));
+    const auto bare = viewport()->lastFrame();
+    QTest::keyRelease(viewport(), Qt::Key_X);
+    ASSERT_TRUE(with && bare);
+    EXPECT_GT(difference(*with, *bare), 30);
+}
+
+TEST_F(WindowTest, TheWheelZoomsAtTheCursorAndFFits) {
+    open_all();
+    const auto at = patch_at(3, 4);
+    const auto photo = viewport()->toPhoto(at);
+    const double zoom = viewport()->zoom();
+    EXPECT_TRUE(viewport()->isFitted());
+    QWheelEvent wheel(at, viewport()->mapToGlobal(at), {}, {0, 240}, Qt::NoButton, Qt::NoModifier, Qt::NoScrollPhase,
+                      false);
+    QCoreApplication::sendEvent(viewport(), &wheel);
+    EXPECT_GT(viewport()->zoom(), zoom * 1.3);
+    const auto now = viewport()->toPhoto(at);
+    EXPECT_NEAR(now.x, photo.x, 0.01);
+    EXPECT_NEAR(now.y, photo.y, 0.01);
+    QTest::keyClick(viewport(), Qt::Key_F);
+    EXPECT_NEAR(viewport()->zoom(), zoom, 1e-9);
+    QTest::keyClick(viewport(), Qt::Key_1);
+    EXPECT_EQ(viewport()->zoom(), 1.0);
+}
+
+TEST_F(WindowTest, TheSpaceBarAndADragPan) {
+    open_all();
+    const auto before = viewport()->toPhoto({100, 100});
+    QTest::keyPress(viewport(), Qt::Key_Space);
+    QTest::mousePress(viewport(), Qt::LeftButton, Qt::NoModifier, {200, 200});
+    QTest::mouseMove(viewport(), {260, 230});
+    QTest::mouseRelease(viewport(), Qt::LeftButton, Qt::NoModifier, {260, 230});
+    QTest::keyRelease(viewport(), Qt::Key_Space);
+    ASSERT_TRUE(wait_until([&] { return !viewport()->isFitted(); }));
+    const auto after = viewport()->toPhoto({160, 130});
+    EXPECT_NEAR(after.x, before.x, 0.5);
+    EXPECT_NEAR(after.y, before.y, 0.5);
+    EXPECT_FALSE(session().pinned()) << "a drag is no click";
+}
+
+TEST_F(WindowTest, ExportsWriteThePictureAsSeenAndTheRawMap) {
+    open_all();
+    session().setPlace(0, 0);
+    session().pin(Token{1, 1});
+    wait_for_row({1, 1});
+    const auto png = folder_->filePath("export.png"), npy = folder_->filePath("export.npy");
+    const auto picture = window_->exportPicture(png);
+    ASSERT_TRUE(picture) << picture.error().message;
+    const QImage image = QImage(png).convertToFormat(QImage::Format_RGB888);
+    ASSERT_EQ(image.width(), session().picture()->photo.width);
+    ASSERT_EQ(image.height(), session().picture()->photo.height);
+    auto scene = viewport()->scene();
+    scene.view.centre = {image.width() / 2.0, image.height() / 2.0};
+    scene.view.zoom = 1;
+    scene.hovered.reset();
+    scene.display_scale = 1;
+    const auto drawn = window_->graphics()->compositor().value()->render(scene, image.width(), image.height());
+    ASSERT_TRUE(drawn);
+    Image read(image.width(), image.height());
+    for (int y = 0; y < image.height(); ++y)
+        std::memcpy(read.at(0, y), image.constScanLine(y), static_cast<std::size_t>(image.width()) * 3);
+    EXPECT_EQ(difference(read, *drawn), 0);
+
+    const auto map = window_->exportMap(npy);
+    ASSERT_TRUE(map) << map.error().message;
+    std::ifstream file(npy.toStdString(), std::ios::binary);
+    const std::string bytes((std::istreambuf_iterator<char>(file)), {});
+    const auto& values = *session().row()->plane.values;
+    ASSERT_GT(bytes.size(), values.size() * sizeof(float));
+    EXPECT_EQ(std::memcmp(bytes.data() + bytes.size() - values.size() * sizeof(float), values.data(),
+                          values.size() * sizeof(float)),
+              0);
+
+    const auto refused = window_->exportPicture(folder_->filePath("no/such/folder/x.png"));
+    EXPECT_FALSE(refused);
+}
+
+TEST_F(WindowTest, AClickOnAPredictionMakesItTheTarget) {
+    open_all();
+    auto* predictions = window_->findChild<PredictionsView*>("predictions");
+    ASSERT_NE(predictions, nullptr);
+    const auto second = session().look()->top[1].index;
+    QTest::mouseClick(predictions, Qt::LeftButton, Qt::NoModifier, {40, predictions->sizeHint().height() * 3 / 10});
+    ASSERT_TRUE(session().target());
+    EXPECT_EQ(*session().target(), second);
+}
+
+TEST_F(WindowTest, BadFilesAreSaidInOneSentenceAndNothingIsLost) {
+    open_all();
+    const auto bad_picture = folder_->filePath("bad.jpg"), bad_model = folder_->filePath("bad.safetensors"),
+               text = folder_->filePath("notes.txt");
+    std::ofstream(bad_picture.toStdString()) << "\xff\xd8\xff\xe0 and then nothing";
+    std::ofstream(bad_model.toStdString()) << std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10);
+    std::ofstream(text.toStdString()) << "just words";
+    for (const auto& file : {bad_picture, bad_model, text, folder_->filePath("gone.png")}) {
+        window_->notice()->dismiss();
+        drop(window_.get(), {file});
+        ASSERT_TRUE(wait_until([&] { return !window_->notice()->sentence().isEmpty(); })) << file.toStdString();
+        ASSERT_TRUE(wait_until([&] { return settled() && session().jobs().running.empty(); }));
+        EXPECT_EQ(session().picture()->file, photo_.toStdString());
+        EXPECT_EQ(session().model()->request, model_.toStdString());
+    }
+    EXPECT_EQ(session().film()[static_cast<std::size_t>(session().current())].file, photo_);
+}
+
+TEST_F(WindowTest, AReplacedDeviceDrawsAgain) {
+    open_all();
+    window_->replaceGraphics();
+    ASSERT_NE(viewport(), nullptr);
+    ASSERT_TRUE(wait_until([&] { return viewport()->framesDrawn() > 0; }));
+    expect_frame_equals_composite();
+    hover(1, 1);
+    wait_for_row({1, 1});
+}
+
+TEST_F(WindowTest, PanelsHideWithOneKeyAndComeBackAsTheyWere) {
+    open_all();
+    auto* model_dock = window_->findChild<QDockWidget*>("model");
+    auto* strip_dock = window_->findChild<QDockWidget*>("heads");
+    strip_dock->hide();
+    QTest::keyClick(viewport(), Qt::Key_F11);
+    for (const auto* dock : window_->findChildren<QDockWidget*>())
+        EXPECT_TRUE(dock->isHidden()) << dock->objectName().toStdString();
+    QTest::keyClick(viewport(), Qt::Key_F11);
+    EXPECT_FALSE(model_dock->isHidden());
+    EXPECT_TRUE(strip_dock->isHidden());
+    // And the next window remembers.
+    window_->close();
+    window_ = std::make_unique<MainWindow>();
+    window_->show();
+    EXPECT_TRUE(window_->findChild<QDockWidget*>("heads")->isHidden());
+    EXPECT_FALSE(window_->findChild<QDockWidget*>("explain")->isHidden());
+}
+
+TEST_F(WindowTest, TheWindowResizesAndStillAgreesWithTheCompositor) {
+    open_all();
+    window_->resize(1000, 700);
+    ASSERT_TRUE(wait_until([&] { return viewport()->width() < 900; }));
+    expect_frame_equals_composite();
+    window_->showMinimized();
+    QTest::qWait(100);
+    window_->showNormal();
+    ASSERT_TRUE(QTest::qWaitForWindowExposed(window_.get(), kPatience_ms));
+    expect_frame_equals_composite();
+}
+
+class WithoutVulkan : public WindowTest {
+  protected:
+    void SetUp() override {
+        needs_vulkan_ = false;
+        qputenv("VITRINE_NO_VULKAN", "1");
+        WindowTest::SetUp();
+    }
+    void TearDown() override {
+        WindowTest::TearDown();
+        qunsetenv("VITRINE_NO_VULKAN");
+    }
+};
+
+TEST_F(WithoutVulkan, TheWindowSaysSoAndThePanelsWork) {
+    EXPECT_EQ(viewport(), nullptr);
+    drop(window_.get(), {model_, photo_});
+    ASSERT_TRUE(wait_until([&] { return session().look() && session().explanation(); }));
+    EXPECT_FALSE(session().look()->top.empty());
+    bool said = false;
+    for (const auto* label : window_->findChildren<QLabel*>())
+        said = said || (label->isVisible() && label->text().contains("Vulkan"));
+    EXPECT_TRUE(said);
+    const auto refused = window_->exportPicture(folder_->filePath("none.png"));
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::Unsupported);
+}
+
+}  // namespace
+}  // namespace vitrine::app
+
+int main(int argc, char** argv) {
+    if (!std::getenv("DISPLAY") && !std::getenv("WAYLAND_DISPLAY")) {
+        std::fputs("skipped: there is no display\n", stderr);
+        return 77;
+    }
+    QStandardPaths::setTestModeEnabled(true);
+    qputenv("VITRINE_THEME", "dark");
+    QApplication application(argc, argv);
+    testing::InitGoogleTest(&argc, argv);
+    return RUN_ALL_TESTS();
+}
