@@ -498,13 +498,18 @@ Status check_torchscript_container(const std::filesystem::path& file) {
         if (total > kMaxTotal)
             return fail(ErrorCode::BadInput, "the archive claims to unpack into more than {} bytes", kMaxTotal);
     }
-    for (const char* const needed : {"/constants.pkl", "/data.pkl", "/version"}) {
+    for (const char* const needed : {"/constants.pkl", "/data.pkl"}) {
         if (zip.find(folder + needed) == nullptr)
             return fail(ErrorCode::BadInput, "the archive has no {}, so it is no TorchScript archive", needed + 1);
     }
-    if (zip.find(folder + "/version")->size > 64)
-        return fail(ErrorCode::BadInput, "the archive's version takes {} bytes, a number is wanted",
-                    zip.find(folder + "/version")->size);
+    // libtorch looks for ".data/version" first, as caffe2/serialize/inline_container.cc does: large programs are
+    // written so.
+    const ZipMember* version = zip.find(folder + "/.data/version");
+    if (version == nullptr) version = zip.find(folder + "/version");
+    if (version == nullptr)
+        return fail(ErrorCode::BadInput, "the archive has no version, so it is no TorchScript archive");
+    if (version->size > 64)
+        return fail(ErrorCode::BadInput, "the archive's version takes {} bytes, a number is wanted", version->size);
     return {};
 }
 

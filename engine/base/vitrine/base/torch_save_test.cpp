@@ -391,6 +391,9 @@ TEST_F(TorchScriptContainer, WhatEveryArchiveHasMustBeThere) {
     EXPECT_THAT(refused(zip({{"m/data.pkl", "x"}, {"m/version", "3"}})), HasSubstr("no constants.pkl"));
     EXPECT_THAT(refused(zip({{"m/constants.pkl", "x"}, {"m/version", "3"}})), HasSubstr("no data.pkl"));
     EXPECT_THAT(refused(zip({{"m/data.pkl", "x"}, {"m/constants.pkl", "x"}})), HasSubstr("no version"));
+    EXPECT_EQ(refused(zip({{"m/data.pkl", "x"}, {"m/constants.pkl", "x"}, {"m/.data/version", "3"}})), "accepted");
+    EXPECT_THAT(refused(zip({{"m/data.pkl", "x"}, {"m/constants.pkl", "x"}, {"m/version", std::string(65, '3')}})),
+                HasSubstr("65 bytes"));
     EXPECT_THAT(refused("hello"), HasSubstr("does not begin with a zip"));
 }
 
