@@ -42,6 +42,7 @@ Recorder::Recorder(const CaptureOptions& options)
         else
             point_edits_[edit.where] = &edit;
     }
+    link_hidden_attention();
     wants_points_ = all_points_ || !points_wanted_.empty() || !point_edits_.empty();
 }
 
@@ -163,6 +164,7 @@ at::Tensor Recorder::keep(SoftmaxParts parts, std::int64_t pictures) {
         count(term.tensor);
         if (!copy_inputs) watch(term.tensor);
     }
+    if (options_.gradients) goes_on = maybe_copy(goes_on);
     const at::Tensor q = parts.q, k = parts.k, v = parts.v, lse = parts.lse, output = parts.output;
     auto mixing = std::make_shared<SoftmaxMixing>(std::move(parts));
     mixing->name = name;
@@ -183,7 +185,7 @@ at::Tensor Recorder::keep(at::Tensor p, at::Tensor v, at::Tensor output) {
     auto mixing = std::make_shared<DenseMixing>(kept_p, kept_v, kept_output, std::move(factors));
     mixing->name = name;
     add(std::move(mixing), pictures, {kept_p, kept_v, kept_output});
-    return goes_on;
+    return options_.gradients ? maybe_copy(goes_on) : goes_on;
 }
 
 void Recorder::keep(std::shared_ptr<Mixing> mixing) {
@@ -216,8 +218,18 @@ at::Tensor Recorder::on_point(std::string_view name, at::Tensor x) {
         count(kept);
         if (!copy_inputs) watch(kept);
         points_[key] = kept;
+        // Under gradients what is kept must stay on the path to the answer: the model goes on with the copy instead.
+        if (options_.gradients) return maybe_copy(x);
     }
     return x;
+}
+
+at::Tensor Recorder::module_point(const std::string& op, at::Tensor x) {
+    if (!wants_points_ || !module_path || !point_name) return x;
+    const std::string path = module_path();
+    const int occurrence = ++results_seen_[path + '\n' + op];
+    const std::string name = point_name(path, op, occurrence);
+    return name.empty() ? x : on_point(name, std::move(x));
 }
 
 bool Recorder::overwritten() const {
@@ -233,7 +245,8 @@ void Recorder::finish(Capture& capture) {
         Kept& kept = kept_[i];
         if (!kept.mixing) continue;
         Mixing& mixing = *kept.mixing;
-        if (!kept.facts && facts) kept.facts = facts(i, mixing);
+        const bool probed = !kept.facts && facts;
+        if (probed) kept.facts = facts(i, mixing);
         FlowStep step;
         if (kept.facts) {
             step.layer = kept.facts->layer;
@@ -255,7 +268,7 @@ void Recorder::finish(Capture& capture) {
         if (kept.pictures != 1 && flow.unknown.empty())
             flow.unknown = fmt::format("{} attends within {} groups of tokens, whose places are not known", mixing.name,
                                        kept.pictures);
-        if (mixing.name.find('#') != std::string::npos && flow.unknown.empty())
+        if (!probed && mixing.name.find('#') != std::string::npos && flow.unknown.empty())
             flow.unknown = fmt::format("{} runs more than once", mixing.name.substr(0, mixing.name.find('#')));
         if (mixing.kind() == "dense") ++dense;
         step.mixing = kept.mixing;

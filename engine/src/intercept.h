@@ -58,6 +58,8 @@ class Recorder {
     at::Tensor keep(at::Tensor p, at::Tensor v, at::Tensor output);
     void keep(std::shared_ptr<Mixing> mixing);
     at::Tensor on_point(std::string_view name, at::Tensor x);
+    /// The result of an operator inside a TorchScript module: a point once it has a name.
+    at::Tensor module_point(const std::string& op, at::Tensor x);
     /// Under gradients: x becomes [heads, tokens, dim] and what comes back is made of it, so that its gradient is
     /// defined.
     at::Tensor through_heads(at::Tensor& x) const;
@@ -86,6 +88,9 @@ class Recorder {
     bool left_early = false;
     MixingFacts facts;
     ModulePath module_path;
+    /// The public name of the n-th result of this operator in this module; empty when it has none.
+    std::function<std::string(const std::string& path, const std::string& op, int occurrence)> point_name;
+    bool inside_operator = false;  ///< an operator made of others is running: they are no points of their own
     at::Tensor readout;
 
   private:
@@ -109,7 +114,7 @@ class Recorder {
     std::vector<const Edit*> head_edits_;
     std::unordered_map<std::string, const Edit*> point_edits_;
     std::unordered_set<const Edit*> used_edits_;
-    std::unordered_map<std::string, int> names_used_;
+    std::unordered_map<std::string, int> names_used_, results_seen_;
     std::vector<Kept> kept_;
     std::map<std::string, at::Tensor> points_;
     std::vector<std::string> point_names_seen_, mixing_names_seen_;
@@ -120,6 +125,11 @@ class Recorder {
     std::optional<Error> error_;
     std::unique_ptr<UnfusedTracker> tracker_;
 };
+
+/// Makes the operators of intercept_points.cpp seen from now on.
+void register_point_operators();
+/// Not inline: who calls it links intercept_layers.cpp and with it the registration of its operators.
+void link_hidden_attention();
 
 /// Switches interception on for this thread while it lives.
 class Listening {

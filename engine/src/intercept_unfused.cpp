@@ -276,6 +276,9 @@ at::Tensor add(DispatchKeySet keys, const at::Tensor& a, const at::Tensor& b, co
     at::Tensor out = at::_ops::add_Tensor::redispatch(below(keys), a, b, alpha);
     if (first) follow->added(std::move(first), b, alpha.toDouble(), out);
     if (second) follow->added(std::move(second), a, 1, out);
+    Recorder* recorder = Recorder::current();
+    if (recorder != nullptr && recorder->wants_points() && !recorder->inside_operator)
+        return recorder->module_point("add", std::move(out));
     return out;
 }
 
@@ -284,6 +287,11 @@ at::Tensor& add_in_place(DispatchKeySet keys, at::Tensor& a, const at::Tensor& b
     Found found = follow != nullptr ? follow->find(a) : Found{};
     at::_ops::add__Tensor::redispatch(below(keys), a, b, alpha);
     if (found) follow->added(std::move(found), b, alpha.toDouble(), a);
+    Recorder* recorder = Recorder::current();
+    if (recorder != nullptr && recorder->wants_points() && !recorder->inside_operator) {
+        const at::Tensor goes_on = recorder->module_point("add", a);
+        if (!goes_on.is_same(a)) a.copy_(goes_on);
+    }
     return a;
 }
 

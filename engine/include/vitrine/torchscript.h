@@ -1,6 +1,7 @@
 // Opens TorchScript files: programs, so only with consent, and only after a child process ran them once within limits.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 
@@ -23,5 +24,12 @@ namespace vitrine {
 /// @error BadInput     a broken container, a program that fails on a picture
 Result<std::unique_ptr<Model>> open_torchscript(const std::filesystem::path& file, bool trust,
                                                 const nlohmann::json& config);
+
+/// A small scripted model compiled here from source, with random, spread-out weights: for the contract suite. Equal
+/// seeds, equal weights.
+Result<std::unique_ptr<Model>> tiny_torchscript(std::uint64_t seed);
+
+/// Where the child program that meets a TorchScript file first stands: VITRINE_PROBE_PROGRAM, or beside this program.
+std::filesystem::path probe_program();
 
 }  // namespace vitrine
