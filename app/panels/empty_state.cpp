@@ -72,7 +72,7 @@ void EmptyState::setState(bool has_model, const QString& model, const QStringLis
         if (shown >= 3) break;
         if (!QFileInfo::exists(path)) continue;
         if (shown++ == 0) recent_->addWidget(heading(tr("Opened before")), 0, Qt::AlignHCenter);
-        auto* link = new QPushButton(QFileInfo(path).fileName());
+        auto* link = new QPushButton(QFontMetrics(sans()).elidedText(QFileInfo(path).fileName(), Qt::ElideMiddle, 360));
         link->setFlat(true);
         link->setToolTip(path);
         link->setCursor(Qt::PointingHandCursor);

@@ -241,7 +241,11 @@ void ExplainPanel::refreshEvidence() {
     const bool attention = session_.look() && !session_.look()->heads.empty();
     show_attention_->setEnabled(attention || !session_.look());
     if (session_.look() && !attention) show_attention_->setToolTip(tr("This model has no attention layers"));
-    refresh_->setEnabled(session_.look().has_value() && !session_.explaining());
+    live_->setEnabled(attention || !session_.look());
+    live_->setToolTip(live_->isEnabled()
+                          ? tr("Hovering a patch shows what it reads. Off: the cursor reads the values of the map (H)")
+                          : tr("This model has no attention layers"));
+    refresh_->setEnabled(session_.look().has_value() && session_.methodFacts() && !session_.explaining());
     QString title, what, facts;
     std::vector<Finding> findings;
     QStringList notes;
@@ -267,6 +271,10 @@ void ExplainPanel::refreshEvidence() {
             findings = found->checks;
             for (const auto& note : found->notes) notes << text(note);
             if (found->partial) notes << tr("Partial: the work was stopped");
+        } else if (!method) {
+            title = tr("No method here explains this model");
+            for (const auto& facts_of : session_.model()->methods)
+                notes << tr("%1: %2").arg(text(facts_of.title), text(facts_of.why_not));
         } else if (session_.explaining()) {
             what = tr("Computing");
         } else if (!session_.explainTrouble().isEmpty()) {
@@ -285,6 +293,7 @@ void ExplainPanel::refreshEvidence() {
     for (const auto& finding : session_.replay()) findings.push_back(finding);
     evidence_title_->setText(title);
     evidence_what_->setText(what);
+    evidence_what_->setVisible(!what.isEmpty());
     evidence_facts_->setText(facts);
     evidence_facts_->setVisible(!facts.isEmpty());
     // Stale evidence steps back while the new one is on its way.

@@ -905,7 +905,8 @@ void MainWindow::refreshStatus() {
     status_place_->setText(place);
     status_work_->setText(work);
     status_work_->setToolTip(tr("What computed the map that is shown, and how long it took"));
-    status_size_->setText(session_->look() ? bytes(session_->look()->capture_bytes) : QString());
+    status_size_->setText(
+        session_->look() && session_->look()->capture_bytes > 0 ? bytes(session_->look()->capture_bytes) : QString());
     status_size_->setToolTip(tr("Kept of the run, so that maps can be computed when they are looked at"));
 }
 
