@@ -9,6 +9,7 @@
 #include <vitrine/base/file.h>
 #include <vitrine/base/image_file.h>
 
+#include "gif.h"
 #include "text.h"
 
 #ifdef VITRINE_OPENCV
@@ -170,8 +171,52 @@ Result<Image> to_rgb(const cv::Mat& decoded, std::string& note) {
     return image;
 }
 
+/// An animated WebP's first frame as a file of its own: its compressed chunk under a new header. Empty when it cannot
+/// be had so.
+std::vector<std::byte> first_webp_frame(Bytes bytes) {
+    const auto number = [&](std::size_t at, std::size_t count) {
+        std::size_t value = 0;
+        for (std::size_t i = count; i-- > 0;) value = value * 256 + static_cast<std::size_t>(byte_at(bytes, at + i));
+        return value;
+    };
+    const auto chunk_is = [&](std::size_t at, const char* name) {
+        return std::memcmp(bytes.data() + at, name, 4) == 0;
+    };
+    for (std::size_t at = 12; at + 8 <= bytes.size();) {
+        const std::size_t length = number(at + 4, 4);
+        if (length > bytes.size() - at - 8) return {};
+        if (chunk_is(at, "ANMF") && length >= 16 + 8) {
+            const std::size_t end = at + 8 + length;
+            for (std::size_t inner = at + 8 + 16; inner + 8 <= end;) {
+                const std::size_t size = number(inner + 4, 4);
+                if (size > end - inner - 8) return {};
+                if (chunk_is(inner, "VP8 ") || chunk_is(inner, "VP8L")) {
+                    const std::size_t padded = std::min(size + (size & 1), end - inner - 8);
+                    std::vector<std::byte> file(12 + 8 + padded);
+                    std::memcpy(file.data(), "RIFF", 4);
+                    for (std::size_t i = 0; i < 4; ++i)
+                        file[4 + i] = static_cast<std::byte>(((4 + 8 + padded) >> (8 * i)) & 255);
+                    std::memcpy(file.data() + 8, "WEBP", 4);
+                    std::memcpy(file.data() + 12, bytes.data() + inner, 8 + padded);
+                    return file;
+                }
+                inner += 8 + size + (size & 1);
+            }
+            return {};
+        }
+        at += 8 + length + (length & 1);
+    }
+    return {};
+}
+
 Result<Photo> decode(Bytes bytes, const ImageFileInfo& info) {
     Photo photo;
+    std::vector<std::byte> frame;
+    if (info.format == "WebP" && info.animated) {
+        frame = first_webp_frame(bytes);
+        if (frame.empty()) return fail(ErrorCode::BadInput, "the animated WebP data are damaged or truncated");
+        bytes = frame;
+    }
     if (info.cmyk) add_note(photo.note, "CMYK converted to RGB without its colour profile");
     if (info.animated) add_note(photo.note, "first picture of an animation");
     cv::Mat decoded;
@@ -189,10 +234,6 @@ Result<Photo> decode(Bytes bytes, const ImageFileInfo& info) {
                     info.height);
     }
     if (decoded.empty()) {
-        if (info.format == "WebP" && info.animated)
-            return fail(ErrorCode::Unsupported, "animated WebP pictures are not supported; save one frame");
-        if (info.format == "GIF")
-            return fail(ErrorCode::Unsupported, "this build has no decoder for GIF; save the picture as PNG");
         return fail(ErrorCode::BadInput, "the {} data are damaged or truncated", info.format);
     }
     if (decoded.cols != info.width || decoded.rows != info.height)
@@ -213,6 +254,11 @@ Result<Photo> read_bytes(Bytes bytes, bool apply_exif) {
     Photo photo;
     if (info.format == "PNM") {
         photo = VITRINE_TRY(read_pnm(bytes, info));
+    } else if (info.format == "GIF") {
+        GifFrame frame = VITRINE_TRY(read_gif(bytes));
+        photo.image = std::move(frame.image);
+        if (info.animated) add_note(photo.note, "first picture of an animation");
+        if (frame.transparent) add_note(photo.note, "transparent parts shown over white");
     } else {
 #ifdef VITRINE_OPENCV
         if (bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max()))

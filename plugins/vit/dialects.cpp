@@ -714,8 +714,14 @@ Result<Translation> translate(const Checkpoint& checkpoint) {
         return fail(ErrorCode::Unsupported,
                     "a CLIP or SigLIP image tower of transformers without its config.json, which names the activation; "
                     "put the file back beside it");
-    } else if (timm && lower_name.find("siglip") != std::string::npos) {
-        c.activation = Activation::GeluTanh;
+    } else if (timm && architecture.find("siglip") != std::string::npos) {
+        // timm's SigLIP models differ: the first ones run exact GELU, these the tanh form that they were trained with
+        // (timm/models/vision_transformer.py, act_layer of each entry).
+        static constexpr std::array tanh_names{"patch32_siglip", "large_patch16_siglip_512",
+                                               "large_patch16_siglip_gap_512", "so400m_patch16_siglip", "giantopt"};
+        const bool tanh = std::any_of(tanh_names.begin(), tanh_names.end(),
+                                      [&](const char* part) { return architecture.find(part) != std::string::npos; });
+        c.activation = tanh ? Activation::GeluTanh : Activation::Gelu;
     } else if (timm && names.has("attn_pool.latent") && architecture.empty()) {
         return fail(ErrorCode::Unsupported,
                     "an attention-pooled image tower (SigLIP) without its configuration, which names the activation; "
@@ -773,6 +779,11 @@ Result<Translation> translate(const Checkpoint& checkpoint) {
                 c.position_prefix = prefix;
                 rows = cols = side;
                 settled = true;
+                if (prefix != front && !image)
+                    out.notes.push_back(
+                        fmt::format("assumed: {} x {} patches, and {} of the {} prefix tokens with a position (by the "
+                                    "{} positions)",
+                                    side, side, prefix, front + c.registers, length));
             }
             if (settled && image)
                 out.notes.push_back(
@@ -837,7 +848,7 @@ Result<Translation> translate(const Checkpoint& checkpoint) {
         c.pool = Pool::MeanPatches;
         if (c.class_token) c.final_norm = false;
     }
-    bool head_used = !head.empty();
+    const bool head_used = names.has("head.weight");
     if (head_used && head.size() != 2)
         return fail(ErrorCode::BadInput, "{} is {}, expected a matrix", names.called("head.weight"), shape_text(head));
     c.classes = 0;

@@ -143,6 +143,10 @@ NamedShapes expected_tensors(const VitConfig& c) {
 VitModel::VitModel(VitConfig config, NamedTensors tensors) : config_(config), tensors_(std::move(tensors)) {
     bind();
     describe();
+    // Only once: to() must not undo what a configuration or a person said about the input.
+    preprocess_.input_height = config_.image_height;
+    preprocess_.input_width = config_.image_width;
+    preprocess_.resize_to = std::min(config_.image_height, config_.image_width);
 }
 
 Result<std::unique_ptr<VitModel>> VitModel::make(VitConfig config, NamedTensors tensors) {
@@ -276,9 +280,6 @@ void VitModel::describe() {
         info_.parameters += tensor.numel();
         info_.size_bytes += static_cast<std::int64_t>(tensor.nbytes());
     }
-    preprocess_.input_height = config_.image_height;
-    preprocess_.input_width = config_.image_width;
-    preprocess_.resize_to = std::min(config_.image_height, config_.image_width);
 }
 
 void VitModel::to(at::Device device, at::ScalarType dtype) {

@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""Writes the parity cases of the vision transformers: logits and attention maps of timm, transformers and torchvision.
+
+Needs torch, timm, transformers, torchvision, safetensors. Weights are not stored, see spread.py.
+"""
+import json
+import math
+import pathlib
+import sys
+import tempfile
+
+import timm
+import torch
+import transformers as hf
+from safetensors import safe_open
+from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from spread import draw, entropy_share, fill, is_query_or_key, pixels, rule, specs_of, write_case  # noqa: E402
+
+torch.set_grad_enabled(False)
+SEED = 3
+
+
+class Maps:
+    """Collects [heads, queries, keys] of the first picture, softmax computed by the package itself."""
+
+    def __init__(self):
+        self.maps = []
+
+    def hook_timm(self, model):
+        for module in model.modules():
+            if hasattr(module, "fused_attn") and hasattr(module, "attn_drop"):
+                module.fused_attn = False
+                module.attn_drop.register_forward_hook(lambda m, i, o: self.maps.append(i[0][0]))
+            elif hasattr(module, "fused_attn"):  # the pooling head has no dropout to listen to
+                def pooled(x, attn_mask=None, m=module):
+                    b, n, c = x.shape
+                    q = m.q(m.latent.expand(b, -1, -1)).reshape(b, m.latent_len, m.num_heads, m.head_dim).transpose(1, 2)
+                    kv = m.kv(x).reshape(b, n, 2, m.num_heads, m.head_dim).permute(2, 0, 3, 1, 4)
+                    k, v = kv.unbind(0)
+                    p = ((m.q_norm(q) * m.scale) @ m.k_norm(k).transpose(-2, -1)).softmax(-1)
+                    self.maps.append(p[0])
+                    out = m.proj((p @ v).transpose(1, 2).reshape(b, m.latent_len, c))
+                    return (out + m.mlp(m.norm(out)))[:, 0]
+                module.forward = pooled
+
+    def hook_multihead(self, model):
+        for module in model.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                original = module.forward
+
+                def forward(*args, original=original, **kwargs):
+                    kwargs.update(need_weights=True, average_attn_weights=False)
+                    out, p = original(*args, **kwargs)
+                    self.maps.append(p[0])
+                    return out, p
+                module.forward = forward
+
+    def hook_hf(self, model):
+        # Eager attention returns its weights from every attention module.
+        for name, module in model.named_modules():
+            if type(module).__name__.endswith("Attention") and not isinstance(module, nn.MultiheadAttention):
+                module.register_forward_hook(lambda m, i, o: self.maps.append(o[1][0]) if isinstance(o, tuple) and o[1] is not None else None)
+
+
+def settle(name, state, run, maps, seed=SEED):
+    """Draws all weights; widens queries and keys layer by layer until attention is peaked. Returns specs and outputs."""
+    specs = specs_of(state)
+    for spec in list(specs):
+        if spec.endswith(("head.weight", "classifier.weight", "head_dist.weight", "visual_projection.weight")):
+            specs[spec] = (specs[spec][0] * 2, 0.0)
+    for attempt in range(12):
+        fill(state, specs, seed)
+        maps.maps.clear()
+        output = run()
+        shares = [entropy_share(m) for m in maps.maps]
+        if max(shares) < 0.78:
+            break
+        # A pooling head's map is the last one; blocks and pooler are widened apart, or the one makes the other a hard choice.
+        pooler = [s for s in specs if s.startswith(("attn_pool.", "head.attention."))]
+        blocks_peaked = max(shares[:-1] if pooler else shares) < 0.78
+        for spec, (scale, offset) in specs.items():
+            if blocks_peaked != (spec in pooler):
+                continue
+            if is_query_or_key(spec) and spec.endswith("weight") and "norm" not in spec:
+                specs[spec] = (scale * 1.15, offset)
+            if "q_norm.weight" in spec or "k_norm.weight" in spec:
+                specs[spec] = (scale, offset * 1.15)
+    spread = float((output[0].max() - output[0].min()))
+    print(f"{name}: entropy {min(shares):.2f} to {max(shares):.2f} of log N, logits span {spread:.1f}, {len(shares)} maps")
+    assert max(shares) < 0.8 and spread > 1, name
+    outputs = {"logits": output}
+    for i, m in enumerate(maps.maps):
+        outputs[f"attention.{i}"] = m
+    return specs, outputs
+
+
+def timm_case(name, model, config, size, title):
+    model.eval()
+    maps = Maps()
+    maps.hook_timm(model)
+    state = {k: v for k, v in model.state_dict().items()}
+    x = pixels((2, 3, *size), SEED)
+    specs, outputs = settle(name, state, lambda: model(x), maps)
+    write_case(name, architecture="vit", state_names={k: k for k in state}, specs=specs, shapes={k: v.shape for k, v in state.items()},
+               config=config, pixels_shape=x.shape, outputs=outputs, seed=SEED, title=title)
+
+
+def hf_case(name, model, answer, size, title):
+    """Under the names that save_pretrained writes, with the config.json it writes."""
+    model.eval()
+    maps = Maps()
+    maps.hook_hf(model)
+    maps.hook_multihead(model)
+    state = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+    x = pixels((2, 3, *size), SEED)
+    # Which saved tensor is which of the module's: told by writing the module's own tensors with a mark in each.
+    with tempfile.TemporaryDirectory() as folder:
+        marks = {}
+        for i, (k, v) in enumerate(state.items()):
+            if v.numel():
+                v.flatten()[0:1].copy_(torch.tensor([float(i + 1) * 7]))
+                v.view(-1)[0] = float(i + 1) * 7
+                marks[float(i + 1) * 7] = k
+        model.save_pretrained(folder)
+        config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+        saved = {}
+        with safe_open(pathlib.Path(folder) / "model.safetensors", "pt") as f:
+            for k in f.keys():
+                t = f.get_tensor(k)
+                # Older files keep some matrices together that newer modules keep apart: one after the other along the first axis.
+                flat, at = t.flatten(), 0
+                while at < flat.numel():
+                    own = marks[float(flat[at])]
+                    saved.setdefault(k, []).append(own)
+                    at += state[own].numel()
+    specs, outputs = settle(name, state, lambda: answer(model, x), maps)
+    write_case(name, architecture="vit", state_names=saved, specs=specs, shapes={k: v.shape for k, v in state.items()},
+               config=config, pixels_shape=x.shape, outputs=outputs, seed=SEED, title=title)
+
+
+def timm_config(name, size, classes, pool="token", **more):
+    return {"architecture": name, "num_classes": classes, "global_pool": pool, "pretrained_cfg": {"input_size": [3, *size]}, **more}
+
+
+def everything():
+    v = timm.create_model
+    timm_case("timm_vit_tiny", v("vit_tiny_patch16_224", img_size=64, num_classes=50), timm_config("vit_tiny_patch16_224", (64, 64), 50), (64, 64),
+              "timm vit_tiny_patch16, depth 12")
+    timm_case("timm_vit_tiny_resized", v("vit_tiny_patch16_224", img_size=64, num_classes=50, depth=3, dynamic_img_size=True),
+              timm_config("vit_tiny_patch16_224", (64, 64), 50), (96, 48), "timm vit_tiny_patch16 fed another, non-square size: positions resized")
+    timm_case("timm_vit_rectangle", v("vit_tiny_patch16_224", img_size=(64, 96), patch_size=(16, 8), num_classes=50, depth=3, global_pool="avg", fc_norm=True),
+              timm_config("vit_tiny_patch16_224", (64, 96), 50, "avg"), (64, 96), "timm, non-square input and patch, mean pooling with fc_norm")
+    timm_case("timm_vit_qk_norm", v("vit_tiny_patch16_224", img_size=64, num_classes=50, depth=3, qk_norm=True, init_values=1e-2, reg_tokens=2),
+              timm_config("vit_tiny_patch16_224", (64, 64), 50), (64, 64), "timm, q/k norm, layer scale, registers with positions")
+    timm_case("timm_deit_tiny_distilled", v("deit_tiny_distilled_patch16_224", img_size=64, num_classes=50, depth=6),
+              timm_config("deit_tiny_distilled_patch16_224", (64, 64), 50), (64, 64), "timm deit_tiny_distilled: two heads averaged")
+    timm_case("timm_dinov2_small", v("vit_small_patch14_dinov2", img_size=56, num_classes=50, depth=6),
+              timm_config("vit_small_patch14_dinov2", (56, 56), 50), (56, 56), "timm vit_small_patch14_dinov2")
+    timm_case("timm_dinov2_small_reg4", v("vit_small_patch14_reg4_dinov2", img_size=56, num_classes=50, depth=6),
+              timm_config("vit_small_patch14_reg4_dinov2", (56, 56), 50), (56, 56), "timm vit_small_patch14_reg4_dinov2: registers without positions")
+    timm_case("timm_dinov2_swiglu", v("vit_giant_patch14_dinov2", img_size=56, num_classes=50, depth=2, embed_dim=96, num_heads=4),
+              timm_config("vit_giant_patch14_dinov2", (56, 56), 50, model_args={"num_heads": 4}), (56, 56), "timm DINOv2 giant's SwiGLU, narrowed")
+    timm_case("timm_clip_quickgelu", v("vit_base_patch32_clip_quickgelu_224", img_size=128, num_classes=64, depth=3, embed_dim=192, num_heads=3),
+              timm_config("vit_base_patch32_clip_quickgelu_224", (128, 128), 64, model_args={"num_heads": 3}), (128, 128),
+              "timm CLIP tower with quick GELU, narrowed")
+    timm_case("timm_siglip", v("vit_base_patch16_siglip_224", img_size=64, num_classes=0, depth=3, embed_dim=192, num_heads=3),
+              timm_config("vit_base_patch16_siglip_224", (64, 64), 0, "map", model_args={"num_heads": 3}), (64, 64), "timm SigLIP tower, narrowed")
+    timm_case("timm_siglip2", v("vit_base_patch32_siglip_256", img_size=128, num_classes=0, depth=2, embed_dim=192, num_heads=3),
+              timm_config("vit_base_patch32_siglip_256", (128, 128), 0, "map", model_args={"num_heads": 3}), (128, 128),
+              "timm SigLIP 2 tower with the tanh GELU, narrowed")
+    timm_case("timm_dinov3", v("vit_small_patch16_dinov3", img_size=64, num_classes=0, depth=3, global_pool="token"),
+              timm_config("vit_small_patch16_dinov3", (64, 64), 0), (64, 96), "timm DINOv3 small: rotary positions, another size")
+    timm_case("timm_dinov3_qkvb_swiglu", v("vit_huge_plus_patch16_dinov3_qkvb", img_size=64, num_classes=0, depth=2, embed_dim=160, num_heads=5),
+              timm_config("vit_huge_plus_patch16_dinov3_qkvb", (64, 64), 0, "avg", model_args={"num_heads": 5}), (64, 64),
+              "timm DINOv3 with q and v biases and SwiGLU, mean pooling, narrowed")
+
+    eager = {"attn_implementation": "eager"}
+    hf_case("hf_vit_base", hf.ViTForImageClassification(hf.ViTConfig(image_size=64, num_labels=50, num_hidden_layers=4, **eager)),
+            lambda m, x: m(x).logits, (64, 64), "transformers ViT-B/16, depth 4")
+    hf_case("hf_vit_resized", hf.ViTForImageClassification(hf.ViTConfig(image_size=64, num_labels=50, num_hidden_layers=2, hidden_size=192, num_attention_heads=3,
+                                                                        intermediate_size=768, **eager)),
+            lambda m, x: m(x, interpolate_pos_encoding=True).logits, (96, 64), "transformers ViT, positions interpolated")
+    hf_case("hf_deit_distilled", hf.DeiTForImageClassificationWithTeacher(hf.DeiTConfig(image_size=64, num_labels=50, num_hidden_layers=4, hidden_size=192,
+                                                                                        num_attention_heads=3, intermediate_size=768, **eager)),
+            lambda m, x: m(x).logits, (64, 64), "transformers DeiT distilled")
+    hf_case("hf_dinov2_small", hf.Dinov2ForImageClassification(hf.Dinov2Config(image_size=56, patch_size=14, num_labels=50, hidden_size=384, num_attention_heads=6,
+                                                                              num_hidden_layers=4, **eager)),
+            lambda m, x: m(x).logits, (56, 84), "transformers DINOv2 small, another size, head on class token and mean")
+    hf_case("hf_dinov2_registers", hf.Dinov2WithRegistersForImageClassification(
+        hf.Dinov2WithRegistersConfig(image_size=56, patch_size=14, num_labels=50, hidden_size=384, num_attention_heads=6, num_hidden_layers=4, **eager)),
+            lambda m, x: m(x).logits, (56, 56), "transformers DINOv2 small with registers")
+    hf_case("hf_dinov2_swiglu", hf.Dinov2Model(hf.Dinov2Config(image_size=56, patch_size=14, hidden_size=96, num_attention_heads=3, num_hidden_layers=2,
+                                                              use_swiglu_ffn=True, **eager)),
+            lambda m, x: m(x).pooler_output, (56, 56), "transformers DINOv2 SwiGLU without a head")
+    hf_case("hf_clip_b32", hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(image_size=128, patch_size=32, num_hidden_layers=4, projection_dim=64, **eager)),
+            lambda m, x: m(x).image_embeds, (128, 128), "transformers CLIP B/32 image tower, depth 4")
+    hf_case("hf_siglip_b16", hf.SiglipVisionModel(hf.SiglipVisionConfig(image_size=64, patch_size=16, num_hidden_layers=4, **eager)),
+            lambda m, x: m(x).pooler_output, (64, 64), "transformers SigLIP B/16 image tower, depth 4")
+    hf_case("hf_dinov3", hf.DINOv3ViTModel(hf.DINOv3ViTConfig(image_size=64, hidden_size=384, num_attention_heads=6, intermediate_size=1536, num_hidden_layers=3,
+                                                              num_register_tokens=4, **eager)),
+            lambda m, x: m(x).pooler_output, (64, 80), "transformers DINOv3 small")
+
+    model = VisionTransformer(image_size=64, patch_size=16, num_layers=4, num_heads=12, hidden_dim=768, mlp_dim=3072, num_classes=50).eval()
+    maps = Maps()
+    maps.hook_multihead(model)
+    state = dict(model.state_dict())
+    x = pixels((2, 3, 64, 64), SEED)
+    specs, outputs = settle("torchvision_vit_b_16", state, lambda: model(x), maps)
+    write_case("torchvision_vit_b_16", architecture="vit", state_names={k: k for k in state}, specs=specs, shapes={k: v.shape for k, v in state.items()},
+               config={"num_heads": 12}, pixels_shape=x.shape, outputs=outputs, seed=SEED, title="torchvision vit_b_16, 12 heads, depth 4")
+    openclip()
+
+
+class OpenClipTower(nn.Module):
+    """CLIP's image tower as github.com/openai/CLIP writes it in clip/model.py (MIT), told from its description: pre-norm blocks around
+    nn.MultiheadAttention, quick GELU, class embedding, ln_pre, ln_post on the class token, a projection."""
+
+    def __init__(self, size, patch, width, layers, heads, out):
+        super().__init__()
+        self.visual = nn.Module()
+        v = self.visual
+        v.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
+        v.class_embedding = nn.Parameter(torch.zeros(width))
+        v.positional_embedding = nn.Parameter(torch.zeros((size // patch) ** 2 + 1, width))
+        v.ln_pre = nn.LayerNorm(width)
+        v.transformer = nn.Module()
+        v.transformer.resblocks = nn.ModuleList()
+        for _ in range(layers):
+            b = nn.Module()
+            b.ln_1 = nn.LayerNorm(width)
+            b.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+            b.ln_2 = nn.LayerNorm(width)
+            b.mlp = nn.Module()
+            b.mlp.c_fc = nn.Linear(width, 4 * width)
+            b.mlp.c_proj = nn.Linear(4 * width, width)
+            v.transformer.resblocks.append(b)
+        v.ln_post = nn.LayerNorm(width)
+        v.proj = nn.Parameter(torch.zeros(width, out))
+
+    def forward(self, x):
+        v = self.visual
+        x = v.conv1(x).flatten(2).transpose(1, 2)
+        x = torch.cat([v.class_embedding.expand(x.shape[0], 1, -1), x], 1) + v.positional_embedding
+        x = v.ln_pre(x)
+        for b in v.transformer.resblocks:
+            y = b.ln_1(x)
+            x = x + b.attn(y, y, y)[0]
+            h = b.mlp.c_fc(b.ln_2(x))
+            x = x + b.mlp.c_proj(h * torch.sigmoid(1.702 * h))
+        return v.ln_post(x[:, 0]) @ v.proj
+
+
+def openclip():
+    model = OpenClipTower(64, 16, 192, 3, 3, 48).eval()
+    maps = Maps()
+    maps.hook_multihead(model)
+    state = dict(model.state_dict())
+    x = pixels((2, 3, 64, 64), SEED)
+    specs, outputs = settle("openclip_visual", state, lambda: model(x), maps)
+    write_case("openclip_visual", architecture="vit", state_names={k: k for k in state}, specs=specs, shapes={k: v.shape for k, v in state.items()},
+               config={"quick_gelu": True}, pixels_shape=x.shape, outputs=outputs, seed=SEED, title="original CLIP names, quick GELU")
+
+
+everything()
