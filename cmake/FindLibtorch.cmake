@@ -37,7 +37,7 @@ if(Libtorch_FOUND AND NOT TARGET Libtorch::libtorch)
     target_link_libraries(Libtorch::libtorch INTERFACE ${LIBTORCH_CPU_LIBRARY} ${LIBTORCH_C10_LIBRARY})
     if(VITRINE_CUDA AND LIBTORCH_CUDA_LIBRARY)
         # Nothing here names a symbol of libtorch_cuda: without --no-as-needed the linker would drop it and with it the device.
-        target_link_libraries(Libtorch::libtorch INTERFACE "LINKER:--no-as-needed" ${LIBTORCH_CUDA_LIBRARY} ${LIBTORCH_C10_CUDA_LIBRARY} "LINKER:--as-needed")
+        target_link_libraries(Libtorch::libtorch INTERFACE -Wl,--no-as-needed ${LIBTORCH_CUDA_LIBRARY} ${LIBTORCH_C10_CUDA_LIBRARY} -Wl,--as-needed)
     endif()
 endif()
 mark_as_advanced(LIBTORCH_INCLUDE_DIR LIBTORCH_CPU_LIBRARY LIBTORCH_C10_LIBRARY LIBTORCH_CUDA_LIBRARY LIBTORCH_C10_CUDA_LIBRARY)

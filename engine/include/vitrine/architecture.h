@@ -27,6 +27,9 @@ class Architecture : public Plugin {
     virtual Result<std::unique_ptr<Model>> create(const Settings&, std::uint64_t /*seed*/) const {
         return fail(ErrorCode::Unsupported, "{} cannot be trained from scratch here", description().name);
     }
+    /// config.json for a model of this architecture, so that what is saved under its parameters()' names is opened again; an empty
+    /// object when there is no such form.
+    virtual nlohmann::json configuration(const Model& /*model*/, const std::string& /*name*/) const { return nlohmann::json::object(); }
 };
 
 }  // namespace vitrine
