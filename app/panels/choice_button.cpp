@@ -118,7 +118,7 @@ class ChoicePopup : public QFrame {
     }
 
     int wantedHeight() const {
-        int height = 10 + (items_.size() > 8 ? 34 : 0);
+        int height = 16 + (items_.size() > 8 ? 34 : 0);
         for (const auto& item : items_) height += kRow + (item.heading.isEmpty() ? 0 : kHeading);
         return height;
     }
@@ -208,7 +208,7 @@ void openChoices(QWidget* anchor, const QPoint& where, int width, const QString&
     auto* popup = new ChoicePopup(anchor, search_hint, std::move(items), std::move(chosen));
     const auto room = anchor->screen()->availableGeometry();
     const int height = std::min({popup->wantedHeight(), 440, room.bottom() - where.y() - 8});
-    popup->setGeometry(std::min(where.x(), room.right() - width), where.y(), width, std::max(height, 80));
+    popup->setGeometry(std::min(where.x(), room.right() - width), where.y(), width, std::max(height, 44));
     popup->show();
     popup->start();
 }
