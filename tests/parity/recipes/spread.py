@@ -75,6 +75,13 @@ def specs_of(state):
     return {name: rule(name, tuple(t.shape)) for name, t in state.items() if t.is_floating_point()}
 
 
+def as_text(case):
+    """JSON with one tensor a line."""
+    head = {k: v for k, v in case.items() if k != "tensors"}
+    rows = ",\n".join(json.dumps(row) for row in case["tensors"])
+    return json.dumps(head)[:-1] + ', "tensors": [\n' + rows + "\n]}\n"
+
+
 def write_case(name, *, architecture, state_names, specs, shapes, config, pixels_shape, outputs, seed, title, file="model", tolerance=1e-4):
     """One JSON (what to make) and one safetensors (what must come out).
 
@@ -85,8 +92,7 @@ def write_case(name, *, architecture, state_names, specs, shapes, config, pixels
     tensors = [[saved, own, list(shapes[own]), specs[own][0], specs[own][1]] for saved, own in parts]
     case = {"title": title, "architecture": architecture, "file": file, "config": config, "seed": seed, "pixels": list(pixels_shape),
             "tolerance": tolerance, "tensors": tensors}
-    text = json.dumps(case, indent=0)
-    (DATA / f"{name}.json").write_text(text + "\n")
+    (DATA / f"{name}.json").write_text(as_text(case))
     save_file({k: np.ascontiguousarray(v.detach().float().numpy()) for k, v in outputs.items()}, DATA / f"{name}.safetensors")
     size = sum(p.stat().st_size for p in DATA.glob(f"{name}.*"))
     print(f"{name}: {size / 1024:.0f} KiB")

@@ -460,11 +460,13 @@ Result<FileKind> sniff(const std::filesystem::path& file) {
                                                                                  : FileKind::Unknown;
     }
     const std::string_view head = bytes::text(bytes.first(std::min<std::size_t>(bytes.size(), 4096)));
+    // Before pickles and pictures: a header of 128 bytes begins as a pickle does, one of 19,778 as a BMP, and neither
+    // of those can have a plausible length here and a brace behind it.
+    if (head.size() >= 9 && head[8] == '{' && bytes::little<std::uint64_t>(bytes.data()) <= 100'000'000)
+        return FileKind::Safetensors;
     if (head.size() >= 2 && head[0] == '\x80' && static_cast<unsigned char>(head[1]) <= 5)
         return FileKind::TorchSaveLegacy;
     if (is_image(head)) return FileKind::Image;
-    if (head.size() >= 9 && head[8] == '{' && bytes::little<std::uint64_t>(bytes.data()) <= 100'000'000)
-        return FileKind::Safetensors;
     const std::size_t first = head.find_first_not_of(" \t\r\n");
     if (first != std::string_view::npos && (head[first] == '{' || head[first] == '[')) return FileKind::Json;
     return is_onnx(bytes) ? FileKind::Onnx : FileKind::Unknown;
