@@ -7,10 +7,12 @@
 #include <QElapsedTimer>
 #include <QImage>
 #include <QLabel>
+#include <QMessageBox>
 #include <QMimeData>
 #include <QPainter>
 #include <QStandardPaths>
 #include <QTemporaryDir>
+#include <QTimer>
 #include <QUrl>
 #include <QtTest/QTest>
 
@@ -119,7 +121,12 @@ class WindowTest : public testing::Test {
         if (!window_->graphics()->ready())
             GTEST_SKIP() << "no Vulkan here: " << window_->graphics()->trouble().toStdString();
     }
-    void TearDown() override { window_.reset(); }
+    void TearDown() override {
+        if (window_ && window_->graphics()->ready()) {
+            EXPECT_EQ(window_->graphics()->device().validation_messages(), 0) << "the validation layer spoke";
+        }
+        window_.reset();
+    }
 
     Session& session() { return window_->session(); }
     Viewport* viewport() { return window_->viewport(); }
@@ -426,6 +433,26 @@ TEST_F(WindowTest, BadFilesAreSaidInOneSentenceAndNothingIsLost) {
     EXPECT_EQ(session().film()[static_cast<std::size_t>(session().current())].file, photo_);
 }
 
+TEST_F(WindowTest, AProgramIsNotRunWithoutConsentAndTheModelStays) {
+    const auto program = data() / "mobilenet_v2_torchscript_quantised" / "mobilenet_quantized.pt";
+    if (!std::filesystem::exists(program)) GTEST_SKIP() << "no TorchScript file at " << program;
+    open_all();
+    QTimer answer;
+    bool asked = false;
+    QObject::connect(&answer, &QTimer::timeout, [&] {
+        auto* dialog = window_->findChild<QMessageBox*>("consent");
+        if (!dialog || !dialog->isVisible()) return;
+        asked = true;
+        QTest::keyClick(dialog, Qt::Key_Return);  // the button that is ready to be pressed leaves the file alone
+    });
+    answer.start(50);
+    drop(window_.get(), {QString::fromStdString(program.string())});
+    ASSERT_TRUE(wait_until([&] { return asked; }));
+    answer.stop();
+    ASSERT_TRUE(wait_until([&] { return settled() && session().jobs().running.empty(); }));
+    EXPECT_EQ(session().model()->request, model_.toStdString());
+}
+
 TEST_F(WindowTest, AReplacedDeviceDrawsAgain) {
     open_all();
     window_->replaceGraphics();
@@ -494,6 +521,26 @@ TEST_F(WithoutVulkan, TheWindowSaysSoAndThePanelsWork) {
     EXPECT_EQ(refused.error().code, ErrorCode::Unsupported);
 }
 
+/// WCAG 2.1, relative luminance and contrast ratio.
+double contrast(const QColor& a, const QColor& b) {
+    const auto luminance = [](const QColor& colour) {
+        const auto linear = [](double c) { return c <= 0.03928 ? c / 12.92 : std::pow((c + 0.055) / 1.055, 2.4); };
+        return 0.2126 * linear(colour.redF()) + 0.7152 * linear(colour.greenF()) + 0.0722 * linear(colour.blueF());
+    };
+    const double x = luminance(a), y = luminance(b);
+    return (std::max(x, y) + 0.05) / (std::min(x, y) + 0.05);
+}
+
+TEST(ThemeTest, TextCanBeReadOnEveryGround) {
+    for (const bool dark : {true, false}) {
+        const auto t = Theme::make(dark);
+        for (const auto& ground : {t.room, t.panel, t.raised, t.hover})
+            for (const auto& ink : {t.text, t.secondary, t.accent, t.warning, t.error, t.good})
+                EXPECT_GE(contrast(ink, ground), 4.5)
+                    << ink.name().toStdString() << " on " << ground.name().toStdString();
+    }
+}
+
 }  // namespace
 }  // namespace vitrine::app
 
@@ -504,6 +551,7 @@ int main(int argc, char** argv) {
     }
     QStandardPaths::setTestModeEnabled(true);
     qputenv("VITRINE_THEME", "dark");
+    qputenv("VITRINE_VALIDATION", "1");
     QApplication application(argc, argv);
     testing::InitGoogleTest(&argc, argv);
     return RUN_ALL_TESTS();
