@@ -7,8 +7,13 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_softmax.h>
+#include <ATen/ops/baddbmm.h>
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/conv2d.h>
+#include <ATen/ops/dropout.h>
+#include <ATen/ops/einsum.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
@@ -18,6 +23,7 @@
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <vitrine/capture.h>
@@ -26,7 +32,21 @@
 namespace vitrine::testing_model {
 
 /// How the attention is written.
-enum class Writing : std::uint8_t { Fused, Masked, Causal, Unfused, UnfusedMasked, InPlace, Odd };
+enum class Writing : std::uint8_t {
+    Fused,
+    Masked,
+    Causal,
+    Unfused,
+    UnfusedMasked,
+    InPlace,  ///< overwrites its queries after they were used
+    Odd,      ///< scores that are no product
+    Einsum,
+    Baddbmm,  ///< as nn.MultiheadAttention writes it with a mask
+    InPlaceScores,
+    Where,
+    HalfScores,   ///< casts between the steps
+    TalkingHeads  ///< mixes the heads' maps before the values: cannot be followed
+};
 
 class SmallVit final : public Model {
   public:
@@ -81,6 +101,33 @@ class SmallVit final : public Model {
                 at::Tensor next = out.clone();
                 q.mul_(0.5);  // the queries are spoilt after they were used
                 return next;
+            }
+            case Writing::Einsum:
+                return at::einsum("bhqk,bhkd->bhqd", {at::softmax(at::einsum("bhqd,bhkd->bhqk", {q, k}) / 4.0, -1), v});
+            case Writing::Baddbmm: {
+                const std::int64_t n = q.size(2);
+                const auto flat = [&](const at::Tensor& x) { return x.reshape({kHeads, n, kDim}); };
+                const at::Tensor map = at::softmax(
+                    at::baddbmm(mask_.reshape({kHeads, n, n}), flat(q) * scale, flat(k).transpose(-2, -1)), -1);
+                return at::bmm(map, flat(v)).reshape(q.sizes());
+            }
+            case Writing::InPlaceScores: {
+                at::Tensor scores = at::matmul(q, k.transpose(-2, -1));
+                scores.div_(4.0).add_(mask_).masked_fill_(mask_ > 1.5, -1e9);
+                return at::matmul(at::dropout(at::softmax(scores, -1), 0.1, false), v);
+            }
+            case Writing::Where: {
+                const at::Tensor low = at::full({}, -3.0e38);
+                const at::Tensor scores = at::where(mask_ < 1.5, at::matmul(q, k.transpose(-2, -1)) * scale, low);
+                return at::matmul(at::softmax(scores, -1), v);
+            }
+            case Writing::HalfScores: {
+                const at::Tensor scores = (at::matmul(q, k.transpose(-2, -1)) * scale).to(at::kDouble);
+                return at::matmul(at::softmax(scores, -1).to(at::kFloat), v);
+            }
+            case Writing::TalkingHeads: {
+                const at::Tensor map = at::softmax(at::matmul(q, k.transpose(-2, -1)) * scale, -1);
+                return at::matmul((map + map.flip(at::IntArrayRef{1})) * 0.5, v);
             }
             case Writing::Odd: {  // scores that are no product of queries and keys
                 const at::Tensor distance = -(q.unsqueeze(3) - k.unsqueeze(2)).pow(2).sum(-1);
