@@ -139,6 +139,28 @@ TEST(Rollout, IsTheProductOfTheLayersWithTheirResiduals) {
     }
 }
 
+TEST(Rollout, BySweepsIsTheDenseProduct) {
+    for (const Readout readout : {Readout::ClassToken, Readout::MeanPatches, Readout::AttentionPool}) {
+        Case it(readout);
+        const auto capture = run_captured(it.model, it.input.pixels).value();
+        for (const bool residual : {true, false}) {
+            RolloutSettings settings;
+            settings.residual = residual;
+            std::string shown;
+            const at::Tensor swept = roll_out(capture->flow, settings, {}, {}, &shown).value();
+            const at::Tensor dense = roll_out_dense(capture->flow, settings).value();
+            EXPECT_LT(largest(swept - dense), 1e-6);
+            EXPECT_NEAR(swept.sum().item<double>(), 1, 1e-5);
+            EXPECT_EQ(shown.rfind("map_sweep ", 0), 0U) << shown;
+        }
+    }
+    RolloutSettings other;
+    other.fusion = Fusion::Max;
+    Case it(Readout::ClassToken);
+    EXPECT_EQ(roll_out(run_captured(it.model, it.input.pixels).value()->flow, other).error().code,
+              ErrorCode::Unsupported);
+}
+
 TEST(Rollout, FusionAndDiscardChangeTheMapAndKeepItsMass) {
     Case it(Readout::ClassToken);
     const auto method = make_rollout();
@@ -161,10 +183,12 @@ TEST(Rollout, IsRefusedWhereTheFlowIsUnknown) {
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, ErrorCode::Unsupported);
     EXPECT_NE(refused.error().message.find("blocks.1 was not seen"), std::string::npos);
+    EXPECT_EQ(roll_out(flow, {}).error().code, ErrorCode::Unsupported);
     flow.unknown.clear();
     std::stop_source source;
     source.request_stop();
     EXPECT_EQ(roll_out_dense(flow, {}, source.get_token()).error().code, ErrorCode::Cancelled);
+    EXPECT_EQ(roll_out(flow, {}, source.get_token()).error().code, ErrorCode::Cancelled);
 }
 
 TEST(AttentionMethods, AreRefusedWithoutAttention) {

@@ -78,11 +78,14 @@ class Rollout final : public Explainer {
         wanted.fusion = fusion == "max" ? Fusion::Max : fusion == "min" ? Fusion::Min : Fusion::Mean;
         wanted.discard_ratio = settings.number("discard_ratio");
         wanted.residual = settings.flag("residual");
-        const at::Tensor tokens = VITRINE_TRY(roll_out_dense(flow, wanted, context.stop, context.progress));
+        std::string shown = "dense product reference";
+        const at::Tensor tokens =
+            VITRINE_TRY(can_sweep(wanted) ? roll_out(flow, wanted, context.stop, context.progress, &shown)
+                                          : roll_out_dense(flow, wanted, context.stop, context.progress));
         Attribution out = VITRINE_TRY(to_attribution(tokens, flow.steps.front().mixing->key_layout));
         out.method = "rollout";
         out.explained = fmt::format("attention from the readout through {} layers", flow.layers());
-        out.implementation = "dense product reference";
+        out.implementation = shown;
         const double mass = std::abs(tokens.sum().item<double>() - 1);
         out.checks.push_back({"mass", mass < 1e-4, fmt::format("sums to 1 within {:.0e}", mass)});
         for (const FlowStep& step : flow.steps) {
