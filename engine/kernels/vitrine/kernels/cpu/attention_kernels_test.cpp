@@ -391,8 +391,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AttentionKernel,
                              return std::string(std::get<0>(info.param)->name) + "_" + std::get<1>(info.param).name;
                          });
 
-// ---- the exponential
-// ------------------------------------------------------------------------------------------------------------
+// ---- the exponential ----
 
 class Exponential : public testing::TestWithParam<const AttentionKernels*> {};
 
@@ -455,8 +454,7 @@ TEST_P(Exponential, OfMinusInfinityIsZeroAndNotANumberIsSeen) {
 INSTANTIATE_TEST_SUITE_P(Implementations, Exponential, testing::ValuesIn(runnable()),
                          [](const auto& info) { return std::string(info.param->name); });
 
-// ---- an independent oracle
-// ------------------------------------------------------------------------------------------------------
+// ---- an independent oracle ----
 
 TEST(TransposedAttention, GivesTheSweepByAnotherWay) {
     // sum_i r_i p_ij = exp(log-sum-exp over i of (scale k_j . q_i + log r_i - lse_i)): attention with the roles
@@ -485,8 +483,7 @@ TEST(TransposedAttention, GivesTheSweepByAnotherWay) {
     }
 }
 
-// ---- the chooser
-// ----------------------------------------------------------------------------------------------------------------
+// ---- the chooser ----
 
 class Chooser : public testing::Test {
   protected:

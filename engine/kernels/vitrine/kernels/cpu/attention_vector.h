@@ -84,8 +84,7 @@ struct Attention {
     /// Groups of rows summed in single precision before they are added in double: 64 rows.
     static constexpr Index kFlush = 64 / kRows;
 
-    // ---- arithmetic
-    // ---------------------------------------------------------------------------------------------------------------
+    // ---- arithmetic ----
 
     /// exp(x) for x <= 88 within 1 unit in the last place; exactly 0 below -87, so also for -infinity; not-a-number
     /// passes through. Degree 6 minimax polynomial on [-ln 2 / 2, ln 2 / 2] with its first two coefficients held at 1:
@@ -184,8 +183,50 @@ struct Attention {
         return S::sums(acc);
     }
 
-    // ---- packing
-    // ------------------------------------------------------------------------------------------------------------------
+    /// The same for kLanes tokens one after the other, four at a time: their addresses then fit in registers.
+    [[gnu::always_inline]] static inline Float dots(const Side& side, Index first, const float* vector, Index dim) {
+        Float acc[kLanes];
+        const Index ahead = kLanes * side.stride;
+        const float* row = side.data + first * side.stride;
+#pragma GCC unroll 4
+        for (int l = 0; l < kLanes; l += 4) {
+            const float* const r0 = row;
+            const float* const r1 = r0 + side.stride;
+            const float* const r2 = r1 + side.stride;
+            const float* const r3 = r2 + side.stride;
+            row = r3 + side.stride;
+            Float a0 = S::zero(), a1 = S::zero(), a2 = S::zero(), a3 = S::zero();
+            Index d = 0;
+            for (; d + kLanes <= dim; d += kLanes) {
+                const Float x = S::load(vector + d);
+                if (kLanes >= 16 || (d & 15) == 0) {
+                    __builtin_prefetch(r0 + d + ahead);
+                    __builtin_prefetch(r1 + d + ahead);
+                    __builtin_prefetch(r2 + d + ahead);
+                    __builtin_prefetch(r3 + d + ahead);
+                }
+                a0 = S::fma(S::load(r0 + d), x, a0);
+                a1 = S::fma(S::load(r1 + d), x, a1);
+                a2 = S::fma(S::load(r2 + d), x, a2);
+                a3 = S::fma(S::load(r3 + d), x, a3);
+            }
+            if (d < dim) {
+                const auto mask = S::first(dim - d);
+                const Float x = S::load(vector + d, mask);
+                a0 = S::fma(S::load(r0 + d, mask), x, a0);
+                a1 = S::fma(S::load(r1 + d, mask), x, a1);
+                a2 = S::fma(S::load(r2 + d, mask), x, a2);
+                a3 = S::fma(S::load(r3 + d, mask), x, a3);
+            }
+            acc[l] = a0;
+            acc[l + 1] = a1;
+            acc[l + 2] = a2;
+            acc[l + 3] = a3;
+        }
+        return S::sums(acc);
+    }
+
+    // ---- packing ----
 
     /// [tokens][dim] -> [dim][width], zeros where there is no token.
     static void pack_panel(float* to, Index width, const Side& side, const Tokens& tokens, Index first, Index count,
@@ -236,8 +277,7 @@ struct Attention {
                        dim);
     }
 
-    // ---- what is added to scores
-    // --------------------------------------------------------------------------------------------------
+    // ---- what is added to scores ----
 
     static bool has_extra(const AttentionParams& p) { return p.bias != nullptr || p.causal; }
 
@@ -280,8 +320,7 @@ struct Attention {
         return lse == kNothing ? kNothing : -lse;
     }
 
-    // ---- queries broadcast, keys in lanes
-    // -----------------------------------------------------------------------------------------
+    // ---- queries broadcast, keys in lanes ----
 
     /// Some queries of one head, packed.
     struct Rows {
@@ -375,11 +414,15 @@ struct Attention {
     /// p of one query against up to kLanes keys, unpacked.
     [[gnu::always_inline]] static inline Float few(const AttentionParams& p, Index h, Index i, float shift,
                                                    const Tokens& keys, Index first, Index count, Index ahead) {
-        const Side side = keys_of(p, h);
-        const float* row[kLanes];
-        for (int l = 0; l < kLanes; ++l) row[l] = side.data + keys[first + least(l, count - 1)] * side.stride;
-        const Side query = queries_of(p, h);
-        const Float dot = dots(row, query.data + i * query.stride, p.head_dim, ahead);
+        const Side side = keys_of(p, h), query = queries_of(p, h);
+        Float dot;
+        if (keys.list == nullptr && count == kLanes) {
+            dot = dots(side, keys[first], query.data + i * query.stride, p.head_dim);
+        } else {
+            const float* row[kLanes];
+            for (int l = 0; l < kLanes; ++l) row[l] = side.data + keys[first + least(l, count - 1)] * side.stride;
+            dot = dots(row, query.data + i * query.stride, p.head_dim, ahead);
+        }
         if (!has_extra(p)) return exponential(S::fma(dot, S::all(p.scale), S::all(shift)));
         alignas(64) float extra[kLanes] = {};
         extra_of_query(p, h, i, keys, first, count, extra);
@@ -403,8 +446,7 @@ struct Attention {
     }
     static_assert(kVectors == 3);
 
-    // ---- sweep
-    // --------------------------------------------------------------------------------------------------------------------
+    // ---- sweep ----
 
     template <int NV>
     static void sweep_panel(const AttentionParams& p, const Rows& rows, const float* panel, Index first, Index count,
@@ -472,8 +514,7 @@ struct Attention {
         });
     }
 
-    // ---- sweep with gradients
-    // -----------------------------------------------------------------------------------------------------
+    // ---- sweep with gradients ----
 
     template <int NV, SweepFunctor F>
     static void gradient_panel(const AttentionParams& p, const Rows& rows, const float* grads, Index dim,
@@ -566,8 +607,7 @@ struct Attention {
         }
     }
 
-    // ---- pieces of the map
-    // --------------------------------------------------------------------------------------------------------
+    // ---- pieces of the map ----
 
     /// p of chosen queries and keys into out[(h * queries + i) * keys + j], indices into the choices.
     static void block(const AttentionParams& p, std::span<const Index> heads, const Tokens& queries, const Tokens& keys,
@@ -700,8 +740,9 @@ struct Attention {
                     }
                     const Float shift = S::load(part);
                     for (Index c = 0; c < columns; ++c) {
-                        const Float dot = dots(row, side.data + keys[static_cast<std::size_t>(c)] * side.stride,
-                                               p.head_dim, kLanes * queries.stride);
+                        const float* key = side.data + keys[static_cast<std::size_t>(c)] * side.stride;
+                        const Float dot = n == kLanes ? dots(queries, first, key, p.head_dim)
+                                                      : dots(row, key, p.head_dim, kLanes * queries.stride);
                         Float x = S::fma(dot, S::all(p.scale), shift);
                         if (has_extra(p)) {
                             for (int l = 0; l < kLanes; ++l) extra[l] = 0;
@@ -785,8 +826,7 @@ struct Attention {
         });
     }
 
-    // ---- keys broadcast, queries in lanes
-    // -----------------------------------------------------------------------------------------
+    // ---- keys broadcast, queries in lanes ----
 
     /// Scores of one group of keys against one panel of queries, before any shift; keys beyond the last are minus
     /// infinity.

@@ -39,11 +39,20 @@ struct Avx2 {
         const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(magic), 23);
         return _mm256_and_ps(keep, _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), power)));
     }
-    /// The sums of eight vectors, in order.
+    /// The sums of eight vectors, in order: a transposition in which every exchange adds its halves.
     static Float sums(const Float (&a)[kLanes]) {
-        const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
-        const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
-        return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+        Float b[4], c[2];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+            b[i] =
+                _mm256_add_ps(_mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]), _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]));
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+            const __m256d low = _mm256_castps_pd(b[2 * i]), high = _mm256_castps_pd(b[2 * i + 1]);
+            c[i] = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(low, high)),
+                                 _mm256_castpd_ps(_mm256_unpackhi_pd(low, high)));
+        }
+        return _mm256_add_ps(_mm256_permute2f128_ps(c[0], c[1], 0x20), _mm256_permute2f128_ps(c[0], c[1], 0x31));
     }
 };
 

@@ -36,19 +36,24 @@ struct Avx512 {
         const __m512i power = _mm512_slli_epi32(_mm512_castps_si512(magic), 23);
         return _mm512_castsi512_ps(_mm512_maskz_add_epi32(keep, _mm512_castps_si512(y), power));
     }
-    /// The sums of sixteen vectors, in order.
+    /// The sums of sixteen vectors, in order: a transposition in which every exchange adds its halves.
     static Float sums(const Float (&a)[kLanes]) {
-        __m256 half[kLanes];
-        for (int i = 0; i < kLanes; ++i)
-            half[i] = _mm256_add_ps(_mm512_castps512_ps256(a[i]), _mm512_extractf32x8_ps(a[i], 1));
-        return _mm512_insertf32x8(_mm512_castps256_ps512(eight_sums(half)), eight_sums(half + 8), 1);
-    }
-
-  private:
-    static __m256 eight_sums(const __m256* a) {
-        const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
-        const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
-        return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+        Float b[8], c[4], d[2];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i)
+            b[i] =
+                _mm512_add_ps(_mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]), _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]));
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            const __m512d low = _mm512_castps_pd(b[2 * i]), high = _mm512_castps_pd(b[2 * i + 1]);
+            c[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                                 _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+        }
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i)
+            d[i] = _mm512_add_ps(_mm512_shuffle_f32x4(c[2 * i], c[2 * i + 1], 0x88),
+                                 _mm512_shuffle_f32x4(c[2 * i], c[2 * i + 1], 0xDD));
+        return _mm512_add_ps(_mm512_shuffle_f32x4(d[0], d[1], 0x88), _mm512_shuffle_f32x4(d[0], d[1], 0xDD));
     }
 };
 
