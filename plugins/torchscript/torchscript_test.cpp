@@ -3,13 +3,16 @@
 // The files are made by tests/parity/recipes/capture_torchscript.py.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
+#include <fmt/ranges.h>
+#include <unistd.h>
+
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/frobenius_norm.h>
 #include <nlohmann/json.hpp>
 
 #include <vitrine/base/readers.h>

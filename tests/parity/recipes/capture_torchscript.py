@@ -202,6 +202,10 @@ def main():
         twin.load_state_dict(model.state_dict())
         ref = reference(twin.eval(), x)
         save_file(ref, str(OUT / f"capture_{name}.safetensors"))
+        if name == "timm_fused":  # the same weights for the native model
+            native = OUT / "capture_timm_fused_native.safetensors"
+            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, str(native))
+            native.with_suffix(".json").write_text(json.dumps({"input_size": [3, HEIGHT, WIDTH], "num_heads": HEADS}))
         for kind in kinds:
             write(name, kind, model, ref)
     torch.backends.quantized.engine = "fbgemm"
