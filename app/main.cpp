@@ -24,10 +24,14 @@ bool has_display() {
 int main(int argc, char** argv) {
     const std::vector<std::string> arguments(argv + 1, argv + argc);
     std::error_code ignored;
-    // A file called "info" can still be opened as ./info; anything that is no file is for the command line to explain.
-    if (!arguments.empty() &&
-        (vitrine::cli::is_command(arguments[0]) || !std::filesystem::exists(arguments[0], ignored)))
+    // A file called "info" can still be opened as ./info.
+    if (!arguments.empty() && (vitrine::cli::is_command(arguments[0]) || arguments[0].starts_with('-')))
         return vitrine::cli::run(arguments);
+    for (const auto& argument : arguments) {
+        if (std::filesystem::exists(argument, ignored)) continue;
+        std::fprintf(stderr, "vitrine: '%s' is neither a command nor a file; see vitrine --help\n", argument.c_str());
+        return 2;
+    }
     if (!has_display()) {
         const auto pictures = vitrine::app::Workbench::builtin_pictures();
         if (pictures.empty()) {
