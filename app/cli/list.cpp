@@ -93,7 +93,7 @@ Status list(const Common& common, const std::string& what) {
                        entry["title"].get<std::string>());
             continue;
         }
-        fmt::print("{:<22} {}\n", entry["name"].get<std::string>(), entry["summary"].get<std::string>());
+        fmt::print("{:<30} {}\n", entry["name"].get<std::string>(), entry["summary"].get<std::string>());
         for (const auto& parameter : entry["parameters"])
             fmt::print("    {:<18} {} (default {})\n", parameter["name"].get<std::string>(),
                        parameter["meaning"].get<std::string>(), parameter["default"].get<std::string>());
