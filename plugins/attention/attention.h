@@ -13,6 +13,20 @@ namespace vitrine::plugin::attention {
 
 std::unique_ptr<Explainer> make_raw_attention();
 std::unique_ptr<Explainer> make_rollout();
+std::unique_ptr<Explainer> make_chefer();
+std::unique_ptr<Explainer> make_legrad();
+
+/// The scalar that gradient methods explain: a logit, or the difference of two.
+struct TargetScore {
+    std::int64_t index = 0;
+    std::optional<std::int64_t> versus;
+    std::string explained;                          ///< "logit of class 281"
+    at::Tensor of(const at::Tensor& logits) const;  ///< logits [classes] -> a number, with its graph
+};
+/// The context's target, the predicted class without one.
+/// @error BadInput     a class that is not there
+/// @error Unsupported  the model has no classes
+Result<TargetScore> score_of(const ExplainContext& context, const at::Tensor& output);
 
 /// How heads become one map.
 enum class Fusion : std::uint8_t { Mean, Max, Min };

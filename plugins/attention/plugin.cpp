@@ -1,4 +1,5 @@
-// Registers the two methods that read attention as it is: one layer's rows, and their product over the layers.
+// Registers the methods that read attention: one layer's rows, their product over the layers, and the two that weigh it
+// by gradients.
 #include "attention.h"
 
 #include <vitrine/registry.h>
@@ -6,4 +7,6 @@
 VITRINE_PLUGIN(attention) {
     registry.add(vitrine::plugin::attention::make_raw_attention());
     registry.add(vitrine::plugin::attention::make_rollout());
+    registry.add(vitrine::plugin::attention::make_chefer());
+    registry.add(vitrine::plugin::attention::make_legrad());
 }
