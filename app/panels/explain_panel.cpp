@@ -21,18 +21,20 @@ namespace {
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
+/// "reg" of "reg3".
+std::string stemOf(std::string name) {
+    while (!name.empty() && name.back() >= '0' && name.back() <= '9') name.pop_back();
+    return name;
+}
+
 /// "cls" or "cls, 4 reg": names that differ only in their number are counted.
 QString prefixWords(const std::vector<std::string>& prefix) {
     QStringList words;
     std::size_t i = 0;
-    const auto stem = [](std::string name) {
-        while (!name.empty() && name.back() >= '0' && name.back() <= '9') name.pop_back();
-        return name;
-    };
     while (i < prefix.size()) {
         std::size_t end = i + 1;
-        while (end < prefix.size() && stem(prefix[end]) == stem(prefix[i])) ++end;
-        words << (end - i == 1 ? text(prefix[i]) : QStringLiteral("%1 %2").arg(end - i).arg(text(stem(prefix[i]))));
+        while (end < prefix.size() && stemOf(prefix[end]) == stemOf(prefix[i])) ++end;
+        words << (end - i == 1 ? text(prefix[i]) : QStringLiteral("%1 %2").arg(end - i).arg(text(stemOf(prefix[i]))));
         i = end;
     }
     return words.join(QStringLiteral(", "));
@@ -286,7 +288,13 @@ void ExplainPanel::refreshEvidence() {
         what = row->token.is_patch() ? tr("What patch %1, %2 reads").arg(row->token.row).arg(row->token.col)
                                      : tr("What the answer is read from: %1").arg(text(session_.look()->readout));
         facts = QStringLiteral("%1  %2").arg(text(row->implementation), duration(row->milliseconds));
-        for (const auto& [name, mass] : row->prefix) facts += QStringLiteral("\n%1  %2").arg(text(name), percent(mass));
+        // Registers are many and alike: names that differ only in their number are summed.
+        std::vector<std::pair<std::string, float>> sums;
+        for (const auto& [name, mass] : row->prefix) {
+            if (sums.empty() || sums.back().first != stemOf(name)) sums.emplace_back(stemOf(name), 0.0F);
+            sums.back().second += mass;
+        }
+        for (const auto& [name, mass] : sums) facts += QStringLiteral("\n%1  %2").arg(text(name), percent(mass));
     } else {
         title = tr("No attention to show");
     }
