@@ -642,6 +642,21 @@ Result<Translation> translate(const Checkpoint& checkpoint) {
             "{} is missing: norms without a bias are RMS norms, which this version does not know",
             names.called(names.has("blocks.0.norm1.bias") ? "blocks.0.attn.q_norm.bias" : "blocks.0.norm1.bias"));
 
+    // Relatives of timm that compute something else with the very same tensors, known by name alone.
+    if (timm && architecture.find("_rpn_") != std::string::npos)
+        return fail(ErrorCode::Unsupported, "{} norms after each branch, which this version does not know",
+                    architecture);
+    if (timm && c.learned_positions &&
+        (architecture.find("rope") != std::string::npos || architecture.find("eva02") != std::string::npos))
+        return fail(ErrorCode::Unsupported,
+                    "{} has rotary positions beside learned ones, which this version does not know", architecture);
+    if (timm && c.learned_positions && checkpoint.has(found->prefix + "blocks.0.attn.q_bias") &&
+        !architecture.starts_with("eva_"))
+        return fail(ErrorCode::Unsupported,
+                    "{}blocks.0.attn.q_bias marks a relative of EVA or BEiT, and whether it has rotary positions is in "
+                    "no tensor",
+                    checkpoint.stripped_prefix + found->prefix);
+
     // ---- heads: in no tensor
     std::optional<std::int64_t> heads = integer_at(vision, {"num_attention_heads", "num_heads"});
     if (!heads) heads = integer_at(arguments, {"num_heads"});
@@ -872,6 +887,12 @@ Result<Translation> translate(const Checkpoint& checkpoint) {
     std::set<std::string> used;
     for (const auto& [ours, shape] : expected_tensors(c))
         out.tensors.emplace_back(ours, VITRINE_TRY(names.read(ours, shape, used)));
+    for (auto& [name, tensor] : out.tensors) {
+        // DINOv3's own code multiplies this bias by a mask that is zero for keys; the numbers under the mask mean
+        // nothing.
+        if (name.ends_with("attn.qkv.bias") && checkpoint.has(found->prefix + name + "_mask"))
+            tensor.narrow(0, c.width, c.width).zero_();
+    }
 
     // ---- what is left. A tensor inside the blocks that has no place is computation we would leave out: that is
     // refused.
@@ -883,9 +904,10 @@ Result<Translation> translate(const Checkpoint& checkpoint) {
             unused.push_back(name);
             continue;
         }
-        const bool inside = name.find("block") != std::string::npos || name.find("layers.") != std::string::npos ||
-                            name.find("layer.") != std::string::npos || name.find("attn") != std::string::npos ||
-                            name.find("stage") != std::string::npos;
+        static constexpr std::array words{"block", "layers.", "layer.", "attn", "stage",
+                                          "embed", "token",   "pos_",   "patch"};
+        const bool inside = std::any_of(words.begin(), words.end(),
+                                        [&](const char* word) { return name.find(word) != std::string::npos; });
         if (inside)
             return fail(ErrorCode::Unsupported,
                         "{}{} has no place in a plain vision transformer; what it does is not known here",

@@ -22,6 +22,7 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/upsample_bicubic2d.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -394,7 +395,8 @@ at::Tensor VitModel::positions(std::int64_t rows, std::int64_t cols) const {
 }
 
 at::Tensor VitModel::drop_path(const at::Tensor& x, std::int64_t index) const {
-    if (training_drop_path <= 0 || config_.depth < 2) return x;
+    // Without gradients nobody trains: validation between epochs sees the whole network.
+    if (training_drop_path <= 0 || config_.depth < 2 || !at::GradMode::is_enabled()) return x;
     const double rate = training_drop_path * static_cast<double>(index) / static_cast<double>(config_.depth - 1);
     if (rate <= 0) return x;
     const double keep = 1.0 - rate;

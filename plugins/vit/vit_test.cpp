@@ -10,6 +10,7 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/topk.h>
@@ -200,6 +201,48 @@ TEST(VitRefusal, RelativesThatComputeMoreAreRefusedAndBystandersNoted) {
                   .confidence,
               0.3);
     EXPECT_EQ(architecture().recognise(checkpoint_of({{"something", at::zeros({3, 1})}})).confidence, 0);
+}
+
+TEST(VitRefusal, RelativesThatOnlyTheirNameGivesAwayAreRefused) {
+    EXPECT_THAT(refusal(small_tensors(), {{"architecture", "vit_base_patch16_rpn_224"}}),
+                HasSubstr("norms after each branch"));
+    EXPECT_THAT(refusal(small_tensors(), {{"architecture", "vit_small_patch16_rope_ape_224"}}),
+                HasSubstr("rotary positions"));
+    auto eva = without(without(small_tensors(), "blocks.0.attn.qkv.bias"), "blocks.1.attn.qkv.bias");
+    for (const char* block : {"blocks.0", "blocks.1"})
+        for (const char* bias : {"q_bias", "v_bias"})
+            eva.emplace_back(fmt::format("{}.attn.{}", block, bias), at::zeros({64}));
+    EXPECT_THAT(refusal(eva), HasSubstr("EVA or BEiT"));
+    EXPECT_TRUE(architecture().build(checkpoint_of(eva, {{"architecture", "eva_giant_patch14_224"}})).has_value());
+    EXPECT_THAT(refusal(with(small_tensors(), "patch_embed.norm.weight", at::zeros({64}))), HasSubstr("has no place"));
+    EXPECT_THAT(refusal(with(small_tensors(), "det_tokens", at::zeros({1, 5, 64}))), HasSubstr("has no place"));
+}
+
+TEST(Vit, DinosOwnNamesOfRegistersAndPositionsMeanTheSame) {
+    // timm takes the class token's position into the token itself; the original keeps it in the table.
+    VitConfig c = small();
+    c.registers = 3;
+    c.position_prefix = 0;
+    c.layer_scale = true;
+    const auto timm = VitModel::spread(c, 6).value();
+    const auto place = at::randn({1, 1, 64});
+    NamedTensors original;
+    for (const auto& [name, tensor] : timm->parameters()) {
+        if (name == "reg_token")
+            original.emplace_back("register_tokens", tensor);
+        else if (name == "cls_token")
+            original.emplace_back(name, tensor - place);
+        else if (name == "pos_embed")
+            original.emplace_back(name, at::cat({place, tensor}, 1));
+        else
+            original.emplace_back(name, tensor);
+    }
+    auto again = architecture().build(checkpoint_of(original));
+    ASSERT_TRUE(again.has_value()) << again.error().message;
+    const c10::InferenceMode guard;
+    const auto pixels = at::randn({2, 3, 32, 32});
+    EXPECT_LT((timm->forward(pixels) - (*again)->forward(pixels)).abs().max().item<double>(), 1e-4);
+    EXPECT_EQ((*again)->layout(32, 32), timm->layout(32, 32));
 }
 
 TEST(Vit, TinyModelsHavePeakedAttentionAndSpreadLogits) {

@@ -14,7 +14,7 @@ import torch
 import transformers as hf
 from safetensors import safe_open
 from torch import nn
-from torchvision.models.vision_transformer import VisionTransformer
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from spread import draw, entropy_share, fill, is_query_or_key, pixels, rule, specs_of, write_case  # noqa: E402
@@ -97,11 +97,18 @@ def settle(name, state, run, maps, seed=SEED):
     return specs, outputs
 
 
-def timm_case(name, model, config, size, title):
+def wanted(name):
+    """Names on the command line choose cases; none choose all."""
+    return len(sys.argv) < 2 or name in sys.argv[1:]
+
+
+def timm_case(name, model, config, size, title, extra=None):
+    if not wanted(name):
+        return
     model.eval()
     maps = Maps()
     maps.hook_timm(model)
-    state = {k: v for k, v in model.state_dict().items()}
+    state = {k: v for k, v in model.state_dict().items()} | (extra or {})
     x = pixels((2, 3, *size), SEED)
     specs, outputs = settle(name, state, lambda: model(x), maps)
     write_case(name, architecture="vit", state_names={k: k for k in state}, specs=specs, shapes={k: v.shape for k, v in state.items()},
@@ -110,6 +117,8 @@ def timm_case(name, model, config, size, title):
 
 def hf_case(name, model, answer, size, title):
     """Under the names that save_pretrained writes, with the config.json it writes."""
+    if not wanted(name):
+        return
     model.eval()
     maps = Maps()
     maps.hook_hf(model)
@@ -203,14 +212,8 @@ def everything():
                                                               num_register_tokens=4, **eager)),
             lambda m, x: m(x).pooler_output, (64, 80), "transformers DINOv3 small")
 
-    model = VisionTransformer(image_size=64, patch_size=16, num_layers=4, num_heads=12, hidden_dim=768, mlp_dim=3072, num_classes=50).eval()
-    maps = Maps()
-    maps.hook_multihead(model)
-    state = dict(model.state_dict())
-    x = pixels((2, 3, 64, 64), SEED)
-    specs, outputs = settle("torchvision_vit_b_16", state, lambda: model(x), maps)
-    write_case("torchvision_vit_b_16", architecture="vit", state_names={k: k for k in state}, specs=specs, shapes={k: v.shape for k, v in state.items()},
-               config={"num_heads": 12}, pixels_shape=x.shape, outputs=outputs, seed=SEED, title="torchvision vit_b_16, 12 heads, depth 4")
+    dinov2_original()
+    torchvision_cases()
     openclip()
 
 
@@ -253,7 +256,52 @@ class OpenClipTower(nn.Module):
         return v.ln_post(x[:, 0]) @ v.proj
 
 
+def dinov2_original():
+    """DINOv2's own way to another size (facebookresearch/dinov2, interpolate_pos_encoding): bicubic by a scale factor with 0.1 cells added."""
+    if not wanted("dinov2_original_resized"):
+        return
+
+    def resample(posemb, new_size, old_size=None, num_prefix_tokens=1, interpolation="bicubic", antialias=True, verbose=False):
+        prefix, grid = posemb[:, :num_prefix_tokens], posemb[:, num_prefix_tokens:]
+        side = int(math.sqrt(grid.shape[1]))
+        grid = grid.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        factors = tuple((n + 0.1) / side for n in new_size)
+        grid = nn.functional.interpolate(grid, mode="bicubic", antialias=False, scale_factor=factors)
+        assert grid.shape[-2:] == tuple(new_size)
+        return torch.cat([prefix, grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+    module = sys.modules["timm.models.vision_transformer"]
+    before, module.resample_abs_pos_embed = module.resample_abs_pos_embed, resample
+    timm_case("dinov2_original_resized", timm.create_model("vit_small_patch14_dinov2", img_size=56, num_classes=0, depth=3, dynamic_img_size=True), {}, (84, 70),
+              "DINOv2's own file without configuration, another size", extra={"mask_token": torch.zeros(1, 384)})
+    module.resample_abs_pos_embed = before
+
+
+def torchvision_cases():
+    for name, size, title in (("torchvision_vit_b_16", 64, "torchvision vit_b_16, 12 heads, depth 4"),
+                              ("torchvision_vit_resized", 96, "torchvision vit at another size by its interpolate_embeddings")):
+        if not wanted(name):
+            continue
+        options = dict(patch_size=16, num_layers=4, num_heads=12, hidden_dim=768, mlp_dim=3072, num_classes=50)
+        if size != 64:
+            options = dict(patch_size=16, num_layers=2, num_heads=3, hidden_dim=192, mlp_dim=768, num_classes=50)
+        small = VisionTransformer(image_size=64, **options).eval()
+        model = VisionTransformer(image_size=size, **options).eval()
+        maps = Maps()
+        maps.hook_multihead(model)
+        state = dict(small.state_dict())
+        x = pixels((2, 3, size, size), SEED)
+
+        def run():
+            model.load_state_dict(interpolate_embeddings(size, 16, {k: v.clone() for k, v in state.items()}))
+            return model(x)
+        specs, outputs = settle(name, state, run, maps)
+        write_case(name, architecture="vit", state_names={k: k for k in state}, specs=specs, shapes={k: v.shape for k, v in state.items()},
+                   config={"num_heads": options["num_heads"]}, pixels_shape=x.shape, outputs=outputs, seed=SEED, title=title)
+
+
 def openclip():
+    if not wanted("openclip_visual"):
+        return
     model = OpenClipTower(64, 16, 192, 3, 3, 48).eval()
     maps = Maps()
     maps.hook_multihead(model)
@@ -264,4 +312,5 @@ def openclip():
                config={"quick_gelu": True}, pixels_shape=x.shape, outputs=outputs, seed=SEED, title="original CLIP names, quick GELU")
 
 
-everything()
+if __name__ == "__main__":
+    everything()
