@@ -285,7 +285,9 @@ TEST_P(PlantedFaults, MakeParityFail) {
     auto built = build(c, checkpoint_of(c));
     ASSERT_TRUE(built.has_value()) << built.error().message;
     Model& model = **built;
-    const auto pixels = pixels_of(c);
+    // One picture is enough to see a fault.
+    const auto pixels = pixels_of(c).narrow(0, 0, 1);
+    const auto wanted = c.wanted.at("logits").narrow(0, 0, 1);
     const c10::NoGradGuard guard;
     int planted = 0;
     for (const Fault& fault : faults()) {
@@ -300,13 +302,12 @@ TEST_P(PlantedFaults, MakeParityFail) {
         if (!fault.plant(parameters, model.info())) continue;
         ++planted;
         // A hundred times the tolerance that parity is held to, so that no fault hides near it.
-        EXPECT_GT(relative_error(model.forward(pixels), c.wanted.at("logits")),
-                  100 * c.json.at("tolerance").get<double>())
+        EXPECT_GT(relative_error(model.forward(pixels), wanted), 100 * c.json.at("tolerance").get<double>())
             << fault.name;
         for (auto& [name, tensor] : before) parameters.at(name).copy_(tensor);
     }
     EXPECT_GE(planted, 5);
-    EXPECT_LT(relative_error(model.forward(pixels), c.wanted.at("logits")), c.json.at("tolerance").get<double>())
+    EXPECT_LT(relative_error(model.forward(pixels), wanted), c.json.at("tolerance").get<double>())
         << "the faults were not undone";
 }
 
