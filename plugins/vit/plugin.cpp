@@ -104,14 +104,6 @@ class VitArchitecture : public Architecture {
              0,
              1,
              {}},
-            {"drop_path",
-             0.0,
-             "stochastic depth while training, at the last block",
-             "",
-             "Huang et al., ECCV 2016",
-             0,
-             0.9,
-             {}},
             {"class_token",
              true,
              "a class token; without one the patches are averaged",
@@ -185,7 +177,6 @@ class VitArchitecture : public Architecture {
         c.position_prefix = 0;  // positions belong to patches (timm's no_embed_class)
         c.classes = settings.integer("classes");
         auto model = VITRINE_TRY(VitModel::fresh(c, seed, settings.number("layer_scale")));
-        model->training_drop_path = settings.number("drop_path");
         name(*model, "fresh vision transformer");
         return std::unique_ptr<Model>(std::move(model));
     }
