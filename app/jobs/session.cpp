@@ -232,12 +232,14 @@ void Session::dropResults() {
     look_.reset();
     row_.reset();
     strip_.reset();
+    piece_.reset();
     explanation_.reset();
     replay_.clear();
     explain_trouble_.clear();
     Q_EMIT lookChanged();
     Q_EMIT evidenceChanged();
     Q_EMIT stripChanged();
+    Q_EMIT pieceChanged();
     Q_EMIT replayChanged();
 }
 
@@ -301,9 +303,10 @@ void Session::explainNow() {
     explain_trouble_.clear();
     post(
         {.tag = "explain", .title = "Computing " + facts->title},
-        [method = method_.toStdString(), target = target_, versus = versus_](Workbench& bench, JobControl& job) {
+        [method = method_.toStdString(), settings = settings(), target = target_, versus = versus_](Workbench& bench,
+                                                                                                    JobControl& job) {
             return bench.explain(
-                method, target, versus, job.stop(),
+                method, settings, target, versus, job.stop(),
                 [&](std::int64_t done, std::int64_t total, const std::string& unit) { job.report(done, total, unit); });
         },
         [this](Result<Explanation> explanation) {
@@ -351,6 +354,20 @@ void Session::stripNow() {
         });
 }
 
+void Session::askPiece(std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1, int cells) {
+    if (!look_ || look_->heads.empty()) return;
+    post(
+        {.tag = "piece", .title = {}, .urgency = Urgency::Normal},
+        [=, layer = layer_, head = head_](Workbench& bench, JobControl&) {
+            return bench.piece(layer, head, q0, q1, k0, k1, cells);
+        },
+        [this](Result<MapPiece> piece) {
+            if (!piece) return tell(piece.error(), QStringLiteral("reading a piece of the map"));
+            piece_ = std::move(*piece);
+            Q_EMIT pieceChanged();
+        });
+}
+
 const MethodFacts* Session::methodFacts() const {
     if (!model_) return nullptr;
     const auto name = method_.toStdString();
@@ -367,6 +384,38 @@ void Session::setMethod(const QString& name) {
         explainNow();
     }
     Q_EMIT evidenceChanged();
+}
+
+const MethodSettings& Session::settings() const {
+    static const MethodSettings none;
+    const auto found = settings_.find(method_);
+    return found == settings_.end() ? none : found->second;
+}
+
+void Session::setSetting(const std::string& name, const std::string& value) {
+    const auto* facts = methodFacts();
+    if (!facts) return;
+    const auto declared = std::find_if(facts->settings.begin(), facts->settings.end(),
+                                       [&](const SettingFacts& setting) { return setting.name == name; });
+    if (declared == facts->settings.end()) return;
+    auto& chosen = settings_[method_];
+    const auto before = chosen;
+    if (value == declared->standard)
+        chosen.erase(name);
+    else
+        chosen[name] = value;
+    if (chosen == before) return;
+    prefers_explanation_ = true;
+    Q_EMIT choiceChanged();
+    explainNow();
+}
+
+void Session::resetSettings() {
+    if (settings().empty()) return;
+    settings_.erase(method_);
+    prefers_explanation_ = true;
+    Q_EMIT choiceChanged();
+    explainNow();
 }
 
 void Session::setTarget(std::optional<std::int64_t> index) {

@@ -8,6 +8,7 @@
 #include <QString>
 #include <QStringList>
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -50,6 +51,9 @@ class Session : public QObject {
 
     // ---- asking -------------------------------------------------------------------------------------------------
     void setMethod(const QString& name);
+    /// A value of the chosen method; its default takes it back. The explanation is computed again.
+    void setSetting(const std::string& name, const std::string& value);
+    void resetSettings();                               ///< all of the chosen method
     void setTarget(std::optional<std::int64_t> index);  ///< nothing: the predicted class
     void setVersus(std::optional<std::int64_t> index);
     void setLayer(int layer);
@@ -57,6 +61,8 @@ class Session : public QObject {
     void setPlace(int layer, int head);
     void hover(std::optional<Token> patch);
     void pin(std::optional<Token> patch);
+    /// A piece of the map of the chosen layer and head, in at most `cells` blocks a side: see pieceChanged.
+    void askPiece(std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1, int cells);
     void setLive(bool live);           ///< whether hovering shows attention
     void preferExplanation(bool yes);  ///< what is shown when nothing is hovered or pinned
     void refreshExplanation();
@@ -71,6 +77,7 @@ class Session : public QObject {
     const std::optional<Look>& look() const { return look_; }
     const std::optional<Row>& row() const { return row_; }
     const std::optional<Strip>& strip() const { return strip_; }
+    const std::optional<MapPiece>& piece() const { return piece_; }
     const std::optional<Explanation>& explanation() const { return explanation_; }
     const std::vector<Finding>& replay() const { return replay_; }
     const QString& explainTrouble() const { return explain_trouble_; }
@@ -78,6 +85,7 @@ class Session : public QObject {
     bool looking() const { return looking_; }
     const QString& method() const { return method_; }
     const MethodFacts* methodFacts() const;
+    const MethodSettings& settings() const;  ///< of the chosen method: what differs from its defaults
     std::optional<std::int64_t> target() const { return target_; }
     std::optional<std::int64_t> versus() const { return versus_; }
     std::optional<std::int64_t> explainedClass() const;  ///< the target, or the predicted class
@@ -103,6 +111,7 @@ class Session : public QObject {
     void lookChanged();
     void evidenceChanged();  ///< row, explanation, layer, head, pin or hover
     void stripChanged();
+    void pieceChanged();
     void replayChanged();
     void choiceChanged();  ///< method, target, versus
     void jobsChanged();
@@ -133,11 +142,13 @@ class Session : public QObject {
     std::optional<Look> look_;
     std::optional<Row> row_;
     std::optional<Strip> strip_;
+    std::optional<MapPiece> piece_;
     std::optional<Explanation> explanation_;
     std::vector<Finding> replay_;
     QString explain_trouble_;
     bool explaining_ = false, looking_ = false;
     QString method_;
+    std::map<QString, MethodSettings> settings_;  ///< by method, kept while the window is open
     std::optional<std::int64_t> target_, versus_;
     int layer_ = -1, head_ = -1;
     std::optional<Token> hovered_, pinned_;

@@ -102,6 +102,25 @@ Result<Plane> on_patches(const Mixing& mixing, const at::Tensor& row) {
                       floats_of(row.narrow(0, layout.prefix_count(), layout.rows * layout.cols)), false, false);
 }
 
+SettingFacts facts_of(const Parameter& parameter) {
+    SettingFacts facts;
+    using Kind = SettingFacts::Kind;
+    facts.kind = std::holds_alternative<bool>(parameter.standard)           ? Kind::Flag
+                 : std::holds_alternative<std::int64_t>(parameter.standard) ? Kind::Integer
+                 : std::holds_alternative<double>(parameter.standard)       ? Kind::Number
+                 : parameter.choices.empty()                                ? Kind::Text
+                                                                            : Kind::Choice;
+    facts.name = parameter.name;
+    facts.meaning = parameter.meaning;
+    facts.unit = parameter.unit;
+    facts.source = parameter.source;
+    facts.standard = to_string(parameter.standard);
+    facts.low = parameter.low;
+    facts.high = parameter.high;
+    facts.choices = parameter.choices;
+    return facts;
+}
+
 bool looks_like_picture_name(const std::filesystem::path& file) {
     static const std::array<std::string_view, 11> endings{".jpg",  ".jpeg", ".png", ".bmp", ".gif", ".tif",
                                                           ".tiff", ".webp", ".ppm", ".pgm", ".pnm"};
@@ -246,8 +265,15 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
     facts.assumed.assign(preprocess.assumed.begin(), preprocess.assumed.end());
     for (const auto& explainer : registry().explainers()) {
         const auto description = explainer->description();
-        facts.methods.push_back({description.name, description.title, description.summary, description.source,
-                                 explainer->why_not(*model).value_or(""), explainer->class_specific()});
+        MethodFacts method{description.name,
+                           description.title,
+                           description.summary,
+                           description.source,
+                           explainer->why_not(*model).value_or(""),
+                           explainer->class_specific(),
+                           {}};
+        for (const auto& parameter : explainer->parameters()) method.settings.push_back(facts_of(parameter));
+        facts.methods.push_back(std::move(method));
     }
     if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
     parts_->model = std::move(model);
@@ -377,6 +403,53 @@ Result<Strip> Workbench::strip(Token token, std::stop_token stop) const {
     return strip;
 }
 
+std::string MapPiece::name_of(std::int64_t token, const std::vector<std::string>& names, std::int64_t cols) {
+    const auto prefix = static_cast<std::int64_t>(names.size());
+    if (token < prefix) return names[static_cast<std::size_t>(token)];
+    if (cols <= 0) return fmt::format("token {}", token);
+    return fmt::format("patch {}, {}", (token - prefix) / cols, (token - prefix) % cols);
+}
+
+Result<MapPiece> Workbench::piece(std::int64_t layer, std::int64_t head, std::int64_t q0, std::int64_t q1,
+                                  std::int64_t k0, std::int64_t k1, std::int64_t cells) const {
+    if (!parts_->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
+    const auto& flow = parts_->capture->flow;
+    const auto* step = flow.block(layer);
+    if (!step) return fail(ErrorCode::BadInput, "there is no layer {}: the model has {}", layer, flow.layers());
+    const auto& mixing = *step->mixing;
+    if (head >= mixing.heads)
+        return fail(ErrorCode::BadInput, "there is no head {} in layer {}: it has {}", head, layer, mixing.heads);
+    MapPiece piece;
+    piece.layer = layer;
+    piece.head = head;
+    piece.queries = mixing.queries;
+    piece.keys = mixing.keys;
+    piece.q0 = std::clamp<std::int64_t>(q0, 0, mixing.queries);
+    piece.q1 = std::clamp<std::int64_t>(q1, 0, mixing.queries);
+    piece.k0 = std::clamp<std::int64_t>(k0, 0, mixing.keys);
+    piece.k1 = std::clamp<std::int64_t>(k1, 0, mixing.keys);
+    if (piece.q0 >= piece.q1 || piece.k0 >= piece.k1 || cells < 1)
+        return fail(ErrorCode::BadInput, "the piece [{}, {}) x [{}, {}) of a map of {} x {} is empty", q0, q1, k0, k1,
+                    mixing.queries, mixing.keys);
+    const auto start = std::chrono::steady_clock::now();
+    const auto longest = std::max(piece.q1 - piece.q0, piece.k1 - piece.k0);
+    piece.pool = (longest + cells - 1) / cells;
+    std::vector<std::int64_t> chosen;
+    if (head >= 0) chosen.push_back(head);
+    const auto tile = VITRINE_TRY(mixing.tile(chosen, piece.q0, piece.q1, piece.k0, piece.k1, piece.pool)).mean(0);
+    piece.plane = make_plane(tile.size(0), tile.size(1), floats_of(tile), false, true);
+    piece.milliseconds = milliseconds_since(start);
+    piece.implementation = mixing.implementation();
+    const auto describe = [](const TokenLayout& layout, std::vector<std::string>& names, std::int64_t& cols) {
+        if (!layout.known()) return;
+        names = layout.prefix;
+        cols = layout.cols;
+    };
+    describe(mixing.query_layout, piece.query_names, piece.query_cols);
+    describe(mixing.key_layout, piece.key_names, piece.key_cols);
+    return piece;
+}
+
 Result<std::vector<Finding>> Workbench::check(std::stop_token stop, const Report& report) const {
     if (!parts_->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
     std::vector<Finding> findings;
@@ -404,8 +477,9 @@ Result<std::vector<Finding>> Workbench::check(std::stop_token stop, const Report
     return findings;
 }
 
-Result<Explanation> Workbench::explain(const std::string& method, std::optional<std::int64_t> target,
-                                       std::optional<std::int64_t> versus, std::stop_token stop, const Report& report) {
+Result<Explanation> Workbench::explain(const std::string& method, const MethodSettings& wanted,
+                                       std::optional<std::int64_t> target, std::optional<std::int64_t> versus,
+                                       std::stop_token stop, const Report& report) {
     if (!parts_->input || !parts_->model) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
     const auto* explainer = VITRINE_TRY(registry().explainer(method));
     if (const auto reason = explainer->why_not(*parts_->model)) return fail(ErrorCode::Unsupported, "{}", *reason);
@@ -413,8 +487,10 @@ Result<Explanation> Workbench::explain(const std::string& method, std::optional<
     context.stop = std::move(stop);
     context.progress = [&](const Progress& progress) { report(progress.done, progress.total, progress.unit); };
     if (parts_->capture) context.use(parts_->capture);
+    Settings settings(explainer->parameters());
+    for (const auto& [name, value] : wanted) VITRINE_CHECK(settings.set(name, value));
     const auto start = std::chrono::steady_clock::now();
-    const auto found = VITRINE_TRY(explainer->explain(context, Settings(explainer->parameters())));
+    const auto found = VITRINE_TRY(explainer->explain(context, settings));
     Explanation explanation;
     explanation.milliseconds = milliseconds_since(start);
     explanation.method = method;

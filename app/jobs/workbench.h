@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -35,11 +36,25 @@ struct Plane {
 };
 Plane make_plane(std::int64_t rows, std::int64_t cols, std::vector<float> values, bool is_signed, bool per_pixel);
 
+/// One declared parameter of a method, as a panel shows it.
+struct SettingFacts {
+    enum class Kind : std::uint8_t { Flag, Integer, Number, Choice, Text };
+    Kind kind = Kind::Text;
+    std::string name, meaning, unit, source;
+    std::string standard;              ///< the default, as text
+    std::optional<double> low, high;   ///< for numbers, inclusive
+    std::vector<std::string> choices;  ///< for Choice
+};
+
 struct MethodFacts {
     std::string name, title, summary, source;
     std::string why_not;  ///< empty when it can run on the open model
     bool class_specific = false;
+    std::vector<SettingFacts> settings;
 };
+
+/// Values that differ from a method's defaults, by name.
+using MethodSettings = std::map<std::string, std::string>;
 
 struct ModelFacts {
     std::string request;  ///< what was asked for: a path or "starter"
@@ -109,6 +124,22 @@ struct Strip {
     double milliseconds = 0;
 };
 
+/// A piece of one head's map (or of the mean over heads), averaged over pool x pool blocks.
+struct MapPiece {
+    std::int64_t layer = 0, head = -1;            ///< head -1: mean
+    std::int64_t queries = 0, keys = 0;           ///< of the whole map
+    std::int64_t q0 = 0, q1 = 0, k0 = 0, k1 = 0;  ///< what it covers
+    std::int64_t pool = 1;
+    Plane plane;                                      ///< [queries / pool, keys / pool]
+    std::vector<std::string> query_names, key_names;  ///< the tokens before the patches on either side
+    std::int64_t query_cols = 0, key_cols = 0;        ///< patches a row; 0 where patches are not known
+    std::string implementation;
+    double milliseconds = 0;
+
+    /// "patch 3, 7", "cls" or "token 12".
+    static std::string name_of(std::int64_t token, const std::vector<std::string>& names, std::int64_t cols);
+};
+
 struct Finding {
     std::string name, finding;
     bool passed = true;
@@ -157,10 +188,16 @@ class Workbench {
     /// @error BadInput layer or head out of range; NotFound nothing was captured
     Result<Row> row(Token token, std::int64_t layer, std::int64_t head) const;
     Result<Strip> strip(Token token, std::stop_token stop) const;
+    /// The map over these queries and keys in at most `cells` x `cells` blocks; the region is cut to the map.
+    /// @error BadInput layer or head out of range, an empty region
+    Result<MapPiece> piece(std::int64_t layer, std::int64_t head, std::int64_t q0, std::int64_t q1, std::int64_t k0,
+                           std::int64_t k1, std::int64_t cells) const;
     /// Replays 8 rows of every head and compares with what the model used.
     Result<std::vector<Finding>> check(std::stop_token stop, const Report& report) const;
-    Result<Explanation> explain(const std::string& method, std::optional<std::int64_t> target,
-                                std::optional<std::int64_t> versus, std::stop_token stop, const Report& report);
+    /// @error BadInput a setting that the method does not declare or that is out of its range
+    Result<Explanation> explain(const std::string& method, const MethodSettings& settings,
+                                std::optional<std::int64_t> target, std::optional<std::int64_t> versus,
+                                std::stop_token stop, const Report& report);
 
     static std::vector<std::filesystem::path> builtin_pictures();
     static bool has_starter();

@@ -13,6 +13,7 @@
 #include <QVBoxLayout>
 
 #include "panels/format.h"
+#include "panels/method_settings.h"
 #include "panels/small_widgets.h"
 #include "windows/theme.h"
 
@@ -102,6 +103,8 @@ ExplainPanel::ExplainPanel(Session& session, ViewSettings& settings, QWidget* pa
     findings_->setContentsMargins(0, 4, 0, 0);
     findings_->setSpacing(4);
     column->addWidget(findings);
+    method_settings_ = new MethodSettingsView(session_);
+    column->addWidget(method_settings_);
     live_ = new QCheckBox(tr("Attention follows the cursor"));
     live_->setToolTip(tr("Hovering a patch shows what it reads. Off: the cursor reads the values of the map (H)"));
     column->addWidget(live_);
@@ -205,6 +208,7 @@ void ExplainPanel::restyle() {
     for (auto* line : findChildren<QFrame*>(QStringLiteral("rule")))
         line->setStyleSheet(QStringLiteral("background: %1;").arg(Theme::now().line.name()));
     findings_key_.clear();
+    method_settings_->restyle();
     refreshEvidence();
 }
 
@@ -240,6 +244,7 @@ void ExplainPanel::refreshEvidence() {
     const bool explanation = session_.showsExplanation();
     show_explanation_->setChecked(explanation);
     show_attention_->setChecked(!explanation);
+    method_settings_->setShown(explanation && session_.look());
     const bool attention = session_.look() && !session_.look()->heads.empty();
     show_attention_->setEnabled(attention || !session_.look());
     if (session_.look() && !attention) show_attention_->setToolTip(tr("This model has no attention layers"));

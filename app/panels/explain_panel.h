@@ -16,6 +16,7 @@ class QToolButton;
 
 namespace vitrine::app {
 
+class MethodSettingsView;
 class PredictionsView;
 class RangeBar;
 class PictureBox;
@@ -28,6 +29,7 @@ class ExplainPanel : public QWidget {
     void restyle();
     void refresh();
     PredictionsView* predictions() const { return predictions_; }
+    MethodSettingsView* methodSettings() const { return method_settings_; }
     QSize sizeHint() const override { return {304, 600}; }
 
   Q_SIGNALS:
@@ -43,6 +45,7 @@ class ExplainPanel : public QWidget {
     QPushButton *show_explanation_, *show_attention_;
     QLabel *evidence_title_, *evidence_what_, *evidence_facts_;
     QToolButton* refresh_;
+    MethodSettingsView* method_settings_;
     QVBoxLayout* findings_;
     QString findings_key_;
     QSlider* opacity_;

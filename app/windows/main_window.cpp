@@ -35,6 +35,7 @@
 #include "panels/filmstrip.h"
 #include "panels/format.h"
 #include "panels/head_strip.h"
+#include "panels/map_panel.h"
 #include "panels/small_widgets.h"
 
 namespace vitrine::app {
@@ -43,6 +44,7 @@ namespace {
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
 constexpr int kRecent = 10;
+constexpr int kLayout = 2;  // of the docks: a saved one of another number is not restored
 constexpr int kMostDeviceLosses = 3;
 const QString kModels = QStringLiteral("recent/models"), kPictures = QStringLiteral("recent/pictures");
 
@@ -133,7 +135,7 @@ MainWindow::MainWindow(QWidget* parent)
     const auto geometry = settings_->value(QStringLiteral("window/geometry")).toByteArray();
     if (!geometry.isEmpty()) restoreGeometry(geometry);
     const auto state = settings_->value(QStringLiteral("window/state")).toByteArray();
-    if (state.isEmpty() || !restoreState(state, 1)) resetLayout();
+    if (state.isEmpty() || !restoreState(state, kLayout)) resetLayout();
     for (auto* title : findChildren<DockTitle*>()) title->settle();
     refreshTop();
     refreshStage();
@@ -413,6 +415,8 @@ void MainWindow::buildDocks() {
     explain_dock_ = dock(QStringLiteral("explain"), tr("Explain"), scrolled(explain_), Qt::RightDockWidgetArea);
     model_panel_ = new ModelPanel(*session_);
     model_dock_ = dock(QStringLiteral("model"), tr("Model"), scrolled(model_panel_), Qt::RightDockWidgetArea);
+    map_ = new MapPanel(*session_, view_settings_);
+    map_dock_ = dock(QStringLiteral("map"), tr("Map"), scrolled(map_), Qt::RightDockWidgetArea);
     keys_ = new ShortcutSheet;
     keys_dock_ = dock(QStringLiteral("keys"), tr("Keys"), scrolled(keys_), Qt::RightDockWidgetArea);
     head_strip_ = new HeadStrip(*session_);
@@ -423,18 +427,20 @@ void MainWindow::buildDocks() {
 
 void MainWindow::resetLayout() {
     panels_hidden_ = false;
-    for (auto* dock : {film_dock_, explain_dock_, model_dock_, keys_dock_, strip_dock_}) {
+    for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, keys_dock_, strip_dock_}) {
         dock->setFloating(false);
         removeDockWidget(dock);
     }
     addDockWidget(Qt::LeftDockWidgetArea, film_dock_);
     addDockWidget(Qt::RightDockWidgetArea, explain_dock_);
     addDockWidget(Qt::RightDockWidgetArea, model_dock_);
+    addDockWidget(Qt::RightDockWidgetArea, map_dock_);
     addDockWidget(Qt::RightDockWidgetArea, keys_dock_);
     addDockWidget(Qt::BottomDockWidgetArea, strip_dock_);
     tabifyDockWidget(explain_dock_, model_dock_);
+    tabifyDockWidget(explain_dock_, map_dock_);
     tabifyDockWidget(explain_dock_, keys_dock_);
-    for (auto* dock : {film_dock_, explain_dock_, model_dock_, strip_dock_}) dock->show();
+    for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, strip_dock_}) dock->show();
     keys_dock_->hide();
     explain_dock_->raise();
     resizeDocks({film_dock_, explain_dock_}, {104, 304}, Qt::Horizontal);
@@ -446,10 +452,10 @@ void MainWindow::hidePanels(bool hide) {
     if (hide == panels_hidden_) return;
     panels_hidden_ = hide;
     if (hide) {
-        before_hiding_ = saveState(1);
+        before_hiding_ = saveState(kLayout);
         for (auto* dock : findChildren<QDockWidget*>()) dock->hide();
     } else {
-        restoreState(before_hiding_, 1);
+        restoreState(before_hiding_, kLayout);
     }
     actions_->hide->setChecked(hide);
 }
@@ -641,7 +647,7 @@ void MainWindow::buildMenus() {
 
     group = tr("Window");
     auto* window = menu(tr("&Window"));
-    for (auto* dock : {film_dock_, explain_dock_, model_dock_, strip_dock_})
+    for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, strip_dock_})
         window->addAction(dock->toggleViewAction());
     window->addSeparator();
     add(window, tr("Reset the layout"), {}, [this] { resetLayout(); });
@@ -694,6 +700,7 @@ void MainWindow::restyle() {
     for (auto* title : findChildren<DockTitle*>()) title->restyle();
     explain_->restyle();
     model_panel_->refresh();
+    map_->restyle();
     empty_->setState(session_->model().has_value(), session_->model() ? text(session_->model()->title) : QString(),
                      remembered(kPictures) + remembered(kModels));
     update();
@@ -712,6 +719,7 @@ void MainWindow::settingsChanged() {
     settings_->setValue(QStringLiteral("view/colours"),
                         QString::fromStdString(std::string(viz::name_of(view_settings_.colours))));
     head_strip_->setColours(view_settings_.colours);
+    map_->restyle();
     explain_->refresh();
     refreshScene();
     refreshActions();
@@ -1114,7 +1122,7 @@ void MainWindow::openCommands() {
 void MainWindow::closeEvent(QCloseEvent* event) {
     if (panels_hidden_) hidePanels(false);
     settings_->setValue(QStringLiteral("window/geometry"), saveGeometry());
-    settings_->setValue(QStringLiteral("window/state"), saveState(1));
+    settings_->setValue(QStringLiteral("window/state"), saveState(kLayout));
     settings_->sync();
     event->accept();
 }

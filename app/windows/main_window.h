@@ -25,6 +25,7 @@ class EmptyState;
 class ExplainPanel;
 class Filmstrip;
 class HeadStrip;
+class MapPanel;
 class ModelPanel;
 class NoticeBar;
 class ShortcutSheet;
@@ -44,6 +45,8 @@ class MainWindow : public QMainWindow {
     Viewport* viewport() const { return viewport_; }
     Graphics* graphics() const { return graphics_.get(); }
     HeadStrip* headStrip() const { return head_strip_; }
+    MapPanel* mapPanel() const { return map_; }
+    QDockWidget* mapDock() const { return map_dock_; }
     NoticeBar* notice() const { return notice_; }
     ViewSettings& viewSettings() { return view_settings_; }
     void settingsChanged();  ///< after `viewSettings` was changed
@@ -127,11 +130,12 @@ class MainWindow : public QMainWindow {
     QWidget* container_ = nullptr;
     Viewport* viewport_ = nullptr;
     QDockWidget *film_dock_ = nullptr, *explain_dock_ = nullptr, *model_dock_ = nullptr, *strip_dock_ = nullptr,
-                *keys_dock_ = nullptr;
+                *map_dock_ = nullptr, *keys_dock_ = nullptr;
     Filmstrip* filmstrip_ = nullptr;
     ExplainPanel* explain_ = nullptr;
     ModelPanel* model_panel_ = nullptr;
     HeadStrip* head_strip_ = nullptr;
+    MapPanel* map_ = nullptr;
     ShortcutSheet* keys_ = nullptr;
     QLabel *status_value_ = nullptr, *status_place_ = nullptr, *status_work_ = nullptr, *status_size_ = nullptr,
            *status_jobs_ = nullptr;

@@ -1,6 +1,7 @@
 // The real window, driven as a person would: drop, hover, click, keys, export; and compared with the off-screen
 // composite.
 #include <QApplication>
+#include <QComboBox>
 #include <QDir>
 #include <QDockWidget>
 #include <QDropEvent>
@@ -27,6 +28,8 @@
 
 #include "panels/explain_panel.h"
 #include "panels/head_strip.h"
+#include "panels/map_panel.h"
+#include "panels/method_settings.h"
 #include "panels/small_widgets.h"
 #include "tiny_model.h"
 #include "windows/main_window.h"
@@ -539,6 +542,96 @@ TEST(ThemeTest, TextCanBeReadOnEveryGround) {
                 EXPECT_GE(contrast(ink, ground), 4.5)
                     << ink.name().toStdString() << " on " << ground.name().toStdString();
     }
+}
+
+TEST_F(WindowTest, SettingsOfAMethodAreSetFromItsDeclarationAndTakenBack) {
+    open_all();
+    session().setMethod("rollout");
+    ASSERT_TRUE(wait_until([&] { return session().explanation() && session().explanation()->method == "rollout"; }));
+    auto* settings = window_->findChild<MethodSettingsView*>();
+    ASSERT_NE(settings, nullptr);
+    auto* fusion = qobject_cast<QComboBox*>(settings->control("fusion"));
+    ASSERT_NE(fusion, nullptr);
+    EXPECT_EQ(fusion->currentText(), "mean");
+    EXPECT_EQ(settings->control("no such setting"), nullptr);
+    const auto before = *session().explanation()->plane.values;
+    const auto other_than = [&](const std::vector<float>& map) {
+        return session().explanation() && !session().explaining() && *session().explanation()->plane.values != map;
+    };
+    fusion->setCurrentText("max");
+    EXPECT_EQ(session().settings(), (MethodSettings{{"fusion", "max"}}));
+    ASSERT_TRUE(wait_until([&] { return other_than(before); }));
+    // A value out of range is refused in words, and the controls stay.
+    session().setSetting("discard_ratio", "7");
+    ASSERT_TRUE(wait_until([&] { return !session().explaining() && !session().explainTrouble().isEmpty(); }));
+    EXPECT_TRUE(session().explainTrouble().contains("7 is above")) << session().explainTrouble().toStdString();
+    settings->findChild<QToolButton*>("resetSettings")->click();
+    EXPECT_TRUE(session().settings().empty());
+    EXPECT_EQ(fusion->currentText(), "mean");
+    ASSERT_TRUE(wait_until([&] { return session().explanation() && !session().explaining(); }));
+    EXPECT_EQ(*session().explanation()->plane.values, before);
+    // Each method keeps its own.
+    session().setSetting("fusion", "min");
+    session().setMethod("raw_attention");
+    EXPECT_TRUE(session().settings().empty());
+    session().setMethod("rollout");
+    EXPECT_EQ(session().settings().at("fusion"), "min");
+}
+
+TEST_F(WindowTest, TheWholeMapIsShownInBlocksAndFollowsTheCursor) {
+    open_all();
+    window_->mapDock()->raise();
+    auto* canvas = window_->mapPanel()->canvas();
+    ASSERT_TRUE(wait_until([&] { return canvas->isVisible() && session().piece(); }));
+    const auto whole = *session().piece();
+    EXPECT_EQ(whole.layer, session().layer());
+    EXPECT_EQ(whole.q0, 0);
+    EXPECT_EQ(whole.q1, whole.queries);
+    // The blocks of one row of blocks, weighted by their widths, hold the mean mass of a row: 1.
+    double mass = 0;
+    for (std::int64_t c = 0; c < whole.plane.cols; ++c)
+        mass += whole.plane.at(0, c) * static_cast<double>(std::min((c + 1) * whole.pool, whole.keys) - c * whole.pool);
+    EXPECT_NEAR(mass, 1, 1e-4);
+    // Hovering a row of the map shows that token's row on the picture, with the value of the map.
+    const auto prefix = static_cast<std::int64_t>(whole.query_names.size());
+    const auto at = [&](std::int64_t query, std::int64_t key) {
+        const double scale = std::min(canvas->width(), canvas->height()) / static_cast<double>(whole.queries);
+        return QPoint(static_cast<int>((static_cast<double>(key) + 0.5) * scale),
+                      static_cast<int>((static_cast<double>(query) + 0.5) * scale));
+    };
+    const auto query = prefix + whole.query_cols + 1;
+    QTest::mouseMove(canvas, at(query, prefix) - QPoint(2, 2));
+    QTest::mouseMove(canvas, at(query, prefix));
+    ASSERT_TRUE(wait_until([&] { return canvas->under() && session().hovered(); }));
+    const auto token = *session().hovered();
+    EXPECT_EQ(prefix + token.row * whole.query_cols + token.col, canvas->under()->query);
+    wait_for_row(token);
+    // Deep in, a cell is one token and equals the row that the picture shows.
+    QTest::mouseClick(canvas, Qt::LeftButton, {}, at(query, prefix));
+    EXPECT_TRUE(session().pinned());
+    for (int i = 0; i < 30; ++i) {
+        QWheelEvent wheel(QPointF(20, 20), canvas->mapToGlobal(QPointF(20, 20)), {}, QPoint(0, 120), Qt::NoButton,
+                          Qt::NoModifier, Qt::NoScrollPhase, false);
+        QCoreApplication::sendEvent(canvas, &wheel);
+    }
+    ASSERT_TRUE(wait_until([&] { return session().piece() && session().piece()->q1 - session().piece()->q0 <= 10; }));
+    const auto close = *session().piece();
+    EXPECT_EQ(close.pool, 1);
+    EXPECT_LT(close.q1 - close.q0, whole.queries);
+    if (close.k0 <= prefix && close.k1 > prefix) {
+        const Token first{(std::max(close.q0, prefix) - prefix) / whole.query_cols,
+                          (std::max(close.q0, prefix) - prefix) % whole.query_cols};
+        session().pin(first);
+        wait_for_row(first);
+        EXPECT_NEAR(close.plane.at(std::max(close.q0, prefix) - close.q0, prefix - close.k0),
+                    session().row()->plane.at(0, 0), 1e-6);
+    }
+    // Another layer brings its own map, in the same place.
+    session().setLayer(0);
+    ASSERT_TRUE(wait_until([&] { return session().piece() && session().piece()->layer == 0; }));
+    EXPECT_EQ(session().piece()->q0, close.q0);
+    canvas->showAll();
+    ASSERT_TRUE(wait_until([&] { return session().piece()->q1 == whole.queries && session().piece()->q0 == 0; }));
 }
 
 }  // namespace
