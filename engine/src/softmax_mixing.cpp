@@ -205,24 +205,30 @@ Result<const SoftmaxMixing::Ready*> SoftmaxMixing::ready() const {
         if (!parts_.terms.empty()) {
             std::vector<std::int64_t> shape(parts_.q.sizes().begin(), parts_.q.sizes().end() - 1);
             shape.push_back(keys);
-            at::Tensor bias;
+            at::Tensor bias, mask;
             for (const ScoreTerm& term : parts_.terms) {
                 at::Tensor one = term.tensor.detach().to(at::kCPU);
                 while (one.dim() > static_cast<std::int64_t>(shape.size()) && one.size(0) == 1) one = one.select(0, 0);
                 if (term.kind == ScoreTerm::Kind::Add) {
                     one = one.to(at::kFloat);
                     if (term.factor != 1) one = one * term.factor;
+                    bias = bias.defined() ? bias + one : one;
                 } else {
-                    const at::Tensor masked = at::full({}, -std::numeric_limits<float>::infinity(), at::kFloat);
-                    const at::Tensor open = at::zeros({}, at::kFloat);
-                    one = term.kind == ScoreTerm::Kind::KeepWhereTrue ? at::where(one.to(at::kBool), open, masked)
-                                                                      : at::where(one.to(at::kBool), masked, open);
+                    one = one.to(at::kBool);
+                    if (term.kind == ScoreTerm::Kind::DropWhereTrue) one = one.logical_not();
+                    mask = mask.defined() ? mask.logical_and(one) : one;
                 }
-                bias = bias.defined() ? bias + one : one;
             }
-            made->bias = as_heads(bias.expand(shape));
-            p.bias = made->bias.data_ptr<float>();
-            for (int axis = 0; axis < 3; ++axis) p.bias_stride[axis] = made->bias.stride(axis);
+            if (bias.defined()) {
+                made->bias = as_heads(bias.expand(shape));
+                p.bias = made->bias.data_ptr<float>();
+                for (int axis = 0; axis < 3; ++axis) p.bias_stride[axis] = made->bias.stride(axis);
+            }
+            if (mask.defined()) {
+                made->mask = as_heads(mask.expand(shape));
+                p.mask = reinterpret_cast<const std::uint8_t*>(made->mask.data_ptr<bool>());
+                for (int axis = 0; axis < 3; ++axis) p.mask_stride[axis] = made->mask.stride(axis);
+            }
         }
         if (const char* why = kernels::cannot_run(p, false))
             return fail(ErrorCode::Unsupported, "the map of {} cannot be computed: {}", name, why);
@@ -272,7 +278,7 @@ Result<at::Tensor> SoftmaxMixing::columns(std::span<const std::int64_t> heads_wa
 }
 
 Result<at::Tensor> SoftmaxMixing::tile(std::span<const std::int64_t> heads_wanted, std::int64_t q0, std::int64_t q1,
-                                       std::int64_t k0, std::int64_t k1, std::int64_t pool) const {
+                                       std::int64_t k0, std::int64_t k1, std::int64_t pool, Pooling pooling) const {
     return guarded([&]() -> Result<at::Tensor> {
         const auto which = VITRINE_TRY(chosen(heads_wanted, heads, "head", name));
         VITRINE_CHECK(check_tile(*this, q0, q1, k0, k1, pool));
@@ -280,7 +286,9 @@ Result<at::Tensor> SoftmaxMixing::tile(std::span<const std::int64_t> heads_wante
         at::Tensor out = at::empty(
             {static_cast<std::int64_t>(which.size()), (q1 - q0 + pool - 1) / pool, (k1 - k0 + pool - 1) / pool});
         const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapTile, state->params));
-        choice.kernels->map_tile(state->params, which, q0, q1, k0, k1, pool, out.data_ptr<float>(), kKernelThreads);
+        choice.kernels->map_tile(state->params, which, q0, q1, k0, k1, pool,
+                                 pooling == Pooling::Max ? kernels::Pooling::Max : kernels::Pooling::Mean,
+                                 out.data_ptr<float>(), kKernelThreads);
         answered(choice);
         return out;
     });
@@ -319,21 +327,19 @@ Result<at::Tensor> SoftmaxMixing::sensitivity(const at::Tensor& r, Sensitivity f
     return guarded([&]() -> Result<at::Tensor> {
         if (!parts_.v.defined()) return fail(ErrorCode::Unsupported, "the values of {} were not kept", name);
         const at::Tensor w = VITRINE_TRY(weights(*this, r));
-        const at::Tensor values = host_float(as_heads(parts_.v));  // [key heads, keys, dim]
+        const at::Tensor values = host_float(as_heads(parts_.v));  // [value heads, keys, dim]
         const at::Tensor gradient = VITRINE_TRY(output_gradient(*this, d_output, values.size(-1), parts_.head_factors));
         const Ready* state = VITRINE_TRY(ready());
         kernels::GradientParams g;
         g.v = values.data_ptr<float>();
         g.d_out = gradient.data_ptr<float>();
         g.value_dim = values.size(-1);
+        g.value_heads = values.size(0);
         for (int axis = 0; axis < 2; ++axis) {
             g.v_stride[axis] = values.stride(axis);
             g.d_out_stride[axis] = gradient.stride(axis);
         }
         const kernels::SweepFunctor wanted = functor_of(functor);
-        if (values.size(0) != state->params.key_heads)
-            return fail(ErrorCode::Unsupported, "{} has {} heads of values and {} of keys", name, values.size(0),
-                        state->params.key_heads);
         if (const char* why = kernels::cannot_run(state->params, g, wanted))
             return fail(ErrorCode::Unsupported, "the gradient sweep of {} cannot be computed: {}", name, why);
         at::Tensor out = at::empty({heads, keys});
@@ -346,6 +352,20 @@ Result<at::Tensor> SoftmaxMixing::sensitivity(const at::Tensor& r, Sensitivity f
 }
 
 Result<const kernels::AttentionParams*> SoftmaxMixing::params() const { return &VITRINE_TRY(ready())->params; }
+
+Result<kernels::AttentionParams> SoftmaxMixing::row_params(bool may_pack) const {
+    kernels::AttentionParams p = VITRINE_TRY(ready())->params;
+    std::lock_guard lock(mutex_);
+    if (may_pack && looked_at_ && !packed_keys_.defined()) {
+        const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::PackKeys, p));
+        at::Tensor to = at::empty({kernels::packed_keys_size(p)});
+        choice.kernels->pack_keys(p, to.data_ptr<float>(), kKernelThreads);
+        packed_keys_ = std::move(to);
+    }
+    looked_at_ = true;
+    if (packed_keys_.defined()) p.packed_keys = packed_keys_.data_ptr<float>();
+    return p;
+}
 
 void SoftmaxMixing::answered(const kernels::Choice& choice) const {
     std::lock_guard lock(mutex_);
@@ -362,6 +382,10 @@ std::int64_t SoftmaxMixing::size_bytes() const {
     std::int64_t bytes = 0;
     std::vector<at::Tensor> kept{parts_.q, parts_.k, parts_.v, parts_.lse, parts_.output};
     for (const ScoreTerm& term : parts_.terms) kept.push_back(term.tensor);
+    {
+        std::lock_guard lock(mutex_);
+        kept.push_back(packed_keys_);
+    }
     for (const at::Tensor& x : kept) {
         if (!x.defined() || !x.has_storage()) continue;
         const void* storage = x.storage().unsafeGetStorageImpl();
@@ -425,7 +449,7 @@ Result<at::Tensor> DenseMixing::columns(std::span<const std::int64_t> heads_want
 }
 
 Result<at::Tensor> DenseMixing::tile(std::span<const std::int64_t> heads_wanted, std::int64_t q0, std::int64_t q1,
-                                     std::int64_t k0, std::int64_t k1, std::int64_t pool) const {
+                                     std::int64_t k0, std::int64_t k1, std::int64_t pool, Pooling pooling) const {
     return guarded([&]() -> Result<at::Tensor> {
         const auto which = VITRINE_TRY(chosen(heads_wanted, heads, "head", name));
         VITRINE_CHECK(check_tile(*this, q0, q1, k0, k1, pool));
@@ -434,8 +458,11 @@ Result<at::Tensor> DenseMixing::tile(std::span<const std::int64_t> heads_wanted,
         for (std::int64_t q = 0; q < q1 - q0; q += pool) {
             const at::Tensor band = piece.slice(1, q, std::min(q + pool, q1 - q0));
             std::vector<at::Tensor> cells;
-            for (std::int64_t k = 0; k < k1 - k0; k += pool)
-                cells.push_back(band.slice(2, k, std::min(k + pool, k1 - k0)).mean(at::IntArrayRef{1, 2}));
+            for (std::int64_t k = 0; k < k1 - k0; k += pool) {
+                const at::Tensor cell = band.slice(2, k, std::min(k + pool, k1 - k0));
+                cells.push_back(pooling == Pooling::Max ? cell.amax(at::IntArrayRef{1, 2})
+                                                        : cell.mean(at::IntArrayRef{1, 2}));
+            }
             bands.push_back(at::stack(cells, 1));
         }
         return at::stack(bands, 1);

@@ -46,7 +46,7 @@ class SoftmaxMixing final : public Mixing {
     Result<at::Tensor> rows(std::span<const std::int64_t> heads, std::span<const std::int64_t> queries) const override;
     Result<at::Tensor> columns(std::span<const std::int64_t> heads, std::span<const std::int64_t> keys) const override;
     Result<at::Tensor> tile(std::span<const std::int64_t> heads, std::int64_t q0, std::int64_t q1, std::int64_t k0,
-                            std::int64_t k1, std::int64_t pool) const override;
+                            std::int64_t k1, std::int64_t pool, Pooling pooling = Pooling::Mean) const override;
     Result<at::Tensor> left(const at::Tensor& r) const override;
     Result<at::Tensor> right(const at::Tensor& v) const override;
     Result<at::Tensor> sensitivity(const at::Tensor& r, Sensitivity functor, const at::Tensor& d_output) const override;
@@ -61,11 +61,13 @@ class SoftmaxMixing final : public Mixing {
     const SoftmaxParts& parts() const { return parts_; }
     /// What the kernels are given; valid while the Mixing lives.
     Result<const kernels::AttentionParams*> params() const;
+    /// The same for rows. From the second call on with packed keys, where `may_pack`.
+    Result<kernels::AttentionParams> row_params(bool may_pack) const;
 
   private:
     /// Host copies where the kept tensors are not fp32 on the host already, and the parameters that point into them.
     struct Ready {
-        at::Tensor q, k, bias, lse;
+        at::Tensor q, k, bias, mask, lse;
         kernels::AttentionParams params;
     };
     Result<const Ready*> ready() const;
@@ -75,6 +77,8 @@ class SoftmaxMixing final : public Mixing {
     SoftmaxParts parts_;
     mutable std::mutex mutex_;  ///< a capture is shared; the first reader prepares
     mutable std::unique_ptr<Ready> ready_;
+    mutable at::Tensor packed_keys_;  ///< undefined until rows are wanted again
+    mutable bool looked_at_ = false;
     mutable std::string implementation_ = "none yet";
 };
 
@@ -88,7 +92,7 @@ class DenseMixing final : public Mixing {
     Result<at::Tensor> rows(std::span<const std::int64_t> heads, std::span<const std::int64_t> queries) const override;
     Result<at::Tensor> columns(std::span<const std::int64_t> heads, std::span<const std::int64_t> keys) const override;
     Result<at::Tensor> tile(std::span<const std::int64_t> heads, std::int64_t q0, std::int64_t q1, std::int64_t k0,
-                            std::int64_t k1, std::int64_t pool) const override;
+                            std::int64_t k1, std::int64_t pool, Pooling pooling = Pooling::Mean) const override;
     Result<at::Tensor> left(const at::Tensor& r) const override;
     Result<at::Tensor> right(const at::Tensor& v) const override;
     Result<at::Tensor> sensitivity(const at::Tensor& r, Sensitivity functor, const at::Tensor& d_output) const override;

@@ -25,8 +25,10 @@ enum class Bias : std::uint8_t {
     Shared,      ///< [1, queries, keys], the same for all heads
     PerKey,      ///< [1, 1, keys]
     Transposed,  ///< stored as [heads, keys, queries]: the key axis has a stride
-    Mask,        ///< boolean: 0 or -infinity, every row keeps its diagonal
-    MaskedRows   ///< every third row is masked entirely
+    Mask,        ///< 0 or -infinity, every row keeps its diagonal
+    MaskedRows,  ///< every third row is masked entirely
+    Boolean,     ///< bytes [1, queries, keys], every row keeps its diagonal
+    BooleanKeys  ///< bytes [heads, 1, keys] and a bias [heads, queries, keys]; the second head sees nothing
 };
 
 struct AttentionCase {
@@ -36,15 +38,21 @@ struct AttentionCase {
     Bias bias = Bias::None;
     bool causal = false;
     float spread = 1;  ///< standard deviation of the scores
+    float softcap = 0;
+    std::int64_t value_heads = 0;  ///< 0: as many as key heads
 };
 
-inline std::vector<AttentionCase> attention_cases() {
+/// Which part of the table: what a test run can afford each time, or the heavy rest.
+enum class Weight : std::uint8_t { Fast, Slow };
+
+inline std::vector<AttentionCase> attention_cases(Weight weight = Weight::Fast) {
     std::vector<AttentionCase> all;
     const auto add = [&](std::int64_t heads, std::int64_t key_heads, std::int64_t queries, std::int64_t keys,
                          std::int64_t dim, Layout layout = Layout::Fused, Bias bias = Bias::None, bool causal = false,
-                         float spread = 1, std::int64_t value_dim = 0) {
-        static const char* const biases[] = {"",     "Bias",      "SharedBias", "KeyBias", "TransposedBias",
-                                             "Mask", "MaskedRows"};
+                         float spread = 1, std::int64_t value_dim = 0, float softcap = 0,
+                         std::int64_t value_heads = 0) {
+        static const char* const biases[] = {"",     "Bias",       "SharedBias", "KeyBias",    "TransposedBias",
+                                             "Mask", "MaskedRows", "Boolean",    "BooleanKeys"};
         AttentionCase c;
         c.heads = heads;
         c.key_heads = key_heads;
@@ -56,16 +64,40 @@ inline std::vector<AttentionCase> attention_cases() {
         c.bias = bias;
         c.causal = causal;
         c.spread = spread;
+        c.softcap = softcap;
+        c.value_heads = value_heads;
         c.name = "H" + std::to_string(heads) + (key_heads != heads ? "of" + std::to_string(key_heads) : "") + "Q" +
                  std::to_string(queries) + (keys != queries ? "K" + std::to_string(keys) : "") + "D" +
                  std::to_string(dim) + (c.value_dim != dim ? "V" + std::to_string(c.value_dim) : "") +
                  (layout == Layout::Contiguous ? "Contiguous" : "") + biases[static_cast<int>(bias)] +
-                 (causal ? "Causal" : "") + (spread > 10 ? "Sharp" : "") + (spread < 0.1F ? "Flat" : "");
+                 (causal ? "Causal" : "") + (spread > 10 ? "Sharp" : "") + (spread < 0.1F ? "Flat" : "") +
+                 (softcap > 0 ? "Cap" + std::to_string(static_cast<int>(softcap)) : "") +
+                 (value_heads > 0 ? "Values" + std::to_string(value_heads) : "");
         all.push_back(c);
     };
+    // Every size with every width of heads, and with 1, 3, 12 and 16 heads in turn. What every run can afford is one
+    // width a size, another one each time, so that all widths and all numbers of heads are met.
+    const std::int64_t sizes[] = {1, 2, 63, 64, 65, 127, 129, 196, 197, 257, 577, 1370, 4097};
+    const std::int64_t dims[] = {16, 32, 64, 72, 80, 96, 128, 256};
+    const std::int64_t heads[] = {1, 3, 12, 16};
+    for (std::int64_t s = 0; s < 13; ++s)
+        for (std::int64_t d = 0; d < 8; ++d) {
+            const bool fast = sizes[s] < 1000 && d == (3 * s + 5) % 8;
+            if (fast != (weight == Weight::Fast)) continue;
+            // The plain version takes a minute for one head of the largest size.
+            if ((sizes[s] == 4097 && d != 2) || (sizes[s] == 1370 && d % 2 != 0)) continue;
+            const std::int64_t most = sizes[s] > 1000 || (fast && sizes[s] > 500) ? 1 : sizes[s] > 500 ? 3 : 16;
+            add(std::min(heads[(s + d) % 4], most), std::min(heads[(s + d) % 4], most), sizes[s], sizes[s], dims[d],
+                (s + d) % 3 == 0 ? Layout::Contiguous : Layout::Fused);
+        }
+    if (weight == Weight::Slow) {
+        add(3, 3, 1370, 1370, 64, Layout::Fused, Bias::Boolean);
+        add(1, 1, 1370, 1370, 64, Layout::Fused, Bias::MaskedRows, false, 27);
+        add(6, 2, 577, 577, 72, Layout::Contiguous, Bias::BooleanKeys, true, 1, 40, 30);
+        return all;
+    }
     for (const std::int64_t n : {1, 2, 5, 17, 50, 63, 64, 65, 127, 129, 197, 257}) add(3, 3, n, n, 64);
-    add(2, 2, 785, 785, 64);
-    add(1, 1, 1370, 1370, 64);
+    add(1, 1, 17, 1370, 16, Layout::Contiguous);  // more panels of keys than a sweep with counts has runs
     for (const std::int64_t d : {1, 7, 16, 24, 32, 72, 80, 96, 128, 256}) add(2, 2, 50, 50, d);
     add(12, 12, 197, 197, 64);
     add(1, 1, 257, 257, 72, Layout::Contiguous);
@@ -75,9 +107,18 @@ inline std::vector<AttentionCase> attention_cases() {
     add(3, 3, 197, 197, 64, Layout::Contiguous, Bias::None, false, 1, 40);
     add(6, 2, 197, 197, 32, Layout::Contiguous);
     add(4, 1, 129, 65, 24, Layout::Contiguous, Bias::Full);
-    for (const Bias bias : {Bias::Full, Bias::Shared, Bias::PerKey, Bias::Transposed, Bias::Mask, Bias::MaskedRows})
+    add(6, 3, 65, 65, 32, Layout::Contiguous, Bias::None, false, 1, 16, 0, 2);  // keys and values grouped differently
+    add(4, 4, 50, 50, 64, Layout::Contiguous, Bias::None, false, 1, 24, 0, 1);
+    for (const Bias bias : {Bias::Full, Bias::Shared, Bias::PerKey, Bias::Transposed, Bias::Mask, Bias::MaskedRows,
+                            Bias::Boolean, Bias::BooleanKeys})
         add(3, 3, 197, 197, 64, Layout::Fused, bias);
     add(3, 3, 50, 50, 72, Layout::Fused, Bias::Mask);
+    add(4, 2, 50, 65, 72, Layout::Contiguous, Bias::BooleanKeys);
+    add(2, 2, 65, 65, 64, Layout::Fused, Bias::Boolean, true);
+    add(3, 3, 197, 197, 64, Layout::Fused, Bias::None, false, 1, 0, 2);    // the cap bends nearly all scores
+    add(2, 2, 129, 129, 64, Layout::Fused, Bias::Full, false, 27, 0, 30);  // and here saturates
+    add(2, 2, 65, 65, 32, Layout::Fused, Bias::Boolean, true, 1, 0, 50);   // as in Gemma 2
+    add(4, 2, 65, 50, 40, Layout::Contiguous, Bias::BooleanKeys, false, 3, 0, 5);
     add(2, 2, 197, 197, 64, Layout::Fused, Bias::None, true);
     add(2, 2, 65, 65, 32, Layout::Fused, Bias::Full, true);
     add(2, 2, 197, 197, 64, Layout::Fused, Bias::None, false, 27);     // scores to +-80 and beyond
@@ -101,6 +142,7 @@ struct AttentionData {
         p.keys = c.keys;
         p.head_dim = c.head_dim;
         p.causal = c.causal;
+        p.softcap = c.softcap;
         // q . k of unit normals has the standard deviation sqrt(dim).
         p.scale = c.spread / std::sqrt(static_cast<float>(c.head_dim));
         g.value_dim = c.value_dim;
@@ -116,7 +158,8 @@ struct AttentionData {
         } else {
             draw(q_store, c.heads * c.queries * c.head_dim, 1);
             draw(k_store, c.key_heads * c.keys * c.head_dim, 1);
-            draw(v_store, c.key_heads * c.keys * c.value_dim, 1);
+            g.value_heads = c.value_heads;
+            draw(v_store, (c.value_heads > 0 ? c.value_heads : c.key_heads) * c.keys * c.value_dim, 1);
             p.q = q_store.data();
             p.k = k_store.data();
             g.v = v_store.data();
@@ -150,6 +193,9 @@ struct AttentionData {
     AttentionData& operator=(const AttentionData&) = delete;
 
     std::int64_t key_head(std::int64_t h) const { return h / (p.heads / p.key_heads); }
+    std::int64_t value_head(std::int64_t h) const {
+        return h / (p.heads / (g.value_heads > 0 ? g.value_heads : p.key_heads));
+    }
 
     /// Scores of one row in double precision.
     std::vector<double> scores(std::int64_t h, std::int64_t i) const {
@@ -160,8 +206,11 @@ struct AttentionData {
             double sum = 0;
             for (std::int64_t d = 0; d < p.head_dim; ++d) sum += static_cast<double>(a[d]) * b[d];
             sum *= p.scale;
+            if (p.softcap > 0) sum = p.softcap * std::tanh(sum / p.softcap);
             if (p.bias != nullptr) sum += p.bias[h * p.bias_stride[0] + i * p.bias_stride[1] + j * p.bias_stride[2]];
-            if (p.causal && j > i) sum = -std::numeric_limits<double>::infinity();
+            const bool kept =
+                p.mask == nullptr || p.mask[h * p.mask_stride[0] + i * p.mask_stride[1] + j * p.mask_stride[2]] != 0;
+            if (!kept || (p.causal && j > i)) sum = -std::numeric_limits<double>::infinity();
             s[static_cast<std::size_t>(j)] = sum;
         }
         return s;
@@ -184,6 +233,7 @@ struct AttentionData {
     kernels::AttentionParams p;
     kernels::GradientParams g;
     std::vector<float> q_store, k_store, v_store, d_out, bias, lse, r;
+    std::vector<std::uint8_t> mask;
     std::vector<double> lse_exact;
 
   private:
@@ -191,7 +241,22 @@ struct AttentionData {
     void make_bias(const AttentionCase& c, const Draw& draw, std::mt19937_64& random) {
         constexpr float kMasked = -std::numeric_limits<float>::infinity();
         if (c.bias == Bias::None) return;
-        const std::int64_t heads = c.bias == Bias::Full || c.bias == Bias::Transposed ? c.heads : 1;
+        if (c.bias == Bias::Boolean || c.bias == Bias::BooleanKeys) {
+            const bool by_key = c.bias == Bias::BooleanKeys;
+            mask.resize(static_cast<std::size_t>(by_key ? c.heads * c.keys : c.queries * c.keys));
+            for (std::uint8_t& keep : mask)
+                keep = static_cast<std::uint8_t>(random() % 3 == 0 ? 0 : 1 + random() % 255);
+            for (std::int64_t i = 0; i < std::min(c.queries, c.keys) && !by_key; ++i)
+                mask[static_cast<std::size_t>(i * c.keys + i)] = 1;
+            if (by_key && c.heads > 1) std::fill_n(mask.begin() + c.keys, c.keys, std::uint8_t{0});
+            p.mask = mask.data();
+            p.mask_stride[0] = by_key ? c.keys : 0;
+            p.mask_stride[1] = by_key ? 0 : c.keys;
+            p.mask_stride[2] = 1;
+            if (!by_key) return;
+        }
+        const std::int64_t heads =
+            c.bias == Bias::Full || c.bias == Bias::Transposed || c.bias == Bias::BooleanKeys ? c.heads : 1;
         const std::int64_t rows = c.bias == Bias::PerKey ? 1 : c.queries;
         draw(bias, heads * rows * c.keys, 1.5F);
         p.bias = bias.data();

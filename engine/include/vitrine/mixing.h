@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -35,6 +36,9 @@ enum class Sensitivity : std::uint8_t {
     AbsDP     ///< |dp|
 };
 
+/// What a cell of a pooled tile holds of the entries below it.
+enum class Pooling : std::uint8_t { Mean, Max };
+
 class Mixing {
   public:
     virtual ~Mixing() = default;
@@ -50,9 +54,9 @@ class Mixing {
     virtual Result<at::Tensor> rows(std::span<const std::int64_t> heads, std::span<const std::int64_t> queries) const = 0;
     /// Columns of P: who reads these keys. [heads, queries, keys chosen]
     virtual Result<at::Tensor> columns(std::span<const std::int64_t> heads, std::span<const std::int64_t> keys) const = 0;
-    /// A piece of the map averaged over pool x pool blocks. [heads, ceil((q1-q0)/pool), ceil((k1-k0)/pool)]
+    /// A piece of the map, the mean or the largest entry of pool x pool blocks. [heads, ceil((q1-q0)/pool), ceil((k1-k0)/pool)]
     virtual Result<at::Tensor> tile(std::span<const std::int64_t> heads, std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1,
-                                    std::int64_t pool) const = 0;
+                                    std::int64_t pool, Pooling pooling = Pooling::Mean) const = 0;
     /// r^T P for each head. r is [heads, queries] (or [1, queries], shared). -> [heads, keys]
     virtual Result<at::Tensor> left(const at::Tensor& r) const = 0;
     /// P V for each head. v is [heads, keys, dim] -> [heads, queries, dim]
@@ -110,7 +114,7 @@ struct Flow {
     const FlowStep* block(std::int64_t layer) const;  ///< negative counts from the end; null when there is none
 };
 
-/// The same rows of every block of a flow.
+/// The same rows, or columns, of every block of a flow.
 struct LayerRows {
     std::vector<at::Tensor> rows;  ///< one a block: [heads, queries, keys], or [queries, keys] when heads were averaged
     std::string implementation;    ///< "map_rows_layers avx512"
@@ -118,10 +122,32 @@ struct LayerRows {
 
 /// Computes these rows for all blocks in one pass over the kept keys, which is what reading them once costs.
 ///
+/// From the second call on the keys are kept once more, packed so that memory is read in order, while that takes no more than 256 MiB
+/// a flow; the rows are the same to the last bit.
+///
 /// @param queries    tokens of the query side; negative counts from the end; the blocks must all have them
 /// @param head_mean  averages the heads while computing
 /// @error BadInput   a query that a block does not have, named
 Result<LayerRows> rows_of_layers(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean);
+
+/// The same for columns: who reads these keys, in every block. rows[l]: [heads, queries, keys chosen], or [queries, keys chosen].
+/// @error BadInput   a key that a block does not have, named
+Result<LayerRows> columns_of_layers(const Flow& flow, std::span<const std::int64_t> keys, bool head_mean);
+
+/// What the same rows of every block read most.
+struct LayerTop {
+    std::vector<at::Tensor> values;   ///< one a block: [heads, queries, top], or [queries, top] when heads were averaged; largest first
+    std::vector<at::Tensor> indices;  ///< the keys, int64; of equal values the lower key comes first
+    std::string implementation;       ///< "map_rows_top avx512"
+};
+
+/// The `top` largest entries of these rows; rows are held a few at a time.
+/// @error BadInput   a query that a block does not have, or more entries than a block has keys
+Result<LayerTop> top_of_layers(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean, std::int64_t top);
+
+/// The `top` largest entries along the last axis and their indices, by the same rule. x: float32
+/// @error BadInput   more entries than the axis has
+Result<std::pair<at::Tensor, at::Tensor>> top_entries(const at::Tensor& x, std::int64_t top);
 
 /// The distribution over the tokens of the last block from which the answer is read: the class token, the mean of the patches, or, with
 /// attention pooling, the pooler's row (mean over its heads). [tokens], sums to 1.

@@ -19,15 +19,20 @@ enum class Operation : std::uint8_t {
     LogSumExp,
     MapRows,
     MapRowsLayers,
+    MapRowsTop,
     MapColumns,
+    MapColumnsLayers,
     MapTile,
     MapSweep,
+    MapSweepCounts,
     MapSweepGradient,
-    MapApply
+    MapApply,
+    PackKeys
 };
-inline constexpr Operation kOperations[] = {Operation::LogSumExp,        Operation::MapRows, Operation::MapRowsLayers,
-                                            Operation::MapColumns,       Operation::MapTile, Operation::MapSweep,
-                                            Operation::MapSweepGradient, Operation::MapApply};
+inline constexpr Operation kOperations[] = {
+    Operation::LogSumExp,      Operation::MapRows,          Operation::MapRowsLayers, Operation::MapRowsTop,
+    Operation::MapColumns,     Operation::MapColumnsLayers, Operation::MapTile,       Operation::MapSweep,
+    Operation::MapSweepCounts, Operation::MapSweepGradient, Operation::MapApply,      Operation::PackKeys};
 /// "map_rows"
 const char* name_of(Operation operation) noexcept;
 /// What it gives, one sentence.
@@ -43,11 +48,15 @@ struct AttentionKernels {
     decltype(&vitrine::kernels::log_sum_exp) log_sum_exp;
     decltype(&vitrine::kernels::map_rows) map_rows;
     decltype(&vitrine::kernels::map_rows_layers) map_rows_layers;
+    decltype(&vitrine::kernels::map_rows_top) map_rows_top;
     decltype(&vitrine::kernels::map_columns) map_columns;
+    decltype(&vitrine::kernels::map_columns_layers) map_columns_layers;
     decltype(&vitrine::kernels::map_tile) map_tile;
     decltype(&vitrine::kernels::map_sweep) map_sweep;
+    decltype(&vitrine::kernels::map_sweep_counts) map_sweep_counts;
     decltype(&vitrine::kernels::map_sweep_gradient) map_sweep_gradient;
     decltype(&vitrine::kernels::map_apply) map_apply;
+    decltype(&vitrine::kernels::pack_keys) pack_keys;
 };
 
 /// All implementations that were built, the plain one first, then by growing speed.

@@ -23,13 +23,14 @@ const char* name_of(SweepFunctor functor) noexcept;
 /// Whether the functor looks at p.
 bool needs_map(SweepFunctor functor) noexcept;
 
-/// The gradient side of a sweep. Strides are in elements: head (key head for v), token; the last axis has stride 1.
+/// The gradient side of a sweep. Strides are in elements: head (value head for v), token; the last axis has stride 1.
 struct GradientParams {
-    const float* v = nullptr;      ///< [key_heads, keys, value_dim]
+    const float* v = nullptr;      ///< [value_heads, keys, value_dim]
     const float* d_out = nullptr;  ///< [heads, queries, value_dim], d score / d (P V)
     std::int64_t v_stride[2] = {0, 0};
     std::int64_t d_out_stride[2] = {0, 0};
     std::int64_t value_dim = 0;
+    std::int64_t value_heads = 0;  ///< 0: as many as key heads; heads is a multiple, as with keys
 };
 
 /// Why these parameters cannot be run; null when they can.
@@ -48,5 +49,21 @@ void map_sweep_gradient(const AttentionParams& params, const GradientParams& gra
 /// keys].
 void map_rows_layers(std::span<const AttentionParams> layers, std::span<const std::int64_t> queries, bool head_mean,
                      std::span<float* const> out, const ParallelFor& parallel_for);
+
+/// The same columns of many layers, all heads. out[l]: [heads, queries, keys chosen] of that layer, or with `head_mean`
+/// [queries, keys chosen].
+void map_columns_layers(std::span<const AttentionParams> layers, std::span<const std::int64_t> keys, bool head_mean,
+                        std::span<float* const> out, const ParallelFor& parallel_for);
+
+/// The `top` largest entries of the same rows of many layers, largest first, and which keys they are; of equal ones the
+/// lower key comes first, not-a-number counts as larger than any number. 1 <= top <= keys of every layer.
+/// values[l], indices[l]: [heads, queries, top], or with `head_mean` [queries, top] of the mean over heads. Rows are
+/// held a few at a time.
+void map_rows_top(std::span<const AttentionParams> layers, std::span<const std::int64_t> queries, bool head_mean,
+                  std::int64_t top, std::span<float* const> values, std::span<std::int64_t* const> indices,
+                  const ParallelFor& parallel_for);
+
+/// The selection alone: the `top` largest of `count` numbers, as above.
+void select_top(const float* row, std::int64_t count, std::int64_t top, float* values, std::int64_t* indices);
 
 }  // namespace vitrine::kernels

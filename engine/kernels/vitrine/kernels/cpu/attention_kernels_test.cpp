@@ -1,5 +1,6 @@
 // Every implementation of the attention kernels against double precision, over the table of cases.
 #include <vitrine/kernels/chooser.h>
+#include <vitrine/kernels/cpu/implementations.h>
 
 #include <cases/attention_cases.h>
 #include <gmock/gmock.h>
@@ -20,6 +21,8 @@ using cases::AttentionCase;
 using cases::AttentionData;
 using Index = std::int64_t;
 using Floats = std::vector<float>;
+
+[[maybe_unused]] const bool kPoisoned = poison_scratch = true;
 
 const ParallelFor kSerial = [](Index n, const std::function<void(Index, Index)>& f) { f(0, n); };
 /// Two threads with an uneven cut.
@@ -82,15 +85,29 @@ struct Caller {
         kernels.map_columns(data.p, heads(), keys, out.data(), threads);
         return out.take();
     }
-    Floats tile(Index q0, Index q1, Index k0, Index k1, Index pool) const {
+    Floats tile(Index q0, Index q1, Index k0, Index k1, Index pool, Pooling pooling = Pooling::Mean) const {
         Guarded out(data.p.heads * ((q1 - q0 + pool - 1) / pool) * ((k1 - k0 + pool - 1) / pool));
-        kernels.map_tile(data.p, heads(), q0, q1, k0, k1, pool, out.data(), threads);
+        kernels.map_tile(data.p, heads(), q0, q1, k0, k1, pool, pooling, out.data(), threads);
         return out.take();
     }
     Floats sweep(const Floats& r, Index stride) const {
         Guarded out(data.p.heads * data.p.keys);
         kernels.map_sweep(data.p, r.data(), stride, out.data(), threads);
         return out.take();
+    }
+    struct Counted {
+        Floats sums;
+        std::vector<double> rows;
+        std::vector<std::uint64_t> bins;
+    };
+    Counted counts(const Floats& r, Index stride) const {
+        Guarded out(data.p.heads * data.p.keys);
+        Counted found;
+        found.rows.assign(static_cast<std::size_t>(data.p.heads * data.p.queries), std::nan(""));
+        found.bins.assign(static_cast<std::size_t>(data.p.heads * kHistogramBins), ~std::uint64_t{0});
+        kernels.map_sweep_counts(data.p, r.data(), stride, out.data(), {found.rows.data(), found.bins.data()}, threads);
+        found.sums = out.take();
+        return found;
     }
     Floats gradient(SweepFunctor functor, const Floats& r, Index stride) const {
         Guarded out(data.p.heads * data.p.keys);
@@ -103,15 +120,50 @@ struct Caller {
         kernels.map_apply(data.p, v.data(), strides, dim, out.data(), threads);
         return out.take();
     }
-    Floats layers(const std::vector<Index>& queries, bool mean) const {
-        const std::vector<AttentionParams> two{data.p, data.p};
-        const Index size = (mean ? 1 : data.p.heads) * static_cast<Index>(queries.size()) * data.p.keys;
+    Floats layers(const std::vector<Index>& queries, bool mean, const float* packed = nullptr) const {
+        AttentionParams p = data.p;
+        p.packed_keys = packed;
+        return both((mean ? 1 : p.heads) * static_cast<Index>(queries.size()) * p.keys,
+                    [&](std::span<float* const> out) {
+                        kernels.map_rows_layers(std::vector{p, p}, queries, mean, out, threads);
+                    });
+    }
+    Floats columns_of_layers(const std::vector<Index>& keys, bool mean) const {
+        return both((mean ? 1 : data.p.heads) * static_cast<Index>(keys.size()) * data.p.queries,
+                    [&](std::span<float* const> out) {
+                        kernels.map_columns_layers(std::vector{data.p, data.p}, keys, mean, out, threads);
+                    });
+    }
+    Floats packed() const {
+        Guarded out(packed_keys_size(data.p));
+        kernels.pack_keys(data.p, out.data(), threads);
+        return out.take();
+    }
+    struct Top {
+        Floats values;
+        std::vector<Index> indices;
+    };
+    Top top(const std::vector<Index>& queries, bool mean, Index count) const {
+        const Index size = (mean ? 1 : data.p.heads) * static_cast<Index>(queries.size()) * count;
+        Guarded values(size);
+        Top found;
+        found.indices.assign(static_cast<std::size_t>(size), -1);
+        float* const to[] = {values.data()};
+        Index* const at[] = {found.indices.data()};
+        kernels.map_rows_top({&data.p, 1}, queries, mean, count, {to, 1}, {at, 1}, threads);
+        found.values = values.take();
+        return found;
+    }
+
+  private:
+    template <class F>
+    static Floats both(Index size, const F& f) {
         Guarded first(size), second(size);
-        const std::vector<float*> out{first.data(), second.data()};
-        kernels.map_rows_layers(two, queries, mean, out, threads);
+        float* const out[] = {first.data(), second.data()};
+        f(out);
         Floats a = first.take();
         const Floats b = second.take();
-        EXPECT_EQ(a, b) << "the same layer twice gives different rows";
+        EXPECT_EQ(a, b) << "the same layer twice gives different results";
         return a;
     }
 };
@@ -180,8 +232,12 @@ class AttentionKernel : public testing::TestWithParam<Parameter> {
     void rows_are_those_of_double_precision() const;
     void rows_of_layers_are_those_of_each_layer() const;
     void columns_are_those_of_double_precision() const;
-    void tiles_are_means_of_the_map() const;
+    void columns_of_layers_are_those_of_each_layer() const;
+    void packed_keys_give_the_same_rows() const;
+    void top_is_the_sorted_row() const;
+    void tiles_pool_the_map() const;
     void sweep_sums_weighted_rows() const;
+    void sweep_counts_what_it_passes() const;
     void sweep_gradient_sums_its_functor() const;
     void apply_is_the_map_times_values() const;
     void rows_columns_tiles_and_sweep_agree() const;
@@ -248,24 +304,74 @@ void AttentionKernel::columns_are_those_of_double_precision() const {
     }
 }
 
-void AttentionKernel::tiles_are_means_of_the_map() const {
+void AttentionKernel::columns_of_layers_are_those_of_each_layer() const {
+    const auto picked = some(data.p.keys, 3);
+    std::vector<double> each, mean;
+    for (Index h = 0; h < data.p.heads; ++h)
+        for (Index i = 0; i < data.p.queries; ++i)
+            for (const Index j : picked) each.push_back(p(h, i, j));
+    for (Index i = 0; i < data.p.queries; ++i)
+        for (const Index j : picked) {
+            double sum = 0;
+            for (Index h = 0; h < data.p.heads; ++h) sum += p(h, i, j);
+            mean.push_back(sum / static_cast<double>(data.p.heads));
+        }
+    expect_close(run.columns_of_layers(picked, false), plain.columns_of_layers(picked, false), each, floor,
+                 "columns of layers");
+    expect_close(run.columns_of_layers(picked, true), plain.columns_of_layers(picked, true), mean, floor,
+                 "mean columns of layers");
+}
+
+void AttentionKernel::packed_keys_give_the_same_rows() const {
+    const Floats keys = run.packed();
+    EXPECT_EQ(keys, plain.packed()) << "a copy has no room for differences";
+    const auto picked = some(data.p.queries, 2);
+    for (const bool mean : {false, true})
+        EXPECT_EQ(run.layers(picked, mean, keys.data()), run.layers(picked, mean)) << "to the last bit";
+}
+
+void AttentionKernel::top_is_the_sorted_row() const {
+    const auto picked = some(data.p.queries, 3);
+    for (const bool mean : {false, true})
+        for (const Index count : {Index{1}, std::min<Index>(7, data.p.keys), std::min<Index>(100, data.p.keys)}) {
+            const Floats rows = run.layers(picked, mean);
+            const Caller::Top found = run.top(picked, mean, count);
+            for (std::size_t row = 0; row * static_cast<std::size_t>(data.p.keys) < rows.size(); ++row) {
+                const float* at = rows.data() + row * static_cast<std::size_t>(data.p.keys);
+                std::vector<Index> order(static_cast<std::size_t>(data.p.keys));
+                std::iota(order.begin(), order.end(), 0);
+                std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return at[a] > at[b]; });
+                for (std::size_t t = 0; t < static_cast<std::size_t>(count); ++t) {
+                    const std::size_t x = row * static_cast<std::size_t>(count) + t;
+                    ASSERT_EQ(found.indices[x], order[t]) << "row " << row << ", place " << t;
+                    ASSERT_EQ(found.values[x], at[order[t]]);
+                }
+            }
+        }
+}
+
+void AttentionKernel::tiles_pool_the_map() const {
     for (const Index pool : {1, 3, 16, 61}) {
         const Index q0 = data.p.queries / 5, q1 = data.p.queries, k0 = data.p.keys / 7,
                     k1 = data.p.keys - data.p.keys / 9;
-        std::vector<double> wanted;
+        std::vector<double> mean, most;
         for (const Index h : run.heads())
             for (Index a = q0; a < q1; a += pool)
                 for (Index b = k0; b < k1; b += pool) {
-                    double sum = 0, count = 0;
+                    double sum = 0, count = 0, high = 0;
                     for (Index i = a; i < std::min(a + pool, q1); ++i)
                         for (Index j = b; j < std::min(b + pool, k1); ++j) {
                             sum += p(h, i, j);
+                            high = std::max(high, p(h, i, j));
                             ++count;
                         }
-                    wanted.push_back(sum / count);
+                    mean.push_back(sum / count);
+                    most.push_back(high);
                 }
-        expect_close(run.tile(q0, q1, k0, k1, pool), plain.tile(q0, q1, k0, k1, pool), wanted, floor,
+        expect_close(run.tile(q0, q1, k0, k1, pool), plain.tile(q0, q1, k0, k1, pool), mean, floor,
                      "pool " + std::to_string(pool));
+        expect_close(run.tile(q0, q1, k0, k1, pool, Pooling::Max), plain.tile(q0, q1, k0, k1, pool, Pooling::Max), most,
+                     floor, "largest of " + std::to_string(pool));
     }
 }
 
@@ -288,6 +394,42 @@ void AttentionKernel::sweep_sums_weighted_rows() const {
             expect_close(run.sweep(r, stride), plain.sweep(r, stride), swept(data, exact, r, stride), floor, "sweep");
 }
 
+void AttentionKernel::sweep_counts_what_it_passes() const {
+    const Caller::Counted found = run.counts(data.r, data.p.queries);
+    expect_close(found.sums, plain.sweep(data.r, data.p.queries), swept(data, exact, data.r, data.p.queries), floor,
+                 "sweep with counts");
+    double off = 0;
+    for (Index h = 0; h < data.p.heads; ++h) {
+        std::vector<double> counted;
+        for (Index i = 0; i < data.p.queries; ++i) {
+            const auto row = static_cast<std::size_t>(h * data.p.queries + i);
+            double sum = 0;
+            if (data.r[row] != 0)
+                for (Index j = 0; j < data.p.keys; ++j) {
+                    sum += p(h, i, j);
+                    counted.push_back(p(h, i, j));
+                }
+            off = std::max(off, std::abs(found.rows[row] - sum));
+            if (!std::isfinite(found.rows[row])) off = std::numeric_limits<double>::infinity();
+        }
+        // How many entries are at least 2^-b: an entry within rounding of the edge may fall on either side.
+        std::sort(counted.begin(), counted.end());
+        const auto at_least = [&](double edge) {
+            return static_cast<std::uint64_t>(counted.end() - std::lower_bound(counted.begin(), counted.end(), edge));
+        };
+        std::uint64_t sum = 0;
+        for (Index b = 0; b < kHistogramBins; ++b) {
+            sum += found.bins[static_cast<std::size_t>(h * kHistogramBins + b)];
+            const double edge = std::ldexp(1.0, static_cast<int>(-b));
+            if (b > 124) continue;  // below exp(-87) the kernels give 0
+            ASSERT_GE(sum, at_least(edge * (1 + 4 * floor))) << "bin " << b;
+            ASSERT_LE(sum, at_least(edge * (1 - 4 * floor))) << "bin " << b;
+        }
+        EXPECT_EQ(sum, counted.size()) << "every entry is counted once";
+    }
+    EXPECT_LE(off, floor) << "row sums";
+}
+
 void AttentionKernel::sweep_gradient_sums_its_functor() const {
     for (const SweepFunctor functor :
          {SweepFunctor::ReluPdP, SweepFunctor::PdP, SweepFunctor::ReluDP, SweepFunctor::AbsDP}) {
@@ -296,7 +438,7 @@ void AttentionKernel::sweep_gradient_sums_its_functor() const {
             for (Index i = 0; i < data.p.queries; ++i)
                 for (Index j = 0; j < data.p.keys; ++j) {
                     const float* a = data.g.d_out + h * data.g.d_out_stride[0] + i * data.g.d_out_stride[1];
-                    const float* b = data.g.v + data.key_head(h) * data.g.v_stride[0] + j * data.g.v_stride[1];
+                    const float* b = data.g.v + data.value_head(h) * data.g.v_stride[0] + j * data.g.v_stride[1];
                     double dp = 0;
                     for (Index d = 0; d < data.g.value_dim; ++d) dp += static_cast<double>(a[d]) * b[d];
                     double& x = values[static_cast<std::size_t>((h * data.p.queries + i) * data.p.keys + j)];
@@ -350,8 +492,12 @@ TEST_P(AttentionKernel, AgreesWithDoublePrecisionInEveryOperation) {
     rows_are_those_of_double_precision();
     rows_of_layers_are_those_of_each_layer();
     columns_are_those_of_double_precision();
-    tiles_are_means_of_the_map();
+    columns_of_layers_are_those_of_each_layer();
+    packed_keys_give_the_same_rows();
+    top_is_the_sorted_row();
+    tiles_pool_the_map();
     sweep_sums_weighted_rows();
+    sweep_counts_what_it_passes();
     sweep_gradient_sums_its_functor();
     apply_is_the_map_times_values();
     rows_columns_tiles_and_sweep_agree();
@@ -365,9 +511,21 @@ TEST_P(AttentionKernel, ResultsDoNotDependOnRunsOrThreads) {
                                   with.rows(some(data.p.queries, 12)),
                                   with.columns(some(data.p.keys, 2)),
                                   with.tile(0, data.p.queries, 0, data.p.keys, 5),
+                                  with.tile(0, data.p.queries, 0, data.p.keys, 5, Pooling::Max),
                                   with.sweep(data.r, data.p.queries),
+                                  with.columns_of_layers(some(data.p.keys, 2), true),
+                                  with.top(some(data.p.queries, 2), false, 1).values,
+                                  with.packed(),
                                   with.gradient(SweepFunctor::ReluPdP, data.r, data.p.queries),
                                   with.layers(some(data.p.queries, 1), true)};
+        // Doubles and counts as they lie in memory.
+        const Caller::Counted counted = with.counts(data.r, data.p.queries);
+        found.push_back(counted.sums);
+        Floats raw(counted.rows.size() * 2 + counted.bins.size() * 2);
+        std::memcpy(raw.data(), counted.rows.data(), counted.rows.size() * sizeof(double));
+        std::memcpy(raw.data() + counted.rows.size() * 2, counted.bins.data(),
+                    counted.bins.size() * sizeof(std::uint64_t));
+        found.push_back(std::move(raw));
         return found;
     };
     const auto bits = [](const std::vector<Floats>& a, const std::vector<Floats>& b) {
@@ -385,11 +543,23 @@ TEST_P(AttentionKernel, ResultsDoNotDependOnRunsOrThreads) {
     for (int repeat = 0; repeat < repeats; ++repeat) ASSERT_TRUE(bits(first, all(kTwo))) << "run " << repeat;
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, AttentionKernel,
-                         testing::Combine(testing::ValuesIn(runnable()), testing::ValuesIn(cases::attention_cases())),
+// Built twice: the heavy part of the table is a program of its own, labelled slow.
+#if defined(VITRINE_SLOW_CASES)
+constexpr auto kWeight = cases::Weight::Slow;
+#define VITRINE_SHAPES HeavyShapes
+#else
+constexpr auto kWeight = cases::Weight::Fast;
+#define VITRINE_SHAPES Shapes
+#endif
+
+INSTANTIATE_TEST_SUITE_P(VITRINE_SHAPES, AttentionKernel,
+                         testing::Combine(testing::ValuesIn(runnable()),
+                                          testing::ValuesIn(cases::attention_cases(kWeight))),
                          [](const auto& info) {
                              return std::string(std::get<0>(info.param)->name) + "_" + std::get<1>(info.param).name;
                          });
+
+#if !defined(VITRINE_SLOW_CASES)
 
 // ---- the exponential ----
 
@@ -456,31 +626,88 @@ INSTANTIATE_TEST_SUITE_P(Implementations, Exponential, testing::ValuesIn(runnabl
 
 // ---- an independent oracle ----
 
-TEST(TransposedAttention, GivesTheSweepByAnotherWay) {
-    // sum_i r_i p_ij = exp(log-sum-exp over i of (scale k_j . q_i + log r_i - lse_i)): attention with the roles
-    // changed.
-    AttentionCase shape;
-    shape.heads = shape.key_heads = 3;
-    shape.queries = shape.keys = 257;
-    shape.head_dim = shape.value_dim = 72;
-    const AttentionData data(shape);
-    Floats bias(data.lse.size());
+class TransposedAttention : public testing::TestWithParam<AttentionCase> {};
+
+TEST_P(TransposedAttention, GivesTheSweepByAnotherWay) {
+    // sum_i r_i p_ij = exp(log-sum-exp over i of (score_ij + log r_i - lse_i)): attention with the roles changed.
+    const AttentionData data(GetParam());
+    const AttentionParams& p = data.p;
     Floats r(data.lse.size());
-    for (std::size_t i = 0; i < r.size(); ++i) {
-        r[i] = 0.01F + static_cast<float>(i % 13);
-        bias[i] = std::log(r[i]) - data.lse[i];
-    }
-    AttentionParams swapped = data.p;
+    for (std::size_t i = 0; i < r.size(); ++i) r[i] = 0.01F + static_cast<float>(i % 13);
+    // Per head: what was added to the scores, its axes swapped, plus log r_i - lse_i of what is now the key. A row
+    // in which everything was masked gives nothing.
+    Floats bias(static_cast<std::size_t>(p.heads * p.keys * p.queries));
+    for (Index h = 0; h < p.heads; ++h)
+        for (Index j = 0; j < p.keys; ++j)
+            for (Index i = 0; i < p.queries; ++i) {
+                const auto row = static_cast<std::size_t>(h * p.queries + i);
+                float add =
+                    p.bias == nullptr ? 0 : p.bias[h * p.bias_stride[0] + i * p.bias_stride[1] + j * p.bias_stride[2]];
+                if (p.causal && j > i) add = -std::numeric_limits<float>::infinity();
+                bias[static_cast<std::size_t>((h * p.keys + j) * p.queries + i)] =
+                    std::isinf(data.lse[row]) ? -std::numeric_limits<float>::infinity()
+                                              : add + std::log(r[row]) - data.lse[row];
+            }
+    AttentionParams swapped = p;
     std::swap(swapped.q, swapped.k);
+    std::swap(swapped.q_stride, swapped.k_stride);
+    std::swap(swapped.queries, swapped.keys);
+    std::swap(swapped.mask_stride[1], swapped.mask_stride[2]);
+    swapped.causal = false;
+    swapped.lse = nullptr;
     swapped.bias = bias.data();
-    swapped.bias_stride[0] = 257;
+    swapped.bias_stride[0] = p.keys * p.queries;
+    swapped.bias_stride[1] = p.queries;
     swapped.bias_stride[2] = 1;
+    // Rounding of the logarithms: the largest of them and of the scores, in units of 2^-24, a few times.
+    double most = 1;
+    for (const float x : data.lse)
+        if (std::isfinite(x)) most = std::max(most, std::abs(static_cast<double>(x)));
+    const double allowed = 8 * std::ldexp(most + floor_of(data) * std::ldexp(1, 22), -24);
     for (const AttentionKernels* kernels : runnable()) {
-        Floats sums(r.size()), lse(r.size());
-        kernels->map_sweep(data.p, r.data(), 257, sums.data(), kSerial);
+        Floats sums(static_cast<std::size_t>(p.heads * p.keys)), lse(sums.size());
+        kernels->map_sweep(p, r.data(), p.queries, sums.data(), kSerial);
         kernels->log_sum_exp(swapped, lse.data(), kSerial);
-        for (std::size_t j = 0; j < sums.size(); ++j) EXPECT_NEAR(sums[j] / std::exp(lse[j]), 1, 1e-5) << kernels->name;
+        for (std::size_t j = 0; j < sums.size(); ++j) {
+            if (sums[j] < 1e-30F) {
+                EXPECT_LT(lse[j], -69);  // log 1e-30
+                continue;
+            }
+            EXPECT_NEAR(std::log(static_cast<double>(sums[j])), lse[j], allowed) << kernels->name << ", key " << j;
+        }
     }
+}
+
+std::vector<AttentionCase> with_a_head_of_keys_each() {
+    std::vector<AttentionCase> all;
+    for (const AttentionCase& c : cases::attention_cases())
+        if (c.heads == c.key_heads) all.push_back(c);
+    return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, TransposedAttention, testing::ValuesIn(with_a_head_of_keys_each()),
+                         [](const auto& info) { return info.param.name; });
+
+// ---- the largest of a row ----
+
+TEST(SelectTop, TakesTheLowerOfEqualOnesAndSeesNotANumber) {
+    const float nan = std::nanf("");
+    const Floats row{0.5F, 0.7F, nan, 0.7F, 0.5F, nan, 0.9F};
+    const std::vector<Index> wanted{2, 5, 6, 1, 3, 0, 4};
+    for (Index top = 1; top <= 7; ++top) {
+        Floats values(static_cast<std::size_t>(top));
+        std::vector<Index> indices(values.size());
+        select_top(row.data(), 7, top, values.data(), indices.data());
+        EXPECT_EQ(indices, std::vector<Index>(wanted.begin(), wanted.begin() + top));
+    }
+    // Few are kept sorted, many are sorted at the end: both ways give the same.
+    Floats ties(500), few(64), many(65);
+    for (std::size_t i = 0; i < ties.size(); ++i) ties[i] = static_cast<float>(i * 7919 % 23);
+    std::vector<Index> few_at(64), many_at(65);
+    select_top(ties.data(), 500, 64, few.data(), few_at.data());
+    select_top(ties.data(), 500, 65, many.data(), many_at.data());
+    many_at.pop_back();
+    EXPECT_EQ(few_at, many_at);
 }
 
 // ---- the chooser ----
@@ -555,7 +782,17 @@ TEST_F(Chooser, RefusesParametersThatNothingCanRun) {
     p.keys = 0;
     EXPECT_FALSE(choose(Operation::LogSumExp, p, ""));
     EXPECT_NE(cannot_run(data.p, GradientParams{}, SweepFunctor::ReluDP), nullptr);
+    GradientParams g = data.g;
+    g.value_heads = 3;
+    EXPECT_NE(cannot_run(data.p, g, SweepFunctor::ReluDP), nullptr) << "2 heads cannot share 3 values";
+    AttentionParams capped = data.p;
+    capped.softcap = -1;
+    EXPECT_NE(cannot_run(capped), nullptr);
+    capped.softcap = std::nanf("");
+    EXPECT_NE(cannot_run(capped), nullptr);
 }
+
+#endif
 
 }  // namespace
 }  // namespace vitrine::kernels

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 namespace vitrine::kernels {
@@ -47,6 +48,7 @@ struct Head {
     const float* q;
     const float* k;
     const float* bias;
+    const std::uint8_t* mask;
     const float* lse;
 
     Head(const AttentionParams& params, std::int64_t h)
@@ -54,15 +56,23 @@ struct Head {
           q(params.q + h * params.q_stride[0]),
           k(params.k + h / (params.heads / params.key_heads) * params.k_stride[0]),
           bias(params.bias == nullptr ? nullptr : params.bias + h * params.bias_stride[0]),
+          mask(params.mask == nullptr ? nullptr : params.mask + h * params.mask_stride[0]),
           lse(params.lse == nullptr ? nullptr : params.lse + h * params.queries) {}
 
     /// Scores of query i against keys [k0, k1).
     void scores(std::int64_t i, std::int64_t k0, std::int64_t k1, float* out) const {
         const float* row = q + i * p.q_stride[1];
         for (std::int64_t j = k0; j < k1; ++j) out[j - k0] = p.scale * dot(row, k + j * p.k_stride[1], p.head_dim);
+        if (p.softcap > 0)
+            for (std::int64_t j = 0; j < k1 - k0; ++j) out[j] = p.softcap * std::tanh(out[j] / p.softcap);
         if (bias != nullptr) {
             const float* b = bias + i * p.bias_stride[1];
             for (std::int64_t j = k0; j < k1; ++j) out[j - k0] += b[j * p.bias_stride[2]];
+        }
+        if (mask != nullptr) {
+            const std::uint8_t* keep = mask + i * p.mask_stride[1];
+            for (std::int64_t j = k0; j < k1; ++j)
+                if (keep[j * p.mask_stride[2]] == 0) out[j - k0] = kMinusInfinity;
         }
         if (p.causal)
             for (std::int64_t j = std::max(k0, i + 1); j < k1; ++j) out[j - k0] = kMinusInfinity;
@@ -86,6 +96,7 @@ const char* cannot_run(const AttentionParams& p, bool needs_lse) noexcept {
     if (p.q == nullptr || p.k == nullptr) return "queries or keys are missing";
     if (p.heads < 1 || p.queries < 1 || p.keys < 1 || p.head_dim < 1) return "an axis is empty";
     if (p.key_heads < 1 || p.heads % p.key_heads != 0) return "the number of heads is no multiple of the key heads";
+    if (!(p.softcap >= 0) || p.softcap > std::numeric_limits<float>::max()) return "the softcap is no positive number";
     if (needs_lse && p.lse == nullptr) return "the log-sum-exp is missing";
     return nullptr;
 }
@@ -140,7 +151,8 @@ void map_columns(const AttentionParams& p, std::span<const std::int64_t> heads, 
 }
 
 void map_tile(const AttentionParams& p, std::span<const std::int64_t> heads, std::int64_t q0, std::int64_t q1,
-              std::int64_t k0, std::int64_t k1, std::int64_t pool, float* out, const ParallelFor& parallel_for) {
+              std::int64_t k0, std::int64_t k1, std::int64_t pool, Pooling pooling, float* out,
+              const ParallelFor& parallel_for) {
     const std::int64_t tile_rows = (q1 - q0 + pool - 1) / pool;
     const std::int64_t tile_cols = (k1 - k0 + pool - 1) / pool;
     parallel_for(static_cast<std::int64_t>(heads.size()) * tile_rows, [&](std::int64_t begin, std::int64_t end) {
@@ -153,8 +165,15 @@ void map_tile(const AttentionParams& p, std::span<const std::int64_t> heads, std
             std::fill(cells, cells + tile_cols, 0.0F);
             for (std::int64_t i = first; i < last; ++i) {
                 head.row(i, k0, k1, row.data());
-                for (std::int64_t j = 0; j < k1 - k0; ++j) cells[j / pool] += row[j];
+                for (std::int64_t j = 0; j < k1 - k0; ++j) {
+                    float& cell = cells[j / pool];
+                    if (pooling == Pooling::Mean)
+                        cell += row[j];
+                    else if (row[j] > cell || row[j] != row[j])  // not-a-number stays
+                        cell = row[j];
+                }
             }
+            if (pooling == Pooling::Max) continue;
             for (std::int64_t c = 0; c < tile_cols; ++c) {
                 const std::int64_t width = std::min((c + 1) * pool, k1 - k0) - c * pool;
                 cells[c] /= static_cast<float>(width * (last - first));
@@ -165,11 +184,18 @@ void map_tile(const AttentionParams& p, std::span<const std::int64_t> heads, std
 
 void map_sweep(const AttentionParams& p, const float* r, std::int64_t r_head_stride, float* out,
                const ParallelFor& parallel_for) {
+    map_sweep_counts(p, r, r_head_stride, out, {}, parallel_for);
+}
+
+void map_sweep_counts(const AttentionParams& p, const float* r, std::int64_t r_head_stride, float* out,
+                      const SweepCounts& counts, const ParallelFor& parallel_for) {
     // One item is a head and a block of queries; its column sums are its own, and are added in order at the end,
     // so that the result does not depend on the number of threads.
     constexpr std::int64_t kBlock = 256;
     const std::int64_t blocks = (p.queries + kBlock - 1) / kBlock;
     std::vector<double> part(static_cast<std::size_t>(p.heads * blocks * p.keys));
+    std::vector<std::uint64_t> bins(
+        counts.histogram == nullptr ? 0 : static_cast<std::size_t>(p.heads * blocks * kHistogramBins));
     parallel_for(p.heads * blocks, [&](std::int64_t begin, std::int64_t end) {
         std::vector<float> row(static_cast<std::size_t>(p.keys));
         for (std::int64_t item = begin; item < end; ++item) {
@@ -179,9 +205,17 @@ void map_sweep(const AttentionParams& p, const float* r, std::int64_t r_head_str
             const std::int64_t last = std::min((item % blocks + 1) * kBlock, p.queries);
             for (std::int64_t i = item % blocks * kBlock; i < last; ++i) {
                 const float weight = r[h * r_head_stride + i];
+                if (counts.row_sums != nullptr) counts.row_sums[h * p.queries + i] = 0;
                 if (weight == 0) continue;
                 head.row(i, 0, p.keys, row.data());
                 for (std::int64_t j = 0; j < p.keys; ++j) sum[j] += weight * row[j];
+                if (counts.row_sums != nullptr)
+                    counts.row_sums[h * p.queries + i] = std::accumulate(row.begin(), row.end(), 0.0);
+                if (counts.histogram != nullptr)
+                    for (const float x : row) {
+                        const std::uint32_t power = std::bit_cast<std::uint32_t>(x) >> 23;
+                        ++bins[static_cast<std::size_t>(item * kHistogramBins + 127 - std::min(power, 127U))];
+                    }
             }
         }
     });
@@ -191,6 +225,12 @@ void map_sweep(const AttentionParams& p, const float* r, std::int64_t r_head_str
             for (std::int64_t b = 0; b < blocks; ++b) sum += part[(h * blocks + b) * p.keys + j];
             out[h * p.keys + j] = static_cast<float>(sum);
         }
+    if (counts.histogram == nullptr) return;
+    for (std::int64_t x = 0; x < p.heads * kHistogramBins; ++x) {
+        counts.histogram[x] = 0;
+        const std::int64_t h = x / kHistogramBins, bin = x % kHistogramBins;
+        for (std::int64_t b = 0; b < blocks; ++b) counts.histogram[x] += bins[(h * blocks + b) * kHistogramBins + bin];
+    }
 }
 
 void map_apply(const AttentionParams& p, const float* v, const std::int64_t v_stride[2], std::int64_t dim, float* out,
@@ -206,6 +246,24 @@ void map_apply(const AttentionParams& p, const float* v, const std::int64_t v_st
                 const float* value = v + h * v_stride[0] + j * v_stride[1];
                 for (std::int64_t d = 0; d < dim; ++d) sum[d] += row[j] * value[d];
             }
+        }
+    });
+}
+
+std::int64_t packed_keys_size(const AttentionParams& p) noexcept {
+    return (p.keys + kPackedKeys - 1) / kPackedKeys * p.key_heads * p.head_dim * kPackedKeys;
+}
+
+void pack_keys(const AttentionParams& p, float* to, const ParallelFor& parallel_for) {
+    parallel_for((p.keys + kPackedKeys - 1) / kPackedKeys, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t at = begin * p.key_heads; at < end * p.key_heads; ++at) {
+            float* panel = to + at * p.head_dim * kPackedKeys;
+            for (std::int64_t d = 0; d < p.head_dim; ++d)
+                for (std::int64_t l = 0; l < kPackedKeys; ++l) {
+                    const std::int64_t j = at / p.key_heads * kPackedKeys + l;
+                    panel[d * kPackedKeys + l] =
+                        j < p.keys ? p.k[at % p.key_heads * p.k_stride[0] + j * p.k_stride[1] + d] : 0;
+                }
         }
     });
 }

@@ -18,6 +18,7 @@
 #include <type_traits>
 
 #include <vitrine/kernels/chooser.h>
+#include <vitrine/kernels/cpu/implementations.h>
 
 namespace vitrine::kernels {
 namespace {
@@ -48,6 +49,9 @@ class Scratch {
             if (data_ == nullptr) throw std::bad_alloc();
             size_ = count;
         }
+        if (poison_scratch)
+            for (std::size_t i = 0; i < static_cast<std::size_t>(size_) * sizeof(T); ++i)
+                reinterpret_cast<unsigned char*>(data_)[i] = 0xFF;  // as a float not a number, as an index far outside
         return data_;
     }
     T* data() const { return data_; }
@@ -102,6 +106,25 @@ struct Attention {
         y = S::fma(y, f, S::all(1.0F));
         y = S::fma(y, f, S::all(1.0F));
         return S::scaled_unless_below(y, shifted, x, S::all(-87.0F));
+    }
+
+    /// c tanh(scale dot / c): Cephes' polynomial near zero, where 1 - exp would cancel, (1 - e) / (1 + e) elsewhere.
+    static Float capped(const AttentionParams& p, Float dot) {
+        const Float x = S::div(S::mul(dot, S::all(p.scale)), S::all(p.softcap)), z = S::mul(x, x);
+        Float y = S::fma(S::all(-5.70498872745E-3F), z, S::all(2.06390887954E-2F));
+        y = S::fma(y, z, S::all(-5.37397155531E-2F));
+        y = S::fma(y, z, S::all(1.33314422036E-1F));
+        y = S::fma(y, z, S::all(-3.33332819422E-1F));
+        y = S::fma(S::mul(y, z), x, x);
+        const Float e = exponential(S::mul(S::magnitude(x), S::all(-2.0F)));
+        const Float far = S::div(S::sub(S::all(1.0F), e), S::add(S::all(1.0F), e));
+        return S::mul(S::small_or_signed(x, 0.625F, y, far), S::all(p.softcap));
+    }
+
+    /// The score of a product and what is added to it.
+    [[gnu::always_inline]] static inline Float score(const AttentionParams& p, Float dot, Float extra) {
+        if (p.softcap > 0) return S::add(capped(p, dot), extra);
+        return S::fma(dot, S::all(p.scale), extra);
     }
 
     /// acc[m][v] += sum_d rows[d][m] panel[d][v].
@@ -279,7 +302,9 @@ struct Attention {
 
     // ---- what is added to scores ----
 
-    static bool has_extra(const AttentionParams& p) { return p.bias != nullptr || p.causal; }
+    static bool has_extra(const AttentionParams& p) {
+        return p.bias != nullptr || p.causal || p.mask != nullptr || p.softcap > 0;
+    }
 
     /// Bias and mask of query i against `count` keys: to[c].
     static void extra_of_query(const AttentionParams& p, Index h, Index i, const Tokens& keys, Index first, Index count,
@@ -289,6 +314,11 @@ struct Attention {
             for (Index c = 0; c < count; ++c) to[c] = b[keys[first + c] * p.bias_stride[2]];
         } else {
             for (Index c = 0; c < count; ++c) to[c] = 0;
+        }
+        if (p.mask != nullptr) {
+            const std::uint8_t* keep = p.mask + h * p.mask_stride[0] + i * p.mask_stride[1];
+            for (Index c = 0; c < count; ++c)
+                if (keep[keys[first + c] * p.mask_stride[2]] == 0) to[c] = kNothing;
         }
         if (p.causal)
             for (Index c = 0; c < count; ++c)
@@ -303,6 +333,11 @@ struct Attention {
         } else {
             for (Index c = 0; c < count; ++c) to[c] = 0;
         }
+        if (p.mask != nullptr) {
+            const std::uint8_t* keep = p.mask + h * p.mask_stride[0] + first * p.mask_stride[1] + j * p.mask_stride[2];
+            for (Index c = 0; c < count; ++c)
+                if (keep[c * p.mask_stride[1]] == 0) to[c] = kNothing;
+        }
         if (p.causal)
             for (Index c = 0; c < count; ++c)
                 if (j > first + c) to[c] = kNothing;
@@ -310,6 +345,10 @@ struct Attention {
 
     static Side queries_of(const AttentionParams& p, Index h) { return {p.q + h * p.q_stride[0], p.q_stride[1]}; }
     static Index key_head(const AttentionParams& p, Index h) { return h / (p.heads / p.key_heads); }
+    static Side values_of(const AttentionParams& p, const GradientParams& g, Index h) {
+        const Index value_heads = g.value_heads > 0 ? g.value_heads : p.key_heads;
+        return {g.v + h / (p.heads / value_heads) * g.v_stride[0], g.v_stride[1]};
+    }
     static Side keys_of(const AttentionParams& p, Index h) {
         return {p.k + key_head(p, h) * p.k_stride[0], p.k_stride[1]};
     }
@@ -359,15 +398,16 @@ struct Attention {
         rows.close(wanted.count);
     }
 
-    /// The queries that weigh something.
-    static void take_weighted(Rows& rows, const AttentionParams& p, Index h, const float* r, bool with_map) {
+    /// The queries that weigh something; those in which everything is masked only where they are `counted`.
+    static void take_weighted(Rows& rows, const AttentionParams& p, Index h, const float* r, bool with_map,
+                              bool counted = false) {
         rows.head = h;
         rows.reserve(p.queries);
         Index n = 0;
         for (Index i = 0; i < p.queries; ++i) {
             if (r[i] == 0) continue;
             const float shift = with_map ? shift_of(p, h, i) : 0;
-            if (shift == kNothing) continue;
+            if (shift == kNothing && !counted) continue;
             rows.index[n] = i;
             rows.shift[n] = shift;
             rows.weight[n] = r[i];
@@ -407,7 +447,7 @@ struct Attention {
             const Float s = S::all(shift[m]);
 #pragma GCC unroll 4
             for (int v = 0; v < NV; ++v)
-                acc[m][v] = exponential(S::add(S::fma(acc[m][v], scale, S::load(extra[m] + v * kLanes)), s));
+                acc[m][v] = exponential(S::add(score(p, acc[m][v], S::load(extra[m] + v * kLanes)), s));
         }
     }
 
@@ -426,7 +466,53 @@ struct Attention {
         if (!has_extra(p)) return exponential(S::fma(dot, S::all(p.scale), S::all(shift)));
         alignas(64) float extra[kLanes] = {};
         extra_of_query(p, h, i, keys, first, count, extra);
-        return exponential(S::add(S::fma(dot, S::all(p.scale), S::load(extra)), S::all(shift)));
+        return exponential(S::add(score(p, dot, S::load(extra)), S::all(shift)));
+    }
+
+    /// p of one query against the kLanes keys from `first` on, which is a multiple of kLanes, out of packed keys.
+    [[gnu::always_inline]] static inline Float few_packed(const AttentionParams& p, Index h, Index i, float shift,
+                                                          Index first, Index count) {
+        static_assert(kPackedKeys % kLanes == 0);
+        const float* key = p.packed_keys +
+                           (first / kPackedKeys * p.key_heads + key_head(p, h)) * p.head_dim * kPackedKeys +
+                           first % kPackedKeys;
+        const Side queries = queries_of(p, h);
+        const float* query = queries.data + i * queries.stride;
+        // As many sums as there are lanes, added up in the order of S::sums: the same bits as from keys that are not
+        // packed, so that a row does not change when they have been.
+        Float acc[kLanes];
+#pragma GCC unroll 16
+        for (int l = 0; l < kLanes; ++l) acc[l] = S::zero();
+        Index d = 0;
+        for (; d + kLanes <= p.head_dim; d += kLanes, key += kLanes * kPackedKeys)
+#pragma GCC unroll 16
+            for (int l = 0; l < kLanes; ++l)
+                acc[l] = S::fma(S::load(key + l * kPackedKeys), S::all(query[d + l]), acc[l]);
+        if (d < p.head_dim)
+#pragma GCC unroll 16
+            for (int l = 0; l < kLanes; ++l)
+                if (d + l < p.head_dim) acc[l] = S::fma(S::load(key + l * kPackedKeys), S::all(query[d + l]), acc[l]);
+        Float quarter[kLanes / 4];
+#pragma GCC unroll 4
+        for (int l = 0; l < kLanes; l += 4)
+            quarter[l / 4] = S::add(S::add(acc[l], acc[l + 2]), S::add(acc[l + 1], acc[l + 3]));
+        Float dot = S::add(quarter[0], quarter[1]);
+        if constexpr (kLanes == 16) dot = S::add(dot, S::add(quarter[2], quarter[3]));
+        if (!has_extra(p)) return exponential(S::fma(dot, S::all(p.scale), S::all(shift)));
+        alignas(64) float extra[kLanes] = {};
+        extra_of_query(p, h, i, {nullptr, 0, p.keys}, first, count, extra);
+        return exponential(S::add(score(p, dot, S::load(extra)), S::all(shift)));
+    }
+
+    static void pack_keys(const AttentionParams& p, float* to, const ParallelFor& parallel_for) {
+        const Tokens keys{nullptr, 0, p.keys};
+        parallel_for(pieces(p.keys, kPackedKeys), [&](Index begin, Index end) {
+            for (Index at = begin; at < end; ++at)
+                for (Index h = 0; h < p.key_heads; ++h)
+                    pack_panel(to + (at * p.key_heads + h) * p.head_dim * kPackedKeys, kPackedKeys,
+                               {p.k + h * p.k_stride[0], p.k_stride[1]}, keys, at * kPackedKeys,
+                               least(kPackedKeys, p.keys - at * kPackedKeys), p.head_dim);
+        });
     }
 
     /// Calls f with the number of vectors a panel of `count` tokens needs, as a compile-time constant.
@@ -448,9 +534,34 @@ struct Attention {
 
     // ---- sweep ----
 
+    /// Adds a group's entries to the sums of its rows and to the bins.
     template <int NV>
+    static void tally(const Float (&acc)[kRows][NV], Index rows, Index count, const Index* index, double* row_sums,
+                      std::uint64_t* bins) {
+        alignas(64) float map[kRows][NV * kLanes];
+        for (Index m = 0; m < rows; ++m) {
+            for (int v = 0; v < NV; ++v) S::store(map[m] + v * kLanes, acc[m][v]);
+            double part[8] = {};
+            Index c = 0;
+            for (; c + 8 <= count; c += 8)
+                for (int l = 0; l < 8; ++l) part[l] += map[m][c + l];
+            for (; c < count; ++c) part[0] += map[m][c];
+            row_sums[index[m]] +=
+                ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+        }
+        if (bins == nullptr) return;
+        for (Index m = 0; m < rows; ++m)
+            for (Index c = 0; c < count; ++c) {
+                std::uint32_t bits;
+                __builtin_memcpy(&bits, &map[m][c], sizeof bits);
+                bits >>= 23;
+                ++bins[127 - (bits < 127 ? bits : 127)];
+            }
+    }
+
+    template <int NV, bool kCount = false>
     static void sweep_panel(const AttentionParams& p, const Rows& rows, const float* panel, Index first, Index count,
-                            float* out) {
+                            float* out, double* row_sums = nullptr, std::uint64_t* bins = nullptr) {
         double sum[NV * kLanes] = {};
         const Tokens keys{nullptr, 0, p.keys};
         for (Index g0 = 0; g0 < rows.groups; g0 += kFlush) {
@@ -460,6 +571,9 @@ struct Attention {
             for (Index g = g0; g < g1; ++g) {
                 Float acc[kRows][NV];
                 probabilities<NV>(p, rows, g, panel, keys, first, count, acc);
+                if constexpr (kCount)
+                    tally<NV>(acc, least(kRows, rows.count - g * kRows), count, rows.index.data() + g * kRows, row_sums,
+                              bins);
                 const float* weight = rows.weight.data() + g * kRows;
 #pragma GCC unroll 8
                 for (int m = 0; m < kRows; ++m) {
@@ -512,6 +626,55 @@ struct Attention {
                 }
             }
         });
+    }
+
+    static void map_sweep_counts(const AttentionParams& p, const float* r, Index r_head_stride, float* out,
+                                 const SweepCounts& counts, const ParallelFor& parallel_for) {
+        // A head's panels are cut into runs with sums and bins of their own, added in order at the end: the same for
+        // any number of threads.
+        constexpr Index kMostRuns = 16;
+        const Index panels = pieces(p.keys, kPanel), a_run = pieces(panels, kMostRuns), runs = pieces(panels, a_run);
+        Scratch<double> row_sums(p.heads * runs * p.queries);
+        Scratch<std::uint64_t> bins(p.heads * runs * kHistogramBins);
+        parallel_for(p.heads * runs, [&](Index begin, Index end) {
+            Rows rows;
+            Scratch<float> panel(p.head_dim * kPanel);
+            const Tokens keys{nullptr, 0, p.keys};
+            for (Index item = begin; item < end; ++item) {
+                const Index h = item / runs;
+                double* sums = row_sums.data() + item * p.queries;
+                std::uint64_t* counted = bins.data() + item * kHistogramBins;
+                for (Index i = 0; i < p.queries; ++i) sums[i] = 0;
+                for (Index b = 0; b < kHistogramBins; ++b) counted[b] = 0;
+                if (rows.head != h) {
+                    take_weighted(rows, p, h, r + h * r_head_stride, true, true);
+                    pack(rows, queries_of(p, h), p.head_dim);
+                }
+                const Index stop = least((item % runs + 1) * a_run * kPanel, p.keys);
+                for (Index first = item % runs * a_run * kPanel; first < stop; first += kPanel) {
+                    const Index count = least(kPanel, stop - first);
+                    with_vectors(count, [&](auto nv) {
+                        pack_panel(panel.data(), nv() * kLanes, keys_of(p, h), keys, first, count, p.head_dim);
+                        sweep_panel<nv(), true>(p, rows, panel.data(), first, count, out + h * p.keys + first, sums,
+                                                counts.histogram == nullptr ? nullptr : counted);
+                    });
+                }
+            }
+        });
+        if (counts.row_sums != nullptr)
+            for (Index h = 0; h < p.heads; ++h)
+                for (Index i = 0; i < p.queries; ++i) {
+                    double sum = 0;
+                    for (Index run = 0; run < runs; ++run) sum += row_sums[(h * runs + run) * p.queries + i];
+                    counts.row_sums[h * p.queries + i] = sum;
+                }
+        if (counts.histogram != nullptr)
+            for (Index h = 0; h < p.heads; ++h)
+                for (Index b = 0; b < kHistogramBins; ++b) {
+                    std::uint64_t sum = 0;
+                    for (Index run = 0; run < runs; ++run) sum += bins[(h * runs + run) * kHistogramBins + b];
+                    counts.histogram[h * kHistogramBins + b] = sum;
+                }
     }
 
     // ---- sweep with gradients ----
@@ -580,8 +743,7 @@ struct Attention {
                 with_vectors(count, [&](auto nv) {
                     if constexpr (with_map)
                         pack_panel(keys_panel.data(), nv() * kLanes, keys_of(p, h), keys, first, count, p.head_dim);
-                    pack_panel(values_panel.data(), nv() * kLanes,
-                               {g.v + key_head(p, h) * g.v_stride[0], g.v_stride[1]}, keys, first, count, g.value_dim);
+                    pack_panel(values_panel.data(), nv() * kLanes, values_of(p, g, h), keys, first, count, g.value_dim);
                     gradient_panel<nv(), F>(p, rows, grads.data(), g.value_dim, keys_panel.data(), values_panel.data(),
                                             first, count, out + h * p.keys + first);
                 });
@@ -654,24 +816,26 @@ struct Attention {
         const Tokens keys{nullptr, 0, p.keys};
         const auto rows = static_cast<Index>(queries.size());
         const float share = 1.0F / static_cast<float>(heads.size());
+        const Index ahead = kLanes * p.k_stride[1];
         for (Index first = begin; first < end; first += kLanes) {
             const Index n = least(kLanes, end - first);
             const auto mask = S::first(n);
-            const Index ahead = kLanes * p.k_stride[1];
+            const auto row = [&](Index h, Index i) __attribute__((always_inline)) {
+                const float shift = shift_of(p, h, i);
+                return p.packed_keys != nullptr ? few_packed(p, h, i, shift, first, n)
+                                                : few(p, h, i, shift, keys, first, n, ahead);
+            };
             if (mean)
                 for (Index i = 0; i < rows; ++i) {
                     Float sum = S::zero();
-                    for (const Index h : heads)
-                        sum = S::add(sum, few(p, h, queries[i], shift_of(p, h, queries[i]), keys, first, n, ahead));
+                    for (const Index h : heads) sum = S::add(sum, row(h, queries[i]));
                     S::store(out + i * p.keys + first, S::mul(sum, S::all(share)), mask);
                 }
             else
                 for (Index at = 0; at < static_cast<Index>(heads.size()); ++at)
-                    for (Index i = 0; i < rows; ++i) {
-                        const Index h = heads[static_cast<std::size_t>(at)];
+                    for (Index i = 0; i < rows; ++i)
                         S::store(out + (at * rows + i) * p.keys + first,
-                                 few(p, h, queries[i], shift_of(p, h, queries[i]), keys, first, n, ahead), mask);
-                    }
+                                 row(heads[static_cast<std::size_t>(at)], queries[i]), mask);
         }
     }
 
@@ -690,13 +854,15 @@ struct Attention {
         });
     }
 
-    static void map_rows_layers(std::span<const AttentionParams> layers, std::span<const Index> queries, bool mean,
-                                std::span<float* const> out, const ParallelFor& parallel_for) {
+    /// Calls f(layer, all its heads, begin, end) for pieces of count_of(layer) tokens, all layers in one loop.
+    template <class Count, class F>
+    static void over_layers(std::span<const AttentionParams> layers, const Count& count_of, const F& f,
+                            const ParallelFor& parallel_for) {
         Index most = 0, runs = 0;
         Scratch<Index> start(static_cast<Index>(layers.size()) + 1);
         for (std::size_t l = 0; l < layers.size(); ++l) {
             start[static_cast<Index>(l)] = runs;
-            runs += pieces(layers[l].keys, kRun);
+            runs += pieces(count_of(layers[l]), kRun);
             if (layers[l].heads > most) most = layers[l].heads;
         }
         start[static_cast<Index>(layers.size())] = runs;
@@ -708,12 +874,27 @@ struct Attention {
                 while (start[static_cast<Index>(l) + 1] <= begin) ++l;
                 const Index from = begin - start[static_cast<Index>(l)];
                 const Index to = least(end, start[static_cast<Index>(l) + 1]) - start[static_cast<Index>(l)];
-                const AttentionParams& p = layers[l];
-                const std::span<const Index> heads(all.data(), static_cast<std::size_t>(p.heads));
-                stream_rows(p, heads, queries, mean, from * kRun, least(to * kRun, p.keys), out[l]);
+                f(l, std::span<const Index>(all.data(), static_cast<std::size_t>(layers[l].heads)), from * kRun,
+                  least(to * kRun, count_of(layers[l])));
                 begin += to - from;
             }
         });
+    }
+
+    static void map_rows_layers(std::span<const AttentionParams> layers, std::span<const Index> queries, bool mean,
+                                std::span<float* const> out, const ParallelFor& parallel_for) {
+        over_layers(
+            layers, [](const AttentionParams& p) { return p.keys; },
+            [&](std::size_t l, std::span<const Index> heads, Index begin, Index end) {
+                stream_rows(layers[l], heads, queries, mean, begin, end, out[l]);
+            },
+            parallel_for);
+    }
+
+    static void map_rows_top(std::span<const AttentionParams> layers, std::span<const Index> queries, bool mean,
+                             Index top, std::span<float* const> values, std::span<Index* const> indices,
+                             const ParallelFor& parallel_for) {
+        rows_top(&map_rows_layers, layers, queries, mean, top, values, indices, parallel_for);
     }
 
     static void map_columns(const AttentionParams& p, std::span<const Index> heads, std::span<const Index> keys,
@@ -723,42 +904,72 @@ struct Attention {
             block(p, heads, {nullptr, 0, p.queries}, {keys.data(), 0, columns}, out, parallel_for);
             return;
         }
-        // The same streaming with the roles changed: queries go by, the keys stay.
         parallel_for(pieces(p.queries, kRun), [&](Index begin, Index end) {
-            alignas(64) float part[kLanes], extra[kLanes];
-            const Index stop = least(end * kRun, p.queries);
-            for (Index first = begin * kRun; first < stop; first += kLanes) {
-                const Index n = least(kLanes, stop - first);
-                for (Index at = 0; at < static_cast<Index>(heads.size()); ++at) {
-                    const Index h = heads[static_cast<std::size_t>(at)];
-                    const Side queries = queries_of(p, h), side = keys_of(p, h);
-                    const float* row[kLanes];
-                    for (int l = 0; l < kLanes; ++l) {
-                        const Index i = first + least(l, n - 1);
-                        row[l] = queries.data + i * queries.stride;
-                        part[l] = shift_of(p, h, i);
-                    }
-                    const Float shift = S::load(part);
-                    for (Index c = 0; c < columns; ++c) {
-                        const float* key = side.data + keys[static_cast<std::size_t>(c)] * side.stride;
-                        const Float dot = n == kLanes ? dots(queries, first, key, p.head_dim)
-                                                      : dots(row, key, p.head_dim, kLanes * queries.stride);
-                        Float x = S::fma(dot, S::all(p.scale), shift);
-                        if (has_extra(p)) {
-                            for (int l = 0; l < kLanes; ++l) extra[l] = 0;
-                            extra_of_key(p, h, keys[static_cast<std::size_t>(c)], first, n, extra);
-                            x = S::add(S::fma(dot, S::all(p.scale), S::load(extra)), shift);
-                        }
-                        S::store(part, exponential(x));
-                        for (Index l = 0; l < n; ++l) out[(at * p.queries + first + l) * columns + c] = part[l];
-                    }
-                }
-            }
+            stream_columns(p, heads, keys, false, begin * kRun, least(end * kRun, p.queries), out);
         });
     }
 
+    /// The streaming of rows with the roles changed: queries [begin, end) go by, the keys stay.
+    /// out: [heads, queries, keys], or with `mean` [queries, keys].
+    static void stream_columns(const AttentionParams& p, std::span<const Index> heads, std::span<const Index> keys,
+                               bool mean, Index begin, Index end, float* out) {
+        const auto columns = static_cast<Index>(keys.size());
+        const float share = mean ? 1.0F / static_cast<float>(heads.size()) : 1.0F;
+        alignas(64) float part[kLanes];
+        for (Index first = begin; first < end; first += kLanes) {
+            const Index n = least(kLanes, end - first);
+            for (Index c = 0; c < columns; ++c) {
+                Float sum = S::zero();
+                for (Index at = 0; at < static_cast<Index>(heads.size()); ++at) {
+                    const Float map = few_queries(p, heads[static_cast<std::size_t>(at)],
+                                                  keys[static_cast<std::size_t>(c)], first, n);
+                    sum = mean ? S::add(sum, map) : map;
+                    if (mean && at + 1 < static_cast<Index>(heads.size())) continue;
+                    S::store(part, S::mul(sum, S::all(share)));
+                    float* to = out + (mean ? first : at * p.queries + first) * columns + c;
+                    for (Index l = 0; l < n; ++l) to[l * columns] = part[l];
+                }
+            }
+        }
+    }
+
+    /// p of one key against up to kLanes queries from `first` on, unpacked.
+    [[gnu::always_inline]] static inline Float few_queries(const AttentionParams& p, Index h, Index j, Index first,
+                                                           Index n) {
+        const Side queries = queries_of(p, h), side = keys_of(p, h);
+        const float* key = side.data + j * side.stride;
+        alignas(64) float part[kLanes];
+        const float* row[kLanes];
+        for (int l = 0; l < kLanes; ++l) {
+            const Index i = first + least(l, n - 1);
+            row[l] = queries.data + i * queries.stride;
+            part[l] = shift_of(p, h, i);
+        }
+        const Float shift = S::load(part);
+        const Float dot =
+            n == kLanes ? dots(queries, first, key, p.head_dim) : dots(row, key, p.head_dim, kLanes * queries.stride);
+        if (!has_extra(p)) return exponential(S::fma(dot, S::all(p.scale), shift));
+        alignas(64) float extra[kLanes] = {};
+        extra_of_key(p, h, j, first, n, extra);
+        return exponential(S::add(score(p, dot, S::load(extra)), shift));
+    }
+
+    static void map_columns_layers(std::span<const AttentionParams> layers, std::span<const Index> keys, bool mean,
+                                   std::span<float* const> out, const ParallelFor& parallel_for) {
+        over_layers(
+            layers, [](const AttentionParams& p) { return p.queries; },
+            [&](std::size_t l, std::span<const Index> heads, Index begin, Index end) {
+                stream_columns(layers[l], heads, keys, mean, begin, end, out[l]);
+            },
+            parallel_for);
+    }
+
+    /// Entries of a map are not negative; not-a-number stays.
+    static float larger(float a, float b) { return b > a || b != b ? b : a; }
+
     static void map_tile(const AttentionParams& p, std::span<const Index> heads, Index q0, Index q1, Index k0, Index k1,
-                         Index pool, float* out, const ParallelFor& parallel_for) {
+                         Index pool, Pooling pooling, float* out, const ParallelFor& parallel_for) {
+        const bool most = pooling == Pooling::Max;
         if (pool == 1) {
             block(p, heads, {nullptr, q0, q1 - q0}, {nullptr, k0, k1 - k0}, out, parallel_for);
             return;
@@ -793,7 +1004,10 @@ struct Attention {
                         float band[NV * kLanes] = {};
                         Index row = 0;
                         const auto settle = [&] {
-                            for (Index c = 0; c < count; ++c) cells[row * cols_out + (first + c) / pool] += band[c];
+                            for (Index c = 0; c < count; ++c) {
+                                float& cell = cells[row * cols_out + (first + c) / pool];
+                                cell = most ? larger(cell, band[c]) : cell + band[c];
+                            }
                             for (Index c = 0; c < NV * kLanes; ++c) band[c] = 0;
                         };
                         for (Index g = 0; g < rows.groups; ++g) {
@@ -810,13 +1024,16 @@ struct Attention {
                                     settle();
                                     row = i / pool;
                                 }
-                                for (Index c = 0; c < NV * kLanes; ++c) band[c] += map[m][c];
+                                if (most)
+                                    for (Index c = 0; c < NV * kLanes; ++c) band[c] = larger(band[c], map[m][c]);
+                                else
+                                    for (Index c = 0; c < NV * kLanes; ++c) band[c] += map[m][c];
                             }
                         }
                         settle();
                     });
                 }
-                for (Index row = 0; row < rows_out; ++row)
+                for (Index row = 0; row < rows_out && !most; ++row)
                     for (Index cell = cell0; cell < cell1; ++cell) {
                         const Index high = least((row + 1) * pool, q1 - q0) - row * pool;
                         const Index wide = least((cell + 1) * pool, k1 - k0) - cell * pool;
@@ -853,7 +1070,7 @@ struct Attention {
 #pragma GCC unroll 8
         for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) acc[m][v] = S::fma(acc[m][v], scale, S::load(extra[m] + v * kLanes));
+            for (int v = 0; v < NV; ++v) acc[m][v] = score(p, acc[m][v], S::load(extra[m] + v * kLanes));
     }
 
     template <int NV>
@@ -1002,8 +1219,21 @@ struct Attention {
 
     static AttentionKernels table(const char* name, const char* (*machine)() noexcept,
                                   const char* (*why_not)(Operation, const AttentionParams&) noexcept) {
-        return {name,         machine,   why_not,    &log_sum_exp,        &map_rows, &map_rows_layers,
-                &map_columns, &map_tile, &map_sweep, &map_sweep_gradient, &map_apply};
+        return {name,
+                machine,
+                why_not,
+                &log_sum_exp,
+                &map_rows,
+                &map_rows_layers,
+                &map_rows_top,
+                &map_columns,
+                &map_columns_layers,
+                &map_tile,
+                &map_sweep,
+                &map_sweep_counts,
+                &map_sweep_gradient,
+                &map_apply,
+                &pack_keys};
     }
 };
 

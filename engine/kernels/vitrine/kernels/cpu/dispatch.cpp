@@ -20,7 +20,8 @@ const std::vector<const AttentionKernels*>& built() {
 }
 
 bool needs_lse(Operation operation) {
-    return operation != Operation::LogSumExp && operation != Operation::MapSweepGradient;
+    return operation != Operation::LogSumExp && operation != Operation::MapSweepGradient &&
+           operation != Operation::PackKeys;
 }
 
 std::string names() {
@@ -39,16 +40,24 @@ const char* name_of(Operation operation) noexcept {
             return "map_rows";
         case Operation::MapRowsLayers:
             return "map_rows_layers";
+        case Operation::MapRowsTop:
+            return "map_rows_top";
         case Operation::MapColumns:
             return "map_columns";
+        case Operation::MapColumnsLayers:
+            return "map_columns_layers";
         case Operation::MapTile:
             return "map_tile";
         case Operation::MapSweep:
             return "map_sweep";
+        case Operation::MapSweepCounts:
+            return "map_sweep_counts";
         case Operation::MapSweepGradient:
             return "map_sweep_gradient";
         case Operation::MapApply:
             return "map_apply";
+        case Operation::PackKeys:
+            return "pack_keys";
     }
     return "unknown";
 }
@@ -61,19 +70,29 @@ const char* summary_of(Operation operation) noexcept {
             return "Chosen rows of the map: what these queries read.";
         case Operation::MapRowsLayers:
             return "The same rows of all layers and heads in one pass over the keys.";
+        case Operation::MapRowsTop:
+            return "The largest entries of the same rows of all layers, and which keys they are.";
         case Operation::MapColumns:
             return "Chosen columns of the map: who reads these keys.";
+        case Operation::MapColumnsLayers:
+            return "The same columns of all layers and heads in one pass over the queries.";
         case Operation::MapTile:
-            return "A piece of the map, averaged over square blocks.";
+            return "A piece of the map, the mean or the largest entry of square blocks.";
         case Operation::MapSweep:
             return "Sums of all rows with weights, for all heads, without forming the map.";
+        case Operation::MapSweepCounts:
+            return "The same with row sums and a histogram of the map.";
         case Operation::MapSweepGradient:
             return "Sums of all rows of a function of the map and its gradient.";
         case Operation::MapApply:
             return "The map times values.";
+        case Operation::PackKeys:
+            return "Lays the keys out so that single rows read memory in order.";
     }
     return "unknown";
 }
+
+bool poison_scratch = false;
 
 std::span<const AttentionKernels* const> attention_kernels() noexcept { return built(); }
 
@@ -85,11 +104,15 @@ const AttentionKernels* reference_kernels() noexcept {
         &log_sum_exp,
         &map_rows,
         &map_rows_layers,
+        &map_rows_top,
         &map_columns,
+        &map_columns_layers,
         &map_tile,
         &map_sweep,
+        &map_sweep_counts,
         &map_sweep_gradient,
-        &map_apply};
+        &map_apply,
+        &pack_keys};
     return &table;
 }
 

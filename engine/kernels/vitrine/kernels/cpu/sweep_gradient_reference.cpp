@@ -1,6 +1,8 @@
 // The plain sweeps with gradients and rows of many layers, made of the plain kernels.
 #include <vitrine/kernels/sweep_gradient.h>
 
+#include <vitrine/kernels/cpu/implementations.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -10,6 +12,29 @@ namespace vitrine::kernels {
 namespace {
 
 void one_thread(std::int64_t count, const std::function<void(std::int64_t, std::int64_t)>& f) { f(0, count); }
+
+/// Calls f, which writes [heads, size], for all heads of each layer; averages the heads where asked.
+template <class Size, class F>
+void pieces_of_layers(std::span<const AttentionParams> layers, bool head_mean, std::span<float* const> out,
+                      const Size& size_of, const F& f) {
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+        const AttentionParams& p = layers[l];
+        std::vector<std::int64_t> heads(static_cast<std::size_t>(p.heads));
+        std::iota(heads.begin(), heads.end(), 0);
+        if (!head_mean) {
+            f(p, heads, out[l]);
+            continue;
+        }
+        const std::int64_t size = size_of(p);
+        std::vector<float> pieces(static_cast<std::size_t>(p.heads * size));
+        f(p, heads, pieces.data());
+        for (std::int64_t x = 0; x < size; ++x) {
+            float sum = 0;
+            for (std::int64_t h = 0; h < p.heads; ++h) sum += pieces[h * size + x];
+            out[l][x] = sum / static_cast<float>(p.heads);
+        }
+    }
+}
 
 }  // namespace
 
@@ -34,6 +59,8 @@ bool needs_map(SweepFunctor functor) noexcept {
 const char* cannot_run(const AttentionParams& p, const GradientParams& g, SweepFunctor functor) noexcept {
     if (g.v == nullptr || g.d_out == nullptr) return "the values or the gradient of the output are missing";
     if (g.value_dim < 1) return "the values are empty";
+    if (g.value_heads < 0 || (g.value_heads > 0 && p.heads % g.value_heads != 0))
+        return "the number of heads is no multiple of the value heads";
     return cannot_run(p, needs_map(functor));
 }
 
@@ -44,7 +71,8 @@ void map_sweep_gradient(const AttentionParams& p, const GradientParams& g, Sweep
         std::vector<double> sum(static_cast<std::size_t>(p.keys));
         for (std::int64_t h = begin; h < end; ++h) {
             std::fill(sum.begin(), sum.end(), 0.0);
-            const float* v = g.v + h / (p.heads / p.key_heads) * g.v_stride[0];
+            const std::int64_t value_heads = g.value_heads > 0 ? g.value_heads : p.key_heads;
+            const float* v = g.v + h / (p.heads / value_heads) * g.v_stride[0];
             for (std::int64_t i = 0; i < p.queries; ++i) {
                 const float weight = r[h * r_head_stride + i];
                 if (weight == 0) continue;
@@ -68,23 +96,28 @@ void map_sweep_gradient(const AttentionParams& p, const GradientParams& g, Sweep
 
 void map_rows_layers(std::span<const AttentionParams> layers, std::span<const std::int64_t> queries, bool head_mean,
                      std::span<float* const> out, const ParallelFor& parallel_for) {
-    for (std::size_t l = 0; l < layers.size(); ++l) {
-        const AttentionParams& p = layers[l];
-        std::vector<std::int64_t> heads(static_cast<std::size_t>(p.heads));
-        std::iota(heads.begin(), heads.end(), 0);
-        if (!head_mean) {
-            map_rows(p, heads, queries, out[l], parallel_for);
-            continue;
-        }
-        const auto size = static_cast<std::int64_t>(queries.size()) * p.keys;
-        std::vector<float> rows(static_cast<std::size_t>(p.heads * size));
-        map_rows(p, heads, queries, rows.data(), parallel_for);
-        for (std::int64_t x = 0; x < size; ++x) {
-            float sum = 0;
-            for (std::int64_t h = 0; h < p.heads; ++h) sum += rows[h * size + x];
-            out[l][x] = sum / static_cast<float>(p.heads);
-        }
-    }
+    pieces_of_layers(
+        layers, head_mean, out,
+        [&](const AttentionParams& p) { return static_cast<std::int64_t>(queries.size()) * p.keys; },
+        [&](const AttentionParams& p, std::span<const std::int64_t> heads, float* to) {
+            map_rows(p, heads, queries, to, parallel_for);
+        });
+}
+
+void map_columns_layers(std::span<const AttentionParams> layers, std::span<const std::int64_t> keys, bool head_mean,
+                        std::span<float* const> out, const ParallelFor& parallel_for) {
+    pieces_of_layers(
+        layers, head_mean, out,
+        [&](const AttentionParams& p) { return static_cast<std::int64_t>(keys.size()) * p.queries; },
+        [&](const AttentionParams& p, std::span<const std::int64_t> heads, float* to) {
+            map_columns(p, heads, keys, to, parallel_for);
+        });
+}
+
+void map_rows_top(std::span<const AttentionParams> layers, std::span<const std::int64_t> queries, bool head_mean,
+                  std::int64_t top, std::span<float* const> values, std::span<std::int64_t* const> indices,
+                  const ParallelFor& parallel_for) {
+    rows_top(&map_rows_layers, layers, queries, head_mean, top, values, indices, parallel_for);
 }
 
 }  // namespace vitrine::kernels

@@ -32,6 +32,12 @@ struct Avx2 {
     static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
     static Float negated_fma(Float a, Float b, Float c) { return _mm256_fnmadd_ps(a, b, c); }
     static Float max(Float a, Float b) { return _mm256_max_ps(a, b); }
+    static Float div(Float a, Float b) { return _mm256_div_ps(a, b); }
+    /// a where |x| < limit, else b with the sign of x.
+    static Float small_or_signed(Float x, float limit, Float a, Float b) {
+        const Float small = _mm256_cmp_ps(magnitude(x), all(limit), _CMP_LT_OQ);
+        return _mm256_blendv_ps(_mm256_or_ps(b, _mm256_and_ps(x, all(-0.0F))), a, small);
+    }
     static Float magnitude(Float a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a); }
     /// y * 2^n where n stands in the low bits of `magic`, +0 where x < limit.
     static Float scaled_unless_below(Float y, Float magic, Float x, Float limit) {

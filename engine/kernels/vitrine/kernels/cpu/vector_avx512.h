@@ -29,6 +29,12 @@ struct Avx512 {
     static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
     static Float negated_fma(Float a, Float b, Float c) { return _mm512_fnmadd_ps(a, b, c); }
     static Float max(Float a, Float b) { return _mm512_max_ps(a, b); }
+    static Float div(Float a, Float b) { return _mm512_div_ps(a, b); }
+    /// a where |x| < limit, else b with the sign of x.
+    static Float small_or_signed(Float x, float limit, Float a, Float b) {
+        const __mmask16 small = _mm512_cmp_ps_mask(_mm512_abs_ps(x), all(limit), _CMP_LT_OQ);
+        return _mm512_mask_mov_ps(_mm512_or_ps(b, _mm512_and_ps(x, all(-0.0F))), small, a);
+    }
     static Float magnitude(Float a) { return _mm512_abs_ps(a); }
     /// y * 2^n where n stands in the low bits of `magic`, +0 where x < limit.
     static Float scaled_unless_below(Float y, Float magic, Float x, Float limit) {
