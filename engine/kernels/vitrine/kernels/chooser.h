@@ -11,6 +11,7 @@
 
 #include <vitrine/base/result.h>
 #include <vitrine/kernels/attention.h>
+#include <vitrine/kernels/fused_sweep.h>
 #include <vitrine/kernels/sweep_gradient.h>
 
 namespace vitrine::kernels {
@@ -27,12 +28,14 @@ enum class Operation : std::uint8_t {
     MapSweepCounts,
     MapSweepGradient,
     MapApply,
-    PackKeys
+    PackKeys,
+    FusedSweep
 };
 inline constexpr Operation kOperations[] = {
     Operation::LogSumExp,      Operation::MapRows,          Operation::MapRowsLayers, Operation::MapRowsTop,
     Operation::MapColumns,     Operation::MapColumnsLayers, Operation::MapTile,       Operation::MapSweep,
-    Operation::MapSweepCounts, Operation::MapSweepGradient, Operation::MapApply,      Operation::PackKeys};
+    Operation::MapSweepCounts, Operation::MapSweepGradient, Operation::MapApply,      Operation::PackKeys,
+    Operation::FusedSweep};
 /// "map_rows"
 const char* name_of(Operation operation) noexcept;
 /// What it gives, one sentence.
@@ -57,6 +60,7 @@ struct AttentionKernels {
     decltype(&vitrine::kernels::map_sweep_gradient) map_sweep_gradient;
     decltype(&vitrine::kernels::map_apply) map_apply;
     decltype(&vitrine::kernels::pack_keys) pack_keys;
+    const FusedKernels* fused = nullptr;  ///< null where it has none
 };
 
 /// All implementations that were built, the plain one first, then by growing speed.

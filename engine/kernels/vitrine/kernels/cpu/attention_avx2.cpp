@@ -47,7 +47,11 @@ const char* why_not(Operation, const AttentionParams& p) noexcept {
 }  // namespace
 
 const AttentionKernels* avx2_kernels() noexcept {
-    static const AttentionKernels table = Attention<Avx2>::table("avx2", &machine, &why_not);
+    static const AttentionKernels table = [] {
+        AttentionKernels made = Attention<Avx2>::table("avx2", &machine, &why_not);
+        made.fused = fused_avx2();
+        return made;
+    }();
     return &table;
 }
 

@@ -51,7 +51,11 @@ const char* why_not(Operation, const AttentionParams& p) noexcept {
 }  // namespace
 
 const AttentionKernels* avx512_kernels() noexcept {
-    static const AttentionKernels table = Attention<Avx512>::table("avx512", &machine, &why_not);
+    static const AttentionKernels table = [] {
+        AttentionKernels made = Attention<Avx512>::table("avx512", &machine, &why_not);
+        made.fused = fused_avx512();
+        return made;
+    }();
     return &table;
 }
 

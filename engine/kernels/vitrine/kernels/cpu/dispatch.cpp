@@ -24,6 +24,13 @@ bool needs_lse(Operation operation) {
            operation != Operation::PackKeys;
 }
 
+/// Why an implementation cannot do this; null when it can.
+const char* obstacle(const AttentionKernels& kernels, Operation operation, const AttentionParams& params) {
+    if (const char* why = kernels.machine()) return why;
+    if (operation == Operation::FusedSweep && kernels.fused == nullptr) return "it has no kernels on the fused map";
+    return kernels.cannot_run(operation, params);
+}
+
 std::string names() {
     std::string text;
     for (const AttentionKernels* kernels : built()) text += (text.empty() ? "" : ", ") + std::string(kernels->name);
@@ -58,6 +65,8 @@ const char* name_of(Operation operation) noexcept {
             return "map_apply";
         case Operation::PackKeys:
             return "pack_keys";
+        case Operation::FusedSweep:
+            return "fused_sweep";
     }
     return "unknown";
 }
@@ -88,6 +97,8 @@ const char* summary_of(Operation operation) noexcept {
             return "The map times values.";
         case Operation::PackKeys:
             return "Lays the keys out so that single rows read memory in order.";
+        case Operation::FusedSweep:
+            return "Rows, sums and order statistics of the mean, maximum or minimum over heads.";
     }
     return "unknown";
 }
@@ -112,7 +123,8 @@ const AttentionKernels* reference_kernels() noexcept {
         &map_sweep_counts,
         &map_sweep_gradient,
         &map_apply,
-        &pack_keys};
+        &pack_keys,
+        fused_reference()};
     return &table;
 }
 
@@ -127,9 +139,7 @@ Result<Choice> choose(Operation operation, const AttentionParams& params, const 
     if (!forced.empty()) {
         for (const AttentionKernels* kernels : built()) {
             if (forced != kernels->name) continue;
-            const char* why = kernels->machine();
-            if (why == nullptr) why = kernels->cannot_run(operation, params);
-            if (why != nullptr)
+            if (const char* why = obstacle(*kernels, operation, params))
                 return fail(ErrorCode::Unsupported, "VITRINE_KERNEL asks for {}, which cannot run {} here: {}", forced,
                             name_of(operation), why);
             return Choice{kernels, operation, "VITRINE_KERNEL asks for it"};
@@ -141,8 +151,7 @@ Result<Choice> choose(Operation operation, const AttentionParams& params, const 
     std::string stopped;
     const auto& all = built();
     for (auto kernels = all.rbegin(); kernels != all.rend(); ++kernels) {
-        const char* why = (*kernels)->machine();
-        if (why == nullptr) why = (*kernels)->cannot_run(operation, params);
+        const char* why = obstacle(**kernels, operation, params);
         if (why == nullptr)
             return Choice{*kernels, operation, stopped.empty() ? "the widest vectors that were built" : stopped};
         stopped += (stopped.empty() ? "" : "; ") + std::string((*kernels)->name) + ": " + why;

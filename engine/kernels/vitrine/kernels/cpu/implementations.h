@@ -6,6 +6,7 @@
 namespace vitrine::kernels {
 
 struct AttentionKernels;
+struct FusedKernels;
 
 /// For tests: the kernels' own memory starts as not-a-number, so that what is read before it was written shows.
 extern bool poison_scratch;
@@ -18,5 +19,9 @@ void rows_top(decltype(&map_rows_layers) rows_of, std::span<const AttentionParam
 const AttentionKernels* reference_kernels() noexcept;
 const AttentionKernels* avx2_kernels() noexcept;    ///< null where it was not built
 const AttentionKernels* avx512_kernels() noexcept;  ///< null where it was not built
+
+const FusedKernels* fused_reference() noexcept;
+const FusedKernels* fused_avx2() noexcept;    ///< null where it was not built
+const FusedKernels* fused_avx512() noexcept;  ///< null where it was not built
 
 }  // namespace vitrine::kernels

@@ -38,6 +38,7 @@ struct Avx2 {
         const Float small = _mm256_cmp_ps(magnitude(x), all(limit), _CMP_LT_OQ);
         return _mm256_blendv_ps(_mm256_or_ps(b, _mm256_and_ps(x, all(-0.0F))), a, small);
     }
+    static Float min(Float a, Float b) { return _mm256_min_ps(a, b); }
     static Float magnitude(Float a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a); }
     /// y * 2^n where n stands in the low bits of `magic`, +0 where x < limit.
     static Float scaled_unless_below(Float y, Float magic, Float x, Float limit) {

@@ -35,6 +35,7 @@ struct Avx512 {
         const __mmask16 small = _mm512_cmp_ps_mask(_mm512_abs_ps(x), all(limit), _CMP_LT_OQ);
         return _mm512_mask_mov_ps(_mm512_or_ps(b, _mm512_and_ps(x, all(-0.0F))), small, a);
     }
+    static Float min(Float a, Float b) { return _mm512_min_ps(a, b); }
     static Float magnitude(Float a) { return _mm512_abs_ps(a); }
     /// y * 2^n where n stands in the low bits of `magic`, +0 where x < limit.
     static Float scaled_unless_below(Float y, Float magic, Float x, Float limit) {
