@@ -19,8 +19,6 @@ list(APPEND _hints ${_default}/libtorch-2.11.0/torch)
 find_path(LIBTORCH_INCLUDE_DIR ATen/core/Tensor.h HINTS ${_hints} PATH_SUFFIXES include NO_DEFAULT_PATH)
 find_library(LIBTORCH_CPU_LIBRARY torch_cpu HINTS ${_hints} PATH_SUFFIXES lib NO_DEFAULT_PATH)
 find_library(LIBTORCH_C10_LIBRARY c10 HINTS ${_hints} PATH_SUFFIXES lib NO_DEFAULT_PATH)
-find_library(LIBTORCH_CUDA_LIBRARY torch_cuda HINTS ${_hints} PATH_SUFFIXES lib NO_DEFAULT_PATH)
-find_library(LIBTORCH_C10_CUDA_LIBRARY c10_cuda HINTS ${_hints} PATH_SUFFIXES lib NO_DEFAULT_PATH)
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(Libtorch
@@ -35,9 +33,6 @@ if(Libtorch_FOUND AND NOT TARGET Libtorch::libtorch)
     # libtorch_cpu finds its small CUDA libraries by its own run path; the linker need not.
     target_link_options(Libtorch::libtorch INTERFACE "LINKER:--allow-shlib-undefined" "LINKER:-rpath,${_lib}")
     target_link_libraries(Libtorch::libtorch INTERFACE ${LIBTORCH_CPU_LIBRARY} ${LIBTORCH_C10_LIBRARY})
-    if(VITRINE_CUDA AND LIBTORCH_CUDA_LIBRARY)
-        # Nothing here names a symbol of libtorch_cuda: without --no-as-needed the linker would drop it and with it the device.
-        target_link_libraries(Libtorch::libtorch INTERFACE -Wl,--no-as-needed ${LIBTORCH_CUDA_LIBRARY} ${LIBTORCH_C10_CUDA_LIBRARY} -Wl,--as-needed)
-    endif()
+    # libtorch_cuda is not linked: the engine loads it when a device is asked for, so that one program runs on machines with and without.
 endif()
-mark_as_advanced(LIBTORCH_INCLUDE_DIR LIBTORCH_CPU_LIBRARY LIBTORCH_C10_LIBRARY LIBTORCH_CUDA_LIBRARY LIBTORCH_C10_CUDA_LIBRARY)
+mark_as_advanced(LIBTORCH_INCLUDE_DIR LIBTORCH_CPU_LIBRARY LIBTORCH_C10_LIBRARY)

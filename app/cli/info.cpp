@@ -11,6 +11,7 @@ Status info(const Common& common, const InfoOptions& options) {
     const ModelInfo& facts = model->info();
     const Preprocess& pre = model->preprocess();
     const TokenLayout layout = model->layout(pre.input_height, pre.input_width);
+    const auto cost_of = [&] { return capture_cost(*model, pre.input_height, pre.input_width, common.memory_bytes); };
     if (common.json) {
         nlohmann::json out{{"name", facts.name},
                            {"title", facts.title},
@@ -36,7 +37,19 @@ Status info(const Common& common, const InfoOptions& options) {
                          {"prefix", layout.prefix},
                          {"grid", {layout.rows, layout.cols}}};
         if (!layout.known()) out["tokens"]["why_unknown"] = layout.unknown;
-        if (facts.layers > 0) out["capture_bytes"] = capture_size(*model, pre.input_height, pre.input_width);
+        if (facts.layers > 0) {
+            const CaptureCost cost = cost_of();
+            static constexpr const char* kKeeps[] = {"whole", "inputs", "nothing"};
+            out["capture_bytes"] = cost.whole;
+            out["capture"] = {{"keeps", kKeeps[static_cast<std::size_t>(cost.keep)]},
+                              {"kept_bytes", cost.kept()},
+                              {"inputs_bytes", cost.inputs},
+                              {"graph_bytes", cost.graph},
+                              {"working_bytes", cost.working},
+                              {"budget_bytes", cost.budget},
+                              {"flops", cost.flops},
+                              {"seconds", cost.seconds}};
+        }
         if (options.points) {
             out["points"] = nlohmann::json::array();
             for (const auto& point : model->points())
@@ -67,7 +80,7 @@ Status info(const Common& common, const InfoOptions& options) {
                                       model->labels().source.empty() ? "nowhere" : model->labels().source));
     line("preprocessing", fmt::format("{} ({})", pre.summary(), pre.source));
     if (!pre.assumed.empty()) line("assumed", fmt::format("{}", fmt::join(pre.assumed, ", ")));
-    if (facts.layers > 0) line("a capture keeps", size_text(capture_size(*model, pre.input_height, pre.input_width)));
+    if (facts.layers > 0) line("a capture", cost_of().sentence(facts.layers));
     for (const auto& note : facts.notes) line("note", note);
     if (options.points)
         for (const auto& point : model->points()) fmt::print("  {:<24} {}\n", point.name, point.meaning);

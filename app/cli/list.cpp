@@ -1,8 +1,8 @@
 // vitrine list and vitrine doctor: what is built in, and what this build and machine can do.
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <torch/version.h>
 #include <vitrine/base/file.h>
+#include <vitrine/device.h>
 
 #include <sstream>
 #include <thread>
@@ -102,11 +102,13 @@ Status list(const Common& common, const std::string& what) {
 }
 
 Status doctor(const Common& common) {
+    const auto cuda = device_named("cuda");
     nlohmann::json out{{"vitrine", version()},
                        {"libtorch", TORCH_VERSION},
                        {"cpu_threads", at::get_num_threads()},
                        {"cpu_cores", std::thread::hardware_concurrency()},
-                       {"cuda", at::hasCUDA()}};
+                       {"cuda", cuda.has_value()}};
+    if (!cuda) out["no_cuda"] = cuda.error().message;
 #if VITRINE_VIZ
     if (auto device = viz::Device::create(); device)
         out["vulkan"] = (*device)->name() + ((*device)->is_software() ? " (software)" : "");

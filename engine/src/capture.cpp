@@ -42,16 +42,16 @@ void keep_freed_memory() {
 
 }  // namespace
 
-Result<std::shared_ptr<Capture>> run_recorded(Model& model, const at::Tensor& pixels, Recorder& recorder) {
+Result<std::shared_ptr<Capture>> run_recorded(const Forward& forward, const at::Tensor& input, Recorder& recorder) {
     keep_freed_memory();
     auto capture = std::make_shared<Capture>();
-    const bool gradients = recorder.options().gradients;
+    const CaptureOptions& options = recorder.options();
     try {
-        const at::AutoGradMode mode(gradients);
-        capture->input = gradients ? pixels.detach().clone().requires_grad_(true) : pixels;
+        const at::AutoGradMode mode(options.gradients);
+        capture->input = options.gradients && !options.visit ? input.detach().clone().requires_grad_(true) : input;
         const Listening listening(recorder);
         const auto start = std::chrono::steady_clock::now();
-        capture->output = model.forward(capture->input);
+        capture->output = forward(capture->input);
         capture->forward_ms =
             std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
         recorder.finish(*capture);
@@ -67,19 +67,49 @@ Result<std::shared_ptr<Capture>> run_recorded(Model& model, const at::Tensor& pi
     return capture;
 }
 
-Result<std::shared_ptr<const Capture>> run_captured(Model& model, const at::Tensor& pixels,
-                                                    const CaptureOptions& options) {
-    VITRINE_CHECK(check_pixels(pixels, true));
+Result<std::shared_ptr<Capture>> run_recorded(Model& model, const at::Tensor& pixels, Recorder& recorder) {
+    return run_recorded([&](const at::Tensor& x) { return model.forward(x); }, pixels, recorder);
+}
+
+namespace {
+
+Result<std::shared_ptr<const Capture>> run_watched(const Forward& forward, const at::Tensor& input,
+                                                   const CaptureOptions& options, bool keep_inputs) {
     auto recorder = std::make_unique<Recorder>(options);
-    auto capture = VITRINE_TRY(run_recorded(model, pixels, *recorder));
+    recorder->keep_inputs = keep_inputs;
+    auto capture = VITRINE_TRY(run_recorded(forward, input, *recorder));
     if (recorder->overwritten()) {
         // References were kept, and the model wrote over one of them: once more, with copies.
         recorder = std::make_unique<Recorder>(options);
+        recorder->keep_inputs = keep_inputs;
         recorder->copy_inputs = true;
-        capture = VITRINE_TRY(run_recorded(model, pixels, *recorder));
+        capture = VITRINE_TRY(run_recorded(forward, input, *recorder));
         capture->notes.push_back("the model overwrites its tensors in place: what is kept was copied");
     }
     return std::shared_ptr<const Capture>(std::move(capture));
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Capture>> run_captured(Model& model, const at::Tensor& pixels,
+                                                    const CaptureOptions& options) {
+    VITRINE_CHECK(check_pixels(pixels, true));
+    CaptureCost cost;
+    // A graph holds queries and keys whatever is kept beside it.
+    if (options.mixings && !options.gradients && !options.visit && model.has_chain())
+        cost = capture_cost(model, pixels.size(2), pixels.size(3), options.memory_budget, false);
+    if (cost.keep == CaptureCost::Keep::Nothing)
+        return fail(ErrorCode::OutOfMemory, "{}", cost.sentence(model.info().layers));
+    CaptureOptions allowed = options;
+    // Log-sum-exps come padded from some backends: that must not end a run that was found to fit.
+    if (cost.whole > 0 && allowed.memory_budget > 0) allowed.memory_budget += allowed.memory_budget / 64 + (64 << 10);
+    return run_watched([&](const at::Tensor& x) { return model.forward(x); }, pixels, allowed,
+                       cost.keep == CaptureCost::Keep::Inputs);
+}
+
+Result<std::shared_ptr<const Capture>> run_captured(const std::function<at::Tensor(const at::Tensor&)>& part,
+                                                    const at::Tensor& input, const CaptureOptions& options) {
+    return run_watched(part, input, options, false);
 }
 
 Result<at::Tensor> run(Model& model, const at::Tensor& pixels, std::stop_token stop) {
@@ -101,13 +131,6 @@ Result<at::Tensor> run(Model& model, const at::Tensor& pixels, std::stop_token s
             throw;
         }
     });
-}
-
-std::int64_t capture_size(const Model& model, std::int64_t input_height, std::int64_t input_width) {
-    const ModelInfo& info = model.info();
-    if (info.layers == 0) return 0;
-    const TokenLayout layout = model.layout(input_height, input_width);
-    return info.layers * layout.tokens() * (4 * info.width + info.heads) * static_cast<std::int64_t>(sizeof(float));
 }
 
 Result<std::vector<at::Tensor>> gradients(const at::Tensor& score, const std::vector<at::Tensor>& wanted,
@@ -159,6 +182,12 @@ MixingScope::MixingScope(const std::function<Facts()>& facts) {
 MixingScope::~MixingScope() {
     if (!facts_) return;
     if (Recorder* recorder = Recorder::current()) recorder->scope = static_cast<Facts*>(previous_);
+}
+
+void report_recipe(const std::function<Recipe()>& recipe) {
+    Recorder* recorder = Recorder::current();
+    if (recorder == nullptr || !recorder->keep_inputs || !recorder->options().mixings) return;
+    recorder->recipe = recipe();
 }
 
 void report_mixing(const std::function<std::shared_ptr<Mixing>()>& make) {

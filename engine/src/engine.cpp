@@ -1,7 +1,6 @@
 // The engine's front door: finds what a name means, asks the architectures who knows it, and builds it.
 #include <vitrine/engine.h>
 
-#include <ATen/Context.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/topk.h>
 #include <c10/core/GradMode.h>
@@ -10,6 +9,7 @@
 #include <cstdlib>
 
 #include <vitrine/base/file.h>
+#include <vitrine/device.h>
 #include <vitrine/torchscript.h>
 
 #include "text.h"
@@ -82,25 +82,9 @@ Result<fs::path> locate(const std::string& name) {
 }
 
 Result<std::pair<at::Device, at::ScalarType>> placement(const OpenOptions& options) {
-    at::ScalarType dtype = at::kFloat;
-    if (options.dtype == "bf16")
-        dtype = at::kBFloat16;
-    else if (options.dtype == "fp16")
-        dtype = at::kHalf;
-    else if (options.dtype != "fp32")
-        return fail(ErrorCode::BadInput, "the precision is '{}', expected fp32, bf16 or fp16", options.dtype);
-    try {
-        const at::Device device(options.device);
-        if (device.is_cuda() && !at::hasCUDA())
-            return fail(ErrorCode::Unsupported,
-                        "device {} was asked for, and this build or machine has no CUDA device; use --device cpu",
-                        options.device);
-        if (!device.is_cuda() && !device.is_cpu())
-            return fail(ErrorCode::Unsupported, "device {} was asked for, expected cpu or cuda", options.device);
-        return std::pair{device, dtype};
-    } catch (const c10::Error&) {
-        return fail(ErrorCode::BadInput, "the device is '{}', expected cpu, cuda or cuda:N", options.device);
-    }
+    const at::ScalarType dtype = VITRINE_TRY(dtype_named(options.dtype));
+    const at::Device device = VITRINE_TRY(device_named(options.device));
+    return std::pair{device, dtype};
 }
 
 Result<std::unique_ptr<Model>> build(const Checkpoint& checkpoint) {
@@ -142,6 +126,10 @@ Result<std::shared_ptr<Model>> open_model(const std::string& name, const OpenOpt
             }
             if (model->info().name.empty()) model->info().name = path.filename().string();
             for (const auto& [key, value] : options.preprocess) VITRINE_CHECK(model->preprocess().set(key, value));
+            const Preprocess& p = model->preprocess();
+            if (model->has_chain())
+                if (const TokenLayout layout = model->layout(p.input_height, p.input_width); !layout.known())
+                    return fail(ErrorCode::BadInput, "{}", layout.unknown);
             model->to(device, dtype);
             return model;
         } catch (const c10::OutOfMemoryError& error) {

@@ -103,6 +103,64 @@ at::Tensor Recorder::edit(const std::string& name, std::int64_t heads, at::Tenso
     return output;
 }
 
+FlowStep Recorder::step_of(std::size_t index, std::string& unknown) {
+    Kept& kept = kept_[index];
+    Mixing& mixing = *kept.mixing;
+    const bool probed = !kept.facts && facts;
+    if (probed) kept.facts = facts(index, mixing);
+    FlowStep step;
+    step.mixing = kept.mixing;
+    if (kept.facts) {
+        step.layer = kept.facts->layer;
+        step.residual = kept.facts->residual;
+        mixing.query_layout = kept.facts->query_layout;
+        mixing.key_layout = kept.facts->key_layout;
+        if (mixing.query_layout.known() && mixing.query_layout.tokens() != mixing.queries)
+            mixing.query_layout.unknown = fmt::format("{} has {} queries and the layout {}", mixing.name,
+                                                      mixing.queries, mixing.query_layout.tokens());
+        if (mixing.key_layout.known() && mixing.key_layout.tokens() != mixing.keys)
+            mixing.key_layout.unknown =
+                fmt::format("{} has {} keys and the layout {}", mixing.name, mixing.keys, mixing.key_layout.tokens());
+    } else {
+        step.layer = static_cast<std::int64_t>(index);
+        mixing.query_layout.unknown = mixing.key_layout.unknown = "the model does not say what its tokens are";
+        if (unknown.empty())
+            unknown = fmt::format("nothing is known of how {} is joined to the layers around it", mixing.name);
+    }
+    if (kept.pictures != 1 && unknown.empty())
+        unknown = fmt::format("{} attends within {} groups of tokens, whose places are not known", mixing.name,
+                              kept.pictures);
+    if (!probed && mixing.name.find('#') != std::string::npos && unknown.empty())
+        unknown = fmt::format("{} runs more than once", mixing.name.substr(0, mixing.name.find('#')));
+    return step;
+}
+
+at::Tensor Recorder::visit(const std::string& name, at::Tensor x) {
+    visited_.insert(name);
+    {
+        // What the visitor computes is no part of the run.
+        const c10::impl::ExcludeDispatchKeyGuard hidden(kInterceptionKey);
+        Recorder* const self = std::exchange(t_recorder, nullptr);
+        Status status;
+        try {
+            std::optional<FlowStep> step;
+            std::string unknown;
+            if (!kept_.empty() && kept_.back().mixing) step = step_of(kept_.size() - 1, unknown);
+            status = options_.visit(name, x, step ? &*step : nullptr);
+        } catch (...) {
+            t_recorder = self;
+            throw;
+        }
+        t_recorder = self;
+        if (!status) leave(std::move(status).error());
+    }
+    kept_.clear();
+    storages_.clear();
+    watched_.clear();
+    bytes_ = 0;
+    return options_.gradients ? x.detach() : x;
+}
+
 at::Tensor Recorder::through_heads(at::Tensor& x) const {
     if (!options_.gradients || !options_.mixings) return x;
     const auto shape = x.sizes().vec();
@@ -147,6 +205,8 @@ at::Tensor Recorder::keep(SoftmaxParts parts, std::int64_t pictures) {
     std::int64_t heads = 1;
     for (std::int64_t axis = 0; axis < parts.q.dim() - 2; ++axis) heads *= parts.q.size(axis);
     parts.output = edit(name, heads, std::move(parts.output), parts.head_factors);
+    const std::optional<Recipe> made_by = std::exchange(recipe, std::nullopt);
+    if (options_.visit && options_.gradients) parts.output = parts.output.detach().requires_grad_(true);
     at::Tensor goes_on = through_heads(parts.output);
     if (!options_.mixings) {
         add(nullptr, 1, {});
@@ -165,6 +225,13 @@ at::Tensor Recorder::keep(SoftmaxParts parts, std::int64_t pictures) {
         if (!copy_inputs) watch(term.tensor);
     }
     if (options_.gradients) goes_on = maybe_copy(goes_on);
+    if (made_by) {
+        const at::Tensor input = maybe_copy(made_by->input), lse = parts.lse;
+        auto mixing = std::make_shared<SoftmaxMixing>(std::move(parts), Recipe{input, made_by->make});
+        mixing->name = name;
+        add(std::move(mixing), pictures, {input, lse});
+        return goes_on;
+    }
     const at::Tensor q = parts.q, k = parts.k, v = parts.v, lse = parts.lse, output = parts.output;
     auto mixing = std::make_shared<SoftmaxMixing>(std::move(parts));
     mixing->name = name;
@@ -214,6 +281,7 @@ at::Tensor Recorder::on_point(std::string_view name, at::Tensor x) {
         x = std::move(replaced);
     }
     if (all_points_ || points_wanted_.count(key) != 0) {
+        if (options_.visit) return visit(key, std::move(x));
         const at::Tensor kept = options_.gradients ? x : maybe_copy(x);
         count(kept);
         if (!copy_inputs) watch(kept);
@@ -242,39 +310,14 @@ void Recorder::finish(Capture& capture) {
     Flow& flow = capture.flow;
     std::size_t dense = 0;
     for (std::size_t i = 0; i < kept_.size(); ++i) {
-        Kept& kept = kept_[i];
-        if (!kept.mixing) continue;
-        Mixing& mixing = *kept.mixing;
-        const bool probed = !kept.facts && facts;
-        if (probed) kept.facts = facts(i, mixing);
-        FlowStep step;
-        if (kept.facts) {
-            step.layer = kept.facts->layer;
-            step.residual = kept.facts->residual;
-            mixing.query_layout = kept.facts->query_layout;
-            mixing.key_layout = kept.facts->key_layout;
-            if (mixing.query_layout.known() && mixing.query_layout.tokens() != mixing.queries)
-                mixing.query_layout.unknown = fmt::format("{} has {} queries and the layout {}", mixing.name,
-                                                          mixing.queries, mixing.query_layout.tokens());
-            if (mixing.key_layout.known() && mixing.key_layout.tokens() != mixing.keys)
-                mixing.key_layout.unknown = fmt::format("{} has {} keys and the layout {}", mixing.name, mixing.keys,
-                                                        mixing.key_layout.tokens());
-        } else {
-            step.layer = static_cast<std::int64_t>(i);
-            mixing.query_layout.unknown = mixing.key_layout.unknown = "the model does not say what its tokens are";
-            if (flow.unknown.empty())
-                flow.unknown = fmt::format("nothing is known of how {} is joined to the layers around it", mixing.name);
-        }
-        if (kept.pictures != 1 && flow.unknown.empty())
-            flow.unknown = fmt::format("{} attends within {} groups of tokens, whose places are not known", mixing.name,
-                                       kept.pictures);
-        if (!probed && mixing.name.find('#') != std::string::npos && flow.unknown.empty())
-            flow.unknown = fmt::format("{} runs more than once", mixing.name.substr(0, mixing.name.find('#')));
-        if (mixing.kind() == "dense") ++dense;
-        step.mixing = kept.mixing;
+        if (!kept_[i].mixing) continue;
+        FlowStep step = step_of(i, flow.unknown);
+        if (step.mixing->kind() == "dense") ++dense;
         flow.steps.push_back(std::move(step));
     }
-    if (flow.steps.empty() && options_.mixings) flow.unknown = "no attention was seen in this model";
+    if (flow.steps.empty() && options_.mixings)
+        flow.unknown = visited_.empty() ? "no attention was seen in this model"
+                                        : "its attention was visited layer by layer, and nothing of it kept";
     flow.readout = readout;
     if (!flow.steps.empty() && flow.readout.defined() && flow.readout.numel() != flow.steps.back().mixing->queries) {
         if (flow.unknown.empty())
@@ -304,7 +347,7 @@ void Recorder::finish(Capture& capture) {
                                                    suggest(edit.where, head ? mixing_names_seen_ : point_names_seen_))};
     }
     for (const std::string& name : options_.points) {
-        if (name == "*" || points_.count(name) != 0 || error_) continue;
+        if (name == "*" || points_.count(name) != 0 || visited_.count(name) != 0 || error_) continue;
         error_ =
             Error{ErrorCode::NotFound, fmt::format("there is no point '{}'{}", name, suggest(name, point_names_seen_))};
     }

@@ -63,6 +63,8 @@ class Recorder {
     /// Under gradients: x becomes [heads, tokens, dim] and what comes back is made of it, so that its gradient is
     /// defined.
     at::Tensor through_heads(at::Tensor& x) const;
+    /// Lets CaptureOptions::visit see a point, and forgets what led to it.
+    at::Tensor visit(const std::string& name, at::Tensor x);
     void note(std::string sentence) { notes_.push_back(std::move(sentence)); }
 
     /// Fills in what the run left, after it ended well. Tells whether a kept tensor was overwritten since.
@@ -85,6 +87,8 @@ class Recorder {
         output_hook;                        ///< for probes: replaces outputs
     std::optional<std::size_t> stop_after;  ///< for probes: leaves the run after that many mixings, without an error
     bool copy_inputs = false;               ///< clone what is kept: the model overwrites its tensors
+    bool keep_inputs = false;               ///< keep recipes instead of queries, keys, values and outputs
+    std::optional<Recipe> recipe;           ///< of the attention that comes next
     bool left_early = false;
     MixingFacts facts;
     ModulePath module_path;
@@ -101,6 +105,8 @@ class Recorder {
     };
     /// Names the mixing that is about to be kept, from the scope, the running module or its number.
     std::string name_next();
+    /// The step that a kept mixing is, its layouts filled in; `unknown` is set where its place is not known.
+    FlowStep step_of(std::size_t index, std::string& unknown);
     at::Tensor edit(const std::string& name, std::int64_t heads, at::Tensor output, std::vector<double>& factors);
     void add(std::shared_ptr<Mixing> mixing, std::int64_t pictures, std::initializer_list<at::Tensor> tensors);
     void count(const at::Tensor& x);
@@ -115,6 +121,7 @@ class Recorder {
     std::unordered_map<std::string, const Edit*> point_edits_;
     std::unordered_set<const Edit*> used_edits_;
     std::unordered_map<std::string, int> names_used_, results_seen_;
+    std::unordered_set<std::string> visited_;
     std::vector<Kept> kept_;
     std::map<std::string, at::Tensor> points_;
     std::vector<std::string> point_names_seen_, mixing_names_seen_;
@@ -144,7 +151,10 @@ class Listening {
     c10::impl::IncludeDispatchKeyGuard guard_;
 };
 
-/// Runs the model under a recorder and fills in a capture; the engine of run_captured() and of the probes.
+using Forward = std::function<at::Tensor(const at::Tensor&)>;
+/// Runs a model, or a part of one, under a recorder and fills in a capture; the engine of run_captured() and of the
+/// probes.
+Result<std::shared_ptr<Capture>> run_recorded(const Forward& forward, const at::Tensor& input, Recorder& recorder);
 Result<std::shared_ptr<Capture>> run_recorded(Model& model, const at::Tensor& pixels, Recorder& recorder);
 
 }  // namespace vitrine

@@ -6,6 +6,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 
+#include "device_attention.h"
 #include "softmax_mixing.h"
 #include "torch_errors.h"
 
@@ -31,7 +32,10 @@ constexpr std::int64_t kMostPackedBytes = std::int64_t{256} << 20;
 /// The blocks of a flow and one list of tokens that serves all of them.
 struct Blocks {
     std::vector<const Mixing*> mixings;
-    std::vector<kernels::AttentionParams> params;  ///< empty where they have to be asked one by one
+    /// What the kernels of the CPU, or those of a device, are given; both empty where blocks have to be asked one by
+    /// one.
+    std::vector<kernels::AttentionParams> params;
+    std::vector<const DeviceReady*> there;
     std::vector<std::int64_t> tokens;
 
     std::size_t size() const { return mixings.size(); }
@@ -64,17 +68,27 @@ Result<Blocks> blocks_of(const Flow& flow, std::span<const std::int64_t> tokens,
         }
         // One list serves all layers; where negative indices mean different tokens, layers are asked one by one.
         if (found.tokens.empty()) found.tokens = at;
-        fast = fast && found.tokens == at && dynamic_cast<const SoftmaxMixing*>(&mixing) != nullptr;
+        // Where keys are made anew, one layer's exist at a time.
+        const auto* softmax = dynamic_cast<const SoftmaxMixing*>(&mixing);
+        fast = fast && found.tokens == at && softmax != nullptr && !softmax->rematerialises();
         found.mixings.push_back(&mixing);
     }
     if (!fast || found.mixings.empty() || tokens.empty()) return found;
     for (const Mixing* mixing : found.mixings) {
-        const auto& softmax = static_cast<const SoftmaxMixing&>(*mixing);
-        found.params.push_back(*VITRINE_TRY(softmax.params()));
+        const auto given = VITRINE_TRY(static_cast<const SoftmaxMixing&>(*mixing).given());
+        if (given.device != nullptr) {
+            found.there.push_back(given.device);
+            continue;
+        }
+        found.params.push_back(*given.host);
         packed_bytes += kernels::packed_keys_size(found.params.back()) * static_cast<std::int64_t>(sizeof(float));
     }
+    if (!found.params.empty() && !found.there.empty()) {
+        found.params.clear();
+        found.there.clear();
+    }
     if (side == Side::Queries)
-        for (std::size_t l = 0; l < found.size(); ++l)
+        for (std::size_t l = 0; l < found.params.size(); ++l)
             found.params[l] = VITRINE_TRY(
                 static_cast<const SoftmaxMixing&>(*found.mixings[l]).row_params(packed_bytes <= kMostPackedBytes));
     return found;
@@ -85,6 +99,11 @@ Result<LayerRows> pieces_of_layers(const Flow& flow, std::span<const std::int64_
         const Blocks blocks = VITRINE_TRY(blocks_of(flow, tokens, side));
         const bool rows = side == Side::Queries;
         LayerRows found;
+        if (rows && !blocks.there.empty()) {
+            found.rows =
+                VITRINE_TRY(device_rows_of_layers(blocks.there, blocks.tokens, head_mean, found.implementation));
+            return found;
+        }
         if (blocks.params.empty()) {
             for (const Mixing* mixing : blocks.mixings) {
                 const at::Tensor one = VITRINE_TRY(rows ? mixing->rows({}, tokens) : mixing->columns({}, tokens));
@@ -117,8 +136,22 @@ Status check_top(std::int64_t top, std::int64_t keys, const std::string& name) {
 
 }  // namespace
 
-Result<LayerRows> rows_of_layers(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean) {
+Result<LayerRows> rows_of_layers_there(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean) {
     return pieces_of_layers(flow, queries, head_mean, Side::Queries);
+}
+
+Result<LayerRows> rows_of_layers(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean) {
+    return guarded([&]() -> Result<LayerRows> {
+        LayerRows found = VITRINE_TRY(rows_of_layers_there(flow, queries, head_mean));
+        if (found.rows.empty() || found.rows.front().is_cpu()) return found;
+        // They are pieces of one tensor: one copy brings them all.
+        std::int64_t numbers = 0;
+        for (const at::Tensor& rows : found.rows) numbers += rows.numel();
+        const at::Tensor host = found.rows.front().as_strided({numbers}, {1}, 0).to(at::kCPU);
+        for (at::Tensor& rows : found.rows)
+            rows = host.narrow(0, rows.storage_offset(), rows.numel()).view(rows.sizes());
+        return found;
+    });
 }
 
 Result<LayerRows> columns_of_layers(const Flow& flow, std::span<const std::int64_t> keys, bool head_mean) {

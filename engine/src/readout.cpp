@@ -10,7 +10,7 @@ Result<at::Tensor> readout_of_blocks(const Flow& flow) {
                     flow.unknown.empty() ? "" : " (" + flow.unknown + ")");
     at::Tensor r = flow.readout.to(at::kFloat);
     for (auto step = flow.steps.rbegin(); step != flow.steps.rend() && step->layer < 0; ++step) {
-        r = VITRINE_TRY(step->mixing->left(r.unsqueeze(0))).mean(0);
+        r = VITRINE_TRY(step->mixing->left(r.unsqueeze(0).to(step->mixing->device()))).mean(0).to(at::kCPU);
         if (step->before) r = step->before->back(r);
     }
     return r;

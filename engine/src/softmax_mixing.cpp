@@ -1,15 +1,18 @@
 // Rows, columns, tiles and products of attention maps from what was kept, through the plain kernels.
 #include "softmax_mixing.h"
 
+#include "device_attention.h"
 #include "torch_errors.h"
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <random>
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
@@ -53,13 +56,13 @@ Status check_tile(const Mixing& m, std::int64_t q0, std::int64_t q1, std::int64_
     return {};
 }
 
-/// r as contiguous host floats; [heads, queries] or [1, queries].
-Result<at::Tensor> weights(const Mixing& m, const at::Tensor& r) {
+/// r as contiguous floats on this device; [heads, queries] or [1, queries].
+Result<at::Tensor> weights(const Mixing& m, const at::Tensor& r, at::Device device = at::kCPU) {
     const at::Tensor flat = r.dim() == 1 ? r.unsqueeze(0) : r;
     if (flat.dim() != 2 || flat.size(1) != m.queries || (flat.size(0) != 1 && flat.size(0) != m.heads))
         return fail(ErrorCode::BadInput, "the weights have {} numbers in {} rows, expected {} in 1 or {}", r.numel(),
                     flat.size(0), m.queries, m.heads);
-    return host_float(flat).contiguous();
+    return flat.detach().to(device, at::kFloat).contiguous();
 }
 
 Status check_values(const Mixing& m, const at::Tensor& v) {
@@ -73,40 +76,48 @@ double tolerance(const at::Tensor& used) {
     return used.scalar_type() == at::kFloat || used.scalar_type() == at::kDouble ? 1e-4 : 2e-2;
 }
 
-/// The checks that need only the interface: rows against the output that was used, row sums, mass.
-Result<MixingCheck> check_rows(const Mixing& m, const at::Tensor& v, const at::Tensor& used,
+/// The checks that need only the interface: rows against the output that was used, row sums, mass. `used` is the output
+/// of the queries `kept`, of all where that is empty; `rows` gives rows of all heads, anywhere.
+Result<MixingCheck> check_rows(const Mixing& m,
+                               const std::function<Result<at::Tensor>(std::span<const std::int64_t>)>& rows,
+                               const at::Tensor& v, const at::Tensor& used, const std::vector<std::int64_t>& kept,
                                const std::vector<double>& head_factors, std::uint64_t seed) {
     std::mt19937_64 random(seed);
     MixingCheck found;
     constexpr std::int64_t kRows = 8;
-    const std::int64_t count = std::min(kRows, m.queries);
-    at::Tensor r = at::zeros({m.heads, m.queries});
-    double largest = 0, worst = 0;
-    for (std::int64_t h = 0; h < m.heads; ++h) {
-        std::vector<std::int64_t> picked(static_cast<std::size_t>(m.queries));
-        std::iota(picked.begin(), picked.end(), 0);
-        for (std::int64_t i = 0; i < count; ++i)
-            std::swap(picked[i],
-                      picked[i + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(m.queries - i))]);
-        picked.resize(static_cast<std::size_t>(count));
-        const std::int64_t head[] = {h};
-        const at::Tensor p = VITRINE_TRY(m.rows(head, picked)).select(0, 0);  // [8, keys]
-        const at::Tensor sums = p.sum(-1);
-        found.row_sum_error = std::max(found.row_sum_error, (sums - 1).abs().max().item<double>());
-        if (v.defined() && used.defined()) {
-            const double factor = head_factors.empty() ? 1 : head_factors[static_cast<std::size_t>(h)];
-            const at::Tensor ours = p.matmul(host_float(v.select(0, h))) * factor;
-            const at::Tensor theirs = host_float(used.select(0, h)).index_select(0, at::tensor(picked));
-            worst = std::max(worst, (ours - theirs).abs().max().item<double>());
-            largest = std::max(largest, theirs.abs().max().item<double>());
-            if (!std::isfinite((ours - theirs).abs().sum().item<double>()))
-                worst = std::numeric_limits<double>::infinity();
-        }
-        // Uniform over the sampled rows: the sweep then costs no more than the rows did.
-        for (const std::int64_t i : picked) r.data_ptr<float>()[h * m.queries + i] = 1.0F / static_cast<float>(count);
+    const std::int64_t choices = kept.empty() ? m.queries : static_cast<std::int64_t>(kept.size());
+    const std::int64_t count = std::min(kRows, choices);
+    std::vector<std::int64_t> places;
+    while (static_cast<std::int64_t>(places.size()) < count) {
+        const auto place = static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(choices));
+        if (std::find(places.begin(), places.end(), place) == places.end()) places.push_back(place);
     }
+    std::vector<std::int64_t> picked = places;
+    if (!kept.empty())
+        for (std::int64_t& i : picked) i = kept[static_cast<std::size_t>(i)];
+
+    const at::Tensor p = VITRINE_TRY(rows(picked));  // [heads, 8, keys]
+    found.row_sum_error = (p.sum(-1) - 1).abs().max().item<double>();
+    double largest = 0, worst = 0;
+    if (v.defined() && used.defined()) {
+        // Where the values are, and a head at a time: of a large picture they are no small copy.
+        const at::Tensor there = p.to(v.device());
+        std::vector<at::Tensor> products;
+        for (std::int64_t h = 0; h < m.heads; ++h) {
+            const double factor = head_factors.empty() ? 1 : head_factors[static_cast<std::size_t>(h)];
+            products.push_back(there.select(0, h).matmul(v.select(0, h).detach().to(at::kFloat)) * factor);
+        }
+        const at::Tensor ours = at::stack(products).to(at::kCPU);
+        const at::Tensor theirs = host_float(used.index_select(1, at::tensor(places).to(used.device())));
+        worst = (ours - theirs).abs().max().item<double>();
+        largest = theirs.abs().max().item<double>();
+        if (!std::isfinite((ours - theirs).abs().sum().item<double>())) worst = std::numeric_limits<double>::infinity();
+    }
+    // Uniform over the sampled rows: the sweep then costs no more than the rows did.
+    at::Tensor r = at::zeros({m.queries});
+    for (const std::int64_t i : picked) r.data_ptr<float>()[i] = 1.0F / static_cast<float>(count);
     found.output_error = largest > 0 ? worst / largest : worst;
-    found.mass_error = (VITRINE_TRY(m.left(r)).sum(-1) - 1).abs().max().item<double>();
+    found.mass_error = (VITRINE_TRY(m.left(r.to(m.device()))).sum(-1) - 1).abs().max().item<double>();
     const double limit = tolerance(used.defined() ? used : v);
     const double sum_limit = limit > 1e-3 ? 1e-3 : 1e-4;
     if (!(found.output_error <= limit))
@@ -127,15 +138,13 @@ Result<MixingCheck> check_rows(const Mixing& m, const at::Tensor& v, const at::T
     return found;
 }
 
-/// d_output as contiguous host floats, with what edits multiplied each head's output by: the gradient with respect to P
-/// V.
+/// d_output with what edits multiplied each head's output by: the gradient with respect to P V.
 Result<at::Tensor> output_gradient(const Mixing& m, const at::Tensor& d_output, std::int64_t dim,
                                    const std::vector<double>& head_factors) {
     if (d_output.dim() != 3 || d_output.size(0) != m.heads || d_output.size(1) != m.queries || d_output.size(2) != dim)
         return fail(ErrorCode::BadInput, "the gradient of the output must be [{}, {}, {}]", m.heads, m.queries, dim);
-    at::Tensor host = host_float(d_output);
-    if (!head_factors.empty()) host = host * at::tensor(head_factors, at::kFloat).reshape({m.heads, 1, 1});
-    return host;
+    if (head_factors.empty()) return d_output;
+    return d_output * at::tensor(head_factors, d_output.options().requires_grad(false)).reshape({m.heads, 1, 1});
 }
 
 kernels::SweepFunctor functor_of(Sensitivity functor) {
@@ -174,21 +183,101 @@ std::int64_t storage_bytes(const at::Tensor& x) {
 // ---- softmax
 // ------------------------------------------------------------------------------------------------------------------
 
-SoftmaxMixing::SoftmaxMixing(SoftmaxParts parts) : parts_(std::move(parts)) {
+namespace {
+
+/// The queries and keys that were made last from a recipe: looking at one layer again and again makes them once, and no
+/// more than one layer's exist.
+struct LastMade {
+    std::mutex mutex;
+    const void* owner = nullptr;
+    std::shared_ptr<const void> ready;
+};
+LastMade& last_made() {
+    static LastMade last;
+    return last;
+}
+
+/// How many queries' outputs stay for check() where the rest is made again.
+constexpr std::int64_t kSampled = 32;
+
+}  // namespace
+
+SoftmaxMixing::SoftmaxMixing(SoftmaxParts parts, std::optional<Recipe> recipe)
+    : parts_(std::move(parts)), recipe_(std::move(recipe)) {
     heads = 1;
     for (std::int64_t axis = 0; axis < parts_.q.dim() - 2; ++axis) heads *= parts_.q.size(axis);
     queries = parts_.q.size(-2);
     keys = parts_.k.size(-2);
+    if (!recipe_) return;
+    // Random and for good, so that a check cannot look where nothing was kept. The seed is any number.
+    std::mt19937_64 random(static_cast<std::uint64_t>(queries));
+    for (std::int64_t i = 0; i < std::min(kSampled, queries); ++i)
+        sampled_.push_back(static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(queries)));
+    std::sort(sampled_.begin(), sampled_.end());
+    sampled_.erase(std::unique(sampled_.begin(), sampled_.end()), sampled_.end());
+    const at::Tensor output = as_heads(parts_.output);
+    sampled_output_ = output.index_select(1, at::tensor(sampled_).to(output.device()));
+    parts_.q = parts_.k = parts_.v = parts_.output = at::Tensor();
 }
 
-Result<const SoftmaxMixing::Ready*> SoftmaxMixing::ready() const {
+SoftmaxMixing::~SoftmaxMixing() {
+    if (!recipe_) return;
+    LastMade& last = last_made();
+    std::lock_guard lock(last.mutex);
+    if (last.owner == this) last.owner = nullptr, last.ready = nullptr;
+}
+
+Result<std::shared_ptr<const SoftmaxMixing::Ready>> SoftmaxMixing::ready() const {
     std::lock_guard lock(mutex_);
-    if (ready_) return ready_.get();
-    return guarded([&]() -> Result<const Ready*> {
-        auto made = std::make_unique<Ready>();
+    if (ready_) return ready_;
+    if (!recipe_) {
+        ready_ = VITRINE_TRY(prepare());
+        return ready_;
+    }
+    LastMade& last = last_made();
+    {
+        std::lock_guard made(last.mutex);
+        if (last.owner == this) return std::static_pointer_cast<const Ready>(last.ready);
+        last.owner = nullptr, last.ready = nullptr;  // before the next are made
+    }
+    auto fresh = VITRINE_TRY(prepare());
+    std::lock_guard made(last.mutex);
+    last.owner = this, last.ready = fresh;
+    return fresh;
+}
+
+Result<std::shared_ptr<const SoftmaxMixing::Ready>> SoftmaxMixing::prepare() const {
+    return guarded([&]() -> Result<std::shared_ptr<const Ready>> {
+        auto made = std::make_shared<Ready>();
+        if (recipe_) {
+            const at::NoGradGuard no_grad;
+            const auto qkv = recipe_->make(recipe_->input);
+            made->used_q = as_heads(qkv[0]);
+            made->used_k = as_heads(qkv[1]);
+            made->used_v = as_heads(qkv[2]);
+        } else {
+            made->used_q = as_heads(parts_.q);
+            made->used_k = as_heads(parts_.k);
+            made->used_v = as_heads(parts_.v);
+        }
+        at::Tensor lse;  // as the backend left it, made [heads, queries]
+        if (!lse_.defined() && parts_.lse.defined()) {
+            lse = parts_.lse.detach();
+            if (lse.numel() / lse.size(-1) != heads) lse = lse.squeeze(-1);  // cuDNN's is [batch, heads, queries, 1]
+            lse = lse.narrow(-1, 0, queries).reshape({heads, queries});
+        }
+        if (device_kernels_take(made->used_q)) {
+            const at::Tensor& like = recipe_ ? made->used_q : parts_.q;
+            auto there = std::make_shared<DeviceReady>(VITRINE_TRY(
+                prepare_device(made->used_q, made->used_k, parts_.terms, {like.sizes().begin(), like.sizes().end() - 1},
+                               parts_.scale, parts_.causal, lse_.defined() ? lse_ : lse)));
+            lse_ = there->lse;
+            made->there = std::move(there);
+            return made;
+        }
         kernels::AttentionParams& p = made->params;
-        made->q = host_float(as_heads(parts_.q));
-        made->k = host_float(as_heads(parts_.k));
+        made->q = host_float(made->used_q);
+        made->k = host_float(made->used_k);
         p.q = made->q.data_ptr<float>();
         p.k = made->k.data_ptr<float>();
         for (int axis = 0; axis < 2; ++axis) {
@@ -203,7 +292,8 @@ Result<const SoftmaxMixing::Ready*> SoftmaxMixing::ready() const {
         p.scale = static_cast<float>(parts_.scale);
         p.causal = parts_.causal;
         if (!parts_.terms.empty()) {
-            std::vector<std::int64_t> shape(parts_.q.sizes().begin(), parts_.q.sizes().end() - 1);
+            const at::Tensor& like = recipe_ ? made->used_q : parts_.q;
+            std::vector<std::int64_t> shape(like.sizes().begin(), like.sizes().end() - 1);
             shape.push_back(keys);
             at::Tensor bias, mask;
             for (const ScoreTerm& term : parts_.terms) {
@@ -232,18 +322,17 @@ Result<const SoftmaxMixing::Ready*> SoftmaxMixing::ready() const {
         }
         if (const char* why = kernels::cannot_run(p, false))
             return fail(ErrorCode::Unsupported, "the map of {} cannot be computed: {}", name, why);
-        if (parts_.lse.defined()) {
-            at::Tensor lse = parts_.lse.detach();
-            if (lse.numel() / lse.size(-1) != heads) lse = lse.squeeze(-1);  // cuDNN's is [batch, heads, queries, 1]
-            made->lse = lse.narrow(-1, 0, queries).reshape({heads, queries}).to(at::kCPU, at::kFloat).contiguous();
-        } else {
-            made->lse = at::empty({heads, queries}, at::kFloat);
+        if (lse.defined()) {
+            lse_ = lse.to(at::kCPU, at::kFloat).contiguous();
+        } else if (!lse_.defined()) {
+            lse = at::empty({heads, queries}, at::kFloat);
             const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::LogSumExp, p));
-            choice.kernels->log_sum_exp(p, made->lse.data_ptr<float>(), kKernelThreads);
+            choice.kernels->log_sum_exp(p, lse.data_ptr<float>(), kKernelThreads);
+            lse_ = lse;
         }
+        made->lse = lse_;
         p.lse = made->lse.data_ptr<float>();
-        ready_ = std::move(made);
-        return ready_.get();
+        return made;
     });
 }
 
@@ -252,12 +341,18 @@ Result<at::Tensor> SoftmaxMixing::rows(std::span<const std::int64_t> heads_wante
     return guarded([&]() -> Result<at::Tensor> {
         const auto which = VITRINE_TRY(chosen(heads_wanted, heads, "head", name));
         const auto wanted = VITRINE_TRY(chosen(queries_wanted, queries, "query", name));
-        const Ready* state = VITRINE_TRY(ready());
+        const auto state = VITRINE_TRY(ready());
+        if (state->there) {
+            std::string shown;
+            const at::Tensor rows = VITRINE_TRY(device_rows(*state->there, which, wanted, shown));
+            answered(std::move(shown));
+            return rows.to(at::kCPU);
+        }
         at::Tensor out =
             at::empty({static_cast<std::int64_t>(which.size()), static_cast<std::int64_t>(wanted.size()), keys});
         const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapRows, state->params));
         choice.kernels->map_rows(state->params, which, wanted, out.data_ptr<float>(), kKernelThreads);
-        answered(choice);
+        answered(choice.shown());
         return out;
     });
 }
@@ -267,12 +362,18 @@ Result<at::Tensor> SoftmaxMixing::columns(std::span<const std::int64_t> heads_wa
     return guarded([&]() -> Result<at::Tensor> {
         const auto which = VITRINE_TRY(chosen(heads_wanted, heads, "head", name));
         const auto wanted = VITRINE_TRY(chosen(keys_wanted, keys, "key", name));
-        const Ready* state = VITRINE_TRY(ready());
+        const auto state = VITRINE_TRY(ready());
+        if (state->there) {
+            std::string shown;
+            const at::Tensor columns = VITRINE_TRY(device_columns(*state->there, which, wanted, shown));
+            answered(std::move(shown));
+            return columns.to(at::kCPU);
+        }
         at::Tensor out =
             at::empty({static_cast<std::int64_t>(which.size()), queries, static_cast<std::int64_t>(wanted.size())});
         const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapColumns, state->params));
         choice.kernels->map_columns(state->params, which, wanted, out.data_ptr<float>(), kKernelThreads);
-        answered(choice);
+        answered(choice.shown());
         return out;
     });
 }
@@ -282,54 +383,88 @@ Result<at::Tensor> SoftmaxMixing::tile(std::span<const std::int64_t> heads_wante
     return guarded([&]() -> Result<at::Tensor> {
         const auto which = VITRINE_TRY(chosen(heads_wanted, heads, "head", name));
         VITRINE_CHECK(check_tile(*this, q0, q1, k0, k1, pool));
-        const Ready* state = VITRINE_TRY(ready());
+        const auto state = VITRINE_TRY(ready());
+        if (state->there) {
+            std::string shown;
+            const at::Tensor tile =
+                VITRINE_TRY(device_tile(*state->there, which, q0, q1, k0, k1, pool, pooling, shown));
+            answered(std::move(shown));
+            return tile.to(at::kCPU);
+        }
         at::Tensor out = at::empty(
             {static_cast<std::int64_t>(which.size()), (q1 - q0 + pool - 1) / pool, (k1 - k0 + pool - 1) / pool});
         const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapTile, state->params));
         choice.kernels->map_tile(state->params, which, q0, q1, k0, k1, pool,
                                  pooling == Pooling::Max ? kernels::Pooling::Max : kernels::Pooling::Mean,
                                  out.data_ptr<float>(), kKernelThreads);
-        answered(choice);
+        answered(choice.shown());
         return out;
     });
 }
 
 Result<at::Tensor> SoftmaxMixing::left(const at::Tensor& r) const {
     return guarded([&]() -> Result<at::Tensor> {
+        const auto state = VITRINE_TRY(ready());
+        if (state->there) {
+            std::string shown;
+            const at::Tensor w = VITRINE_TRY(weights(*this, r, state->used_q.device()));
+            const at::Tensor out = VITRINE_TRY(device_left(*state->there, w, shown));
+            answered(std::move(shown));
+            return out.to(r.device());
+        }
         const at::Tensor w = VITRINE_TRY(weights(*this, r));
-        const Ready* state = VITRINE_TRY(ready());
         at::Tensor out = at::empty({heads, keys});
         const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapSweep, state->params));
         choice.kernels->map_sweep(state->params, w.data_ptr<float>(), w.size(0) == 1 ? 0 : queries,
                                   out.data_ptr<float>(), kKernelThreads);
-        answered(choice);
-        return out;
+        answered(choice.shown());
+        return out.to(r.device());
     });
 }
 
 Result<at::Tensor> SoftmaxMixing::right(const at::Tensor& values) const {
     return guarded([&]() -> Result<at::Tensor> {
         VITRINE_CHECK(check_values(*this, values));
+        const auto state = VITRINE_TRY(ready());
+        if (state->there) {
+            std::string shown;
+            const at::Tensor out = VITRINE_TRY(device_right(*state->there, values, shown));
+            answered(std::move(shown));
+            return out.to(values.device());
+        }
         const at::Tensor v = host_float(values);
-        const Ready* state = VITRINE_TRY(ready());
         at::Tensor out = at::empty({heads, queries, v.size(-1)});
         const std::int64_t strides[2] = {v.stride(0), v.stride(1)};
         const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapApply, state->params));
         choice.kernels->map_apply(state->params, v.data_ptr<float>(), strides, v.size(-1), out.data_ptr<float>(),
                                   kKernelThreads);
-        answered(choice);
-        return out;
+        answered(choice.shown());
+        return out.to(values.device());
     });
 }
 
 Result<at::Tensor> SoftmaxMixing::sensitivity(const at::Tensor& r, Sensitivity functor,
                                               const at::Tensor& d_output) const {
     return guarded([&]() -> Result<at::Tensor> {
-        if (!parts_.v.defined()) return fail(ErrorCode::Unsupported, "the values of {} were not kept", name);
+        const auto state = VITRINE_TRY(ready());
+        if (!state->used_v.defined()) return fail(ErrorCode::Unsupported, "the values of {} were not kept", name);
+        const at::Tensor used =
+            VITRINE_TRY(output_gradient(*this, d_output, state->used_v.size(-1), parts_.head_factors));
+        const kernels::SweepFunctor wanted = functor_of(functor);
+        if (state->there) {
+            if (state->used_v.size(0) != state->used_k.size(0))
+                return fail(ErrorCode::Unsupported, "{} has {} heads of values and {} of keys", name,
+                            state->used_v.size(0), state->used_k.size(0));
+            std::string shown;
+            const at::Tensor w = VITRINE_TRY(weights(*this, r, state->used_q.device()));
+            const at::Tensor out =
+                VITRINE_TRY(device_sensitivity(*state->there, state->used_v, used, wanted, w, shown));
+            answered(std::move(shown));
+            return out.to(r.device());
+        }
         const at::Tensor w = VITRINE_TRY(weights(*this, r));
-        const at::Tensor values = host_float(as_heads(parts_.v));  // [value heads, keys, dim]
-        const at::Tensor gradient = VITRINE_TRY(output_gradient(*this, d_output, values.size(-1), parts_.head_factors));
-        const Ready* state = VITRINE_TRY(ready());
+        const at::Tensor values = host_float(state->used_v);  // [value heads, keys, dim]
+        const at::Tensor gradient = host_float(used);
         kernels::GradientParams g;
         g.v = values.data_ptr<float>();
         g.d_out = gradient.data_ptr<float>();
@@ -339,19 +474,22 @@ Result<at::Tensor> SoftmaxMixing::sensitivity(const at::Tensor& r, Sensitivity f
             g.v_stride[axis] = values.stride(axis);
             g.d_out_stride[axis] = gradient.stride(axis);
         }
-        const kernels::SweepFunctor wanted = functor_of(functor);
         if (const char* why = kernels::cannot_run(state->params, g, wanted))
             return fail(ErrorCode::Unsupported, "the gradient sweep of {} cannot be computed: {}", name, why);
         at::Tensor out = at::empty({heads, keys});
         const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::MapSweepGradient, state->params));
         choice.kernels->map_sweep_gradient(state->params, g, wanted, w.data_ptr<float>(), w.size(0) == 1 ? 0 : queries,
                                            out.data_ptr<float>(), kKernelThreads);
-        answered(choice);
-        return out;
+        answered(choice.shown());
+        return out.to(r.device());
     });
 }
 
-Result<const kernels::AttentionParams*> SoftmaxMixing::params() const { return &VITRINE_TRY(ready())->params; }
+Result<SoftmaxMixing::Given> SoftmaxMixing::given() const {
+    if (recipe_) return fail(ErrorCode::Internal, "the queries and keys of {} are made anew each time", name);
+    const auto state = VITRINE_TRY(ready());
+    return state->there ? Given{nullptr, state->there.get()} : Given{&state->params, nullptr};
+}
 
 Result<kernels::AttentionParams> SoftmaxMixing::row_params(bool may_pack) const {
     kernels::AttentionParams p = VITRINE_TRY(ready())->params;
@@ -367,20 +505,37 @@ Result<kernels::AttentionParams> SoftmaxMixing::row_params(bool may_pack) const 
     return p;
 }
 
-void SoftmaxMixing::answered(const kernels::Choice& choice) const {
+void SoftmaxMixing::answered(std::string shown) const {
     std::lock_guard lock(mutex_);
-    implementation_ = choice.shown();
+    implementation_ = std::move(shown);
+}
+
+at::Device SoftmaxMixing::device() const {
+    const at::Tensor& like = recipe_ ? recipe_->input : parts_.q;
+    return device_kernels_take(like) ? like.device() : at::Device(at::kCPU);
 }
 
 Result<MixingCheck> SoftmaxMixing::check(std::uint64_t seed) const {
-    return guarded([&] { return check_rows(*this, v(), output(), parts_.head_factors, seed); });
+    return guarded([&] {
+        // On a device the rows stay there.
+        const auto rows_there = [&](std::span<const std::int64_t> picked) -> Result<at::Tensor> {
+            const auto state = VITRINE_TRY(ready());
+            if (!state->there) return rows({}, picked);
+            std::string shown;
+            return device_rows(*state->there, VITRINE_TRY(chosen({}, heads, "head", name)),
+                               {picked.begin(), picked.end()}, shown);
+        };
+        return check_rows(*this, rows_there, v(), recipe_ ? sampled_output_ : output(), sampled_, parts_.head_factors,
+                          seed);
+    });
 }
 
 std::int64_t SoftmaxMixing::size_bytes() const {
     // Queries, keys and values are often views of one tensor: a storage counts once.
     std::vector<const void*> seen;
     std::int64_t bytes = 0;
-    std::vector<at::Tensor> kept{parts_.q, parts_.k, parts_.v, parts_.lse, parts_.output};
+    std::vector<at::Tensor> kept{parts_.q, parts_.k, parts_.v, parts_.lse, parts_.output, sampled_output_};
+    if (recipe_) kept.push_back(recipe_->input);
     for (const ScoreTerm& term : parts_.terms) kept.push_back(term.tensor);
     {
         std::lock_guard lock(mutex_);
@@ -400,18 +555,20 @@ std::string SoftmaxMixing::implementation() const {
     std::lock_guard lock(mutex_);
     return implementation_;
 }
-at::Tensor SoftmaxMixing::q() const { return as_heads(parts_.q); }
+
+at::Tensor SoftmaxMixing::used(at::Tensor Ready::*which, const at::Tensor& kept) const {
+    at::Tensor x = as_heads(kept);
+    if (recipe_) {
+        auto state = ready();
+        if (!state) return {};
+        x = (**state).*which;
+    }
+    return !x.defined() || x.size(0) == heads ? x : x.repeat_interleave(heads / x.size(0), 0);
+}
+at::Tensor SoftmaxMixing::q() const { return used(&Ready::used_q, parts_.q); }
+at::Tensor SoftmaxMixing::k() const { return used(&Ready::used_k, parts_.k); }
+at::Tensor SoftmaxMixing::v() const { return used(&Ready::used_v, parts_.v); }
 at::Tensor SoftmaxMixing::output() const { return as_heads(parts_.output); }
-
-at::Tensor SoftmaxMixing::k() const {
-    const at::Tensor k = as_heads(parts_.k);
-    return k.size(0) == heads ? k : k.repeat_interleave(heads / k.size(0), 0);
-}
-
-at::Tensor SoftmaxMixing::v() const {
-    const at::Tensor v = as_heads(parts_.v);
-    return v.size(0) == heads ? v : v.repeat_interleave(heads / v.size(0), 0);
-}
 
 // ---- dense
 // --------------------------------------------------------------------------------------------------------------------
@@ -472,14 +629,14 @@ Result<at::Tensor> DenseMixing::tile(std::span<const std::int64_t> heads_wanted,
 Result<at::Tensor> DenseMixing::left(const at::Tensor& r) const {
     return guarded([&]() -> Result<at::Tensor> {
         const at::Tensor w = VITRINE_TRY(weights(*this, r));
-        return w.unsqueeze(1).expand({heads, 1, queries}).matmul(host()).select(1, 0).contiguous();
+        return w.unsqueeze(1).expand({heads, 1, queries}).matmul(host()).select(1, 0).contiguous().to(r.device());
     });
 }
 
 Result<at::Tensor> DenseMixing::right(const at::Tensor& values) const {
     return guarded([&]() -> Result<at::Tensor> {
         VITRINE_CHECK(check_values(*this, values));
-        return host().matmul(host_float(values));
+        return host().matmul(host_float(values)).to(values.device());
     });
 }
 
@@ -489,17 +646,22 @@ Result<at::Tensor> DenseMixing::sensitivity(const at::Tensor& r, Sensitivity fun
         if (!v_.defined()) return fail(ErrorCode::Unsupported, "the values of {} were not kept", name);
         const at::Tensor w = VITRINE_TRY(weights(*this, r));
         const at::Tensor values = host_float(as_heads(v_));
-        const at::Tensor gradient = VITRINE_TRY(output_gradient(*this, d_output, values.size(-1), head_factors_));
+        const at::Tensor gradient =
+            host_float(VITRINE_TRY(output_gradient(*this, d_output, values.size(-1), head_factors_)));
         at::Tensor x = gradient.matmul(values.transpose(-2, -1));  // [heads, queries, keys], as large as what was kept
         if (functor == Sensitivity::ReluPdP || functor == Sensitivity::PdP) x = x * host();
         if (functor == Sensitivity::AbsDP) x = x.abs();
         if (functor == Sensitivity::ReluPdP || functor == Sensitivity::ReluDP) x = x.clamp_min(0);
-        return w.unsqueeze(1).expand({heads, 1, queries}).matmul(x).select(1, 0).contiguous();
+        return w.unsqueeze(1).expand({heads, 1, queries}).matmul(x).select(1, 0).contiguous().to(r.device());
     });
 }
 
 Result<MixingCheck> DenseMixing::check(std::uint64_t seed) const {
-    return guarded([&] { return check_rows(*this, as_heads(v_), as_heads(output_), head_factors_, seed); });
+    return guarded([&] {
+        return check_rows(
+            *this, [&](std::span<const std::int64_t> picked) { return rows({}, picked); }, as_heads(v_),
+            as_heads(output_), {}, head_factors_, seed);
+    });
 }
 
 bool DenseMixing::row_stochastic() const {

@@ -5,15 +5,19 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
+#include <vitrine/capture.h>
 #include <vitrine/kernels/chooser.h>
 #include <vitrine/mixing.h>
 
 namespace vitrine {
+
+struct DeviceReady;
 
 /// A term of the scores beside scale q . k, broadcastable to the scores' shape.
 struct ScoreTerm {
@@ -40,7 +44,10 @@ struct SoftmaxParts {
 
 class SoftmaxMixing final : public Mixing {
   public:
-    explicit SoftmaxMixing(SoftmaxParts parts);
+    /// With a recipe queries, keys and values are made again when someone looks, and of the output only the rows that
+    /// check() may ask for are kept.
+    explicit SoftmaxMixing(SoftmaxParts parts, std::optional<Recipe> recipe = {});
+    ~SoftmaxMixing() override;
 
     std::string kind() const override { return "softmax"; }
     Result<at::Tensor> rows(std::span<const std::int64_t> heads, std::span<const std::int64_t> queries) const override;
@@ -51,6 +58,7 @@ class SoftmaxMixing final : public Mixing {
     Result<at::Tensor> right(const at::Tensor& v) const override;
     Result<at::Tensor> sensitivity(const at::Tensor& r, Sensitivity functor, const at::Tensor& d_output) const override;
     Result<MixingCheck> check(std::uint64_t seed = 0) const override;
+    at::Device device() const override;
     std::int64_t size_bytes() const override;
     std::string implementation() const override;
     at::Tensor q() const override;
@@ -59,25 +67,42 @@ class SoftmaxMixing final : public Mixing {
     at::Tensor output() const override;
 
     const SoftmaxParts& parts() const { return parts_; }
-    /// What the kernels are given; valid while the Mixing lives.
-    Result<const kernels::AttentionParams*> params() const;
-    /// The same for rows. From the second call on with packed keys, where `may_pack`.
+    /// Whether queries and keys are made when someone looks.
+    bool rematerialises() const { return recipe_.has_value(); }
+    /// What the kernels of the CPU, or those of the device, are given, where nothing is made again; valid while the
+    /// Mixing lives. The other of the two is null.
+    struct Given {
+        const kernels::AttentionParams* host = nullptr;
+        const DeviceReady* device = nullptr;
+    };
+    Result<Given> given() const;
+    /// The host's parameters for rows. From the second call on with packed keys, where `may_pack`.
     Result<kernels::AttentionParams> row_params(bool may_pack) const;
 
   private:
-    /// Host copies where the kept tensors are not fp32 on the host already, and the parameters that point into them.
+    /// Queries, keys and values as the model used them, and what the kernels are given: on a device these very tensors,
+    /// on the CPU host copies where these are not fp32 on the host already, with the parameters that point into them.
     struct Ready {
+        at::Tensor used_q, used_k, used_v;
         at::Tensor q, k, bias, mask, lse;
         kernels::AttentionParams params;
+        std::shared_ptr<const DeviceReady> there;  ///< null: the CPU's kernels answer
     };
-    Result<const Ready*> ready() const;
+    Result<std::shared_ptr<const Ready>> ready() const;
+    Result<std::shared_ptr<const Ready>> prepare() const;
+    /// A kept tensor, or what the recipe makes for it, with as many heads as there are queries' heads.
+    at::Tensor used(at::Tensor Ready::*which, const at::Tensor& kept) const;
     /// Notes which implementation answered.
-    void answered(const kernels::Choice& choice) const;
+    void answered(std::string shown) const;
 
     SoftmaxParts parts_;
-    mutable std::mutex mutex_;  ///< a capture is shared; the first reader prepares
-    mutable std::unique_ptr<Ready> ready_;
-    mutable at::Tensor packed_keys_;  ///< undefined until rows are wanted again
+    std::optional<Recipe> recipe_;
+    std::vector<std::int64_t> sampled_;           ///< with a recipe: the queries whose output was kept
+    at::Tensor sampled_output_;                   ///< [heads, sampled, value_dim]
+    mutable std::mutex mutex_;                    ///< a capture is shared; the first reader prepares
+    mutable std::shared_ptr<const Ready> ready_;  ///< stays unset with a recipe
+    mutable at::Tensor lse_;                      ///< [heads, queries] fp32, where the kernels read it
+    mutable at::Tensor packed_keys_;              ///< undefined until rows are wanted again
     mutable bool looked_at_ = false;
     mutable std::string implementation_ = "none yet";
 };

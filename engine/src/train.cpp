@@ -28,6 +28,7 @@
 
 #include <vitrine/base/file.h>
 #include <vitrine/base/readers.h>
+#include <vitrine/device.h>
 #include <vitrine/engine.h>
 #include <vitrine/registry.h>
 
@@ -193,20 +194,6 @@ Status write_tensors(const fs::path& file, const NamedTensors& tensors,
         named.push_back({name, std::move(entry)});
     }
     return write_safetensors(file, named, metadata);
-}
-
-Result<at::Device> device_named(const std::string& name) {
-    try {
-        const at::Device device(name);
-        if (device.is_cuda() && !at::hasCUDA())
-            return fail(ErrorCode::Unsupported,
-                        "device {} was asked for, and this build or machine has no CUDA device; use cpu", name);
-        if (!device.is_cuda() && !device.is_cpu())
-            return fail(ErrorCode::Unsupported, "device {} was asked for, expected cpu or cuda", name);
-        return device;
-    } catch (const c10::Error&) {
-        return fail(ErrorCode::BadInput, "the device is '{}', expected cpu, cuda or cuda:N", name);
-    }
 }
 
 std::int64_t input_side(const Model& model) { return model.preprocess().input_height; }

@@ -3,6 +3,7 @@
 #include "attention.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 
 namespace vitrine::plugin::attention {
 
@@ -43,56 +44,158 @@ class Chefer final : public Explainer {
     bool class_specific() const override { return true; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings&) const override {
+        const at::Tensor& pixels = context.input.pixels;
+        const CaptureCost cost =
+            capture_cost(context.model, pixels.size(2), pixels.size(3), context.memory_budget, false);
+        Walk walk{context, {}, {}, {}, {}, {}, {}};
+        // A graph of all layers is fastest. Where it does not fit, block after block is run once more on the way back.
+        if (cost.graph <= cost.budget || !context.model.has_chain())
+            VITRINE_CHECK(by_one_graph(context, walk));
+        else
+            VITRINE_CHECK(block_by_block(context, walk, cost));
+        Attribution out = VITRINE_TRY(to_attribution(walk.r.to(at::kCPU), walk.first_layout));
+        const double all = walk.r.sum().item<double>();
+        out.prefix_mass = all > 0 ? out.prefix_mass / all : 0;
+        out.notes.clear();  // the share of the prefix holds the start itself, which is no finding
+        out.method = "chefer";
+        out.explained = walk.explained;
+        out.class_specific = true;
+        out.implementation = walk.shown;
+        out.checks.push_back(*walk.check);
+        out.notes.insert(out.notes.end(), walk.notes.begin(), walk.notes.end());
+        return out;
+    }
+
+  private:
+    /// The relevance on its way back, and what is said about it at the end.
+    struct Walk {
+        ExplainContext& context;
+        at::Tensor r;  ///< [tokens], on the device of the layers
+        std::string explained, shown;
+        std::optional<Check> check;  ///< of the last layer
+        std::vector<std::string> notes;
+        TokenLayout first_layout;
+
+        Status start(const Flow& flow, const TargetScore& target) {
+            if (!flow.readout.defined())
+                return fail(ErrorCode::Unsupported,
+                            "chefer needs to know from which tokens this model reads its answer");
+            r = flow.readout.to(at::kFloat).reshape({-1});
+            explained = target.explained;
+            return {};
+        }
+        /// Equations 5 and 6: R becomes R + mean_h relu(A dA) R, here from the left, one row at a time.
+        Status step(const FlowStep& step, const at::Tensor& d_output, std::int64_t done, std::int64_t total) {
+            if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+            const Mixing& mixing = *step.mixing;
+            r = r.to(mixing.device());
+            const at::Tensor through = VITRINE_TRY(mixing.sensitivity(r, Sensitivity::ReluPdP, d_output)).mean(0);
+            if (step.residual && through.numel() != r.numel())
+                return fail(ErrorCode::Unsupported, "{} has a residual path between {} queries and {} keys",
+                            mixing.name, r.numel(), through.numel());
+            r = step.residual ? r + through : through;
+            shown = mixing.implementation();
+            if (!check) check = as_check(mixing, VITRINE_TRY(mixing.check(context.seed)));
+            if (step.before) r = step.before->back(r);
+            first_layout = mixing.key_layout;
+            if (context.progress) context.progress({done, total, "layers"});
+            return {};
+        }
+    };
+
+    static CaptureOptions options_for(const ExplainContext& context) {
         CaptureOptions options;
         options.gradients = true;
         options.stop = context.stop;
         options.memory_budget = context.memory_budget;
-        const auto capture = VITRINE_TRY(run_captured(context.model, context.input.pixels, options));
-        const Flow& flow = capture->flow;
-        if (flow.steps.empty() || !flow.known())
-            return fail(ErrorCode::Unsupported, "chefer needs to know how the layers are joined: {}",
-                        flow.unknown.empty() ? "no attention was seen in this model" : flow.unknown);
-        if (!flow.readout.defined())
-            return fail(ErrorCode::Unsupported, "chefer needs to know from which tokens this model reads its answer");
-        const TargetScore target = VITRINE_TRY(score_of(context, capture->output));
-        std::vector<at::Tensor> outputs;
-        std::vector<std::string> names;
+        return options;
+    }
+
+    /// What the attentions of a run gave, whose gradients are asked for.
+    static void outputs_of(const Flow& flow, std::vector<at::Tensor>& outputs, std::vector<std::string>& names) {
         for (const FlowStep& step : flow.steps) {
             outputs.push_back(step.mixing->output());
             names.push_back("the output of " + step.mixing->name);
         }
-        const auto d_outputs = VITRINE_TRY(gradients(target.of(capture->output[0]), outputs, names));
+    }
 
-        at::Tensor r = flow.readout.to(at::kFloat).reshape({-1});
-        std::string shown;
-        for (std::size_t at = flow.steps.size(); at-- > 0;) {
-            if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
-            const FlowStep& step = flow.steps[at];
-            // Equations 5 and 6: R becomes R + mean_h relu(A dA) R, here from the left, one row at a time.
-            const at::Tensor through =
-                VITRINE_TRY(step.mixing->sensitivity(r, Sensitivity::ReluPdP, d_outputs[at])).mean(0);
-            if (step.residual && through.numel() != r.numel())
-                return fail(ErrorCode::Unsupported, "{} has a residual path between {} queries and {} keys",
-                            step.mixing->name, r.numel(), through.numel());
-            r = step.residual ? r + through : through;
-            shown = step.mixing->implementation();
-            if (step.before) r = step.before->back(r);
-            if (context.progress)
-                context.progress({static_cast<std::int64_t>(flow.steps.size() - at),
-                                  static_cast<std::int64_t>(flow.steps.size()), "layers"});
+    static Status by_one_graph(ExplainContext& context, Walk& walk) {
+        const auto capture = VITRINE_TRY(run_captured(context.model, context.input.pixels, options_for(context)));
+        const Flow& flow = capture->flow;
+        if (flow.steps.empty() || !flow.known())
+            return fail(ErrorCode::Unsupported, "chefer needs to know how the layers are joined: {}",
+                        flow.unknown.empty() ? "no attention was seen in this model" : flow.unknown);
+        const TargetScore target = VITRINE_TRY(score_of(context, capture->output));
+        VITRINE_CHECK(walk.start(flow, target));
+        std::vector<at::Tensor> outputs;
+        std::vector<std::string> names;
+        outputs_of(flow, outputs, names);
+        const auto d_outputs = VITRINE_TRY(gradients(target.of(capture->output[0]), outputs, names));
+        const auto total = static_cast<std::int64_t>(flow.steps.size());
+        for (std::int64_t at = total; at-- > 0;)
+            VITRINE_CHECK(walk.step(flow.steps[static_cast<std::size_t>(at)], d_outputs[static_cast<std::size_t>(at)],
+                                    total - at, total));
+        walk.notes = capture->notes;
+        return {};
+    }
+
+    /// Keeps what goes into each block, and on the way back runs one block at a time under gradients: one more forward
+    /// pass in all, and the graph of one block.
+    static Status block_by_block(ExplainContext& context, Walk& walk, const CaptureCost& cost) {
+        const at::Tensor& pixels = context.input.pixels;
+        const auto chain = context.model.chain(pixels.size(2), pixels.size(3));
+        if (!chain) return fail(ErrorCode::Internal, "{} has no chain of blocks", context.model.info().name);
+        const std::int64_t one_graph = cost.graph / std::max<std::int64_t>(1, chain->blocks);
+        if (cost.inputs + one_graph > cost.budget)
+            return fail(
+                ErrorCode::OutOfMemory,
+                "chefer over {} tokens needs {:.1f} GB: the inputs of {} blocks and the graph of one; {:.1f} GB "
+                "are allowed",
+                cost.tokens, static_cast<double>(cost.inputs + one_graph) / 1e9, chain->blocks,
+                static_cast<double>(cost.budget) / 1e9);
+        std::vector<at::Tensor> inputs;
+        {
+            const at::AutoGradMode no_graph(false);
+            inputs.push_back(chain->begin(pixels));
+            for (std::int64_t block = 0; block < chain->blocks; ++block) {
+                if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+                inputs.push_back(chain->block(block, inputs.back()));
+            }
         }
-        Attribution out = VITRINE_TRY(to_attribution(r, flow.steps.front().mixing->key_layout));
-        const double all = r.sum().item<double>();
-        out.prefix_mass = all > 0 ? out.prefix_mass / all : 0;
-        out.notes.clear();  // the share of the prefix holds the start itself, which is no finding
-        out.method = "chefer";
-        out.explained = target.explained;
-        out.class_specific = true;
-        out.implementation = shown;
-        const Mixing& last = *flow.steps.back().mixing;
-        out.checks.push_back(as_check(last, VITRINE_TRY(last.check(context.seed))));
-        out.notes.insert(out.notes.end(), capture->notes.begin(), capture->notes.end());
-        return out;
+        at::Tensor d_next;  // with respect to what the block gives
+        const auto go_back = [&](const std::function<at::Tensor(const at::Tensor&)>& part, std::int64_t block,
+                                 bool first_of_all) -> Status {
+            const auto capture = VITRINE_TRY(run_captured(part, inputs.back(), options_for(context)));
+            inputs.pop_back();
+            at::Tensor score;
+            if (first_of_all) {
+                const TargetScore target = VITRINE_TRY(score_of(context, capture->output));
+                VITRINE_CHECK(walk.start(capture->flow, target));
+                score = target.of(capture->output[0]);
+            } else {
+                if (!capture->flow.known()) return fail(ErrorCode::Unsupported, "{}", capture->flow.unknown);
+                const at::AutoGradMode mode(true);
+                score = (capture->output * d_next).sum();  // its gradient at the output is d_next itself
+            }
+            std::vector<at::Tensor> wanted;
+            std::vector<std::string> names;
+            outputs_of(capture->flow, wanted, names);
+            wanted.push_back(capture->input);
+            names.push_back("what goes into block " + std::to_string(block));
+            // Before the first block nothing is asked for any more.
+            if (block == 0) wanted.pop_back();
+            const auto found = VITRINE_TRY(gradients(score, wanted, names));
+            if (block > 0) d_next = found.back();
+            const auto& steps = capture->flow.steps;
+            for (std::size_t at = steps.size(); at-- > 0;)
+                VITRINE_CHECK(walk.step(steps[at], found[at], chain->blocks - block, chain->blocks));
+            return {};
+        };
+        VITRINE_CHECK(go_back(chain->end, chain->blocks, true));
+        for (std::int64_t block = chain->blocks; block-- > 0;)
+            VITRINE_CHECK(go_back([&](const at::Tensor& x) { return chain->block(block, x); }, block, false));
+        walk.notes.push_back("each block ran a second time, because a graph of all layers does not fit into memory");
+        return {};
     }
 };
 

@@ -8,6 +8,7 @@
 #include <ATen/TensorOperators.h>
 
 #include <vitrine/base/readers.h>
+#include <vitrine/capture.h>
 #include <vitrine/checkpoint.h>
 #include <vitrine/engine.h>
 
@@ -29,8 +30,10 @@ class GradientMethods : public testing::Test {
         return to_tensor(data.tensors.at(name)).value().clone();
     }
     static at::Tensor wanted(const std::string& name) { return tensor("kernels_gradients.safetensors", name); }
-    Result<Attribution> explain(const Explainer& method, Target target, const char* preset = nullptr) {
+    Result<Attribution> explain(const Explainer& method, Target target, const char* preset = nullptr,
+                                std::int64_t budget = 0) {
         ExplainContext context(*model, input, target);
+        context.memory_budget = budget;
         Settings settings(method.parameters());
         if (preset != nullptr) VITRINE_CHECK(settings.set("preset", preset));
         return method.explain(context, settings);
@@ -56,6 +59,34 @@ TEST_F(GradientMethods, CheferIsThePlainFormulation) {
     EXPECT_GT(
         (explain(*method, {.index = 5, .versus = {}})->map.reshape({-1}) - wanted("chefer")).abs().max().item<double>(),
         1e-2 * wanted("chefer").max().item<double>());
+}
+
+TEST_F(GradientMethods, CheferBlockByBlockIsThePlainFormulation) {
+    const CaptureCost cost = capture_cost(*model, input.pixels.size(2), input.pixels.size(3));
+    const std::int64_t least = cost.inputs + cost.graph / model->info().layers;
+    ASSERT_LT(least, cost.graph) << "the graph of all layers fits into what one block needs";
+    const auto method = make_chefer();
+    for (const auto& [target, name] : {std::pair{Target{.index = 4, .versus = {}}, "chefer"},
+                                       std::pair{Target{.index = 4, .versus = 7}, "chefer_versus"}}) {
+        const auto found = explain(*method, target, nullptr, least);
+        expect_map(found, wanted(name));
+        ASSERT_FALSE(found->notes.empty());
+        EXPECT_NE(found->notes.back().find("each block ran a second time"), std::string::npos) << found->notes.back();
+        // The same numbers as with one graph, up to the order in which gradients are added.
+        const auto whole = explain(*method, target);
+        EXPECT_TRUE(whole->notes.empty());
+        EXPECT_NEAR(found->prefix_mass, whole->prefix_mass, 1e-5);
+    }
+    const auto refused = explain(*method, {.index = 4, .versus = {}}, nullptr, least / 4);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::OutOfMemory);
+    EXPECT_NE(refused.error().message.find("the inputs of"), std::string::npos) << refused.error().message;
+}
+
+TEST_F(GradientMethods, LeGradKeepsNothingOfTheLayersBehindIt) {
+    // No capture of this size would be allowed: what a layer kept is gone when the next one runs.
+    const CaptureCost cost = capture_cost(*model, input.pixels.size(2), input.pixels.size(3));
+    expect_map(explain(*make_legrad(), {.index = 4, .versus = {}}, nullptr, cost.inputs / 2), wanted("legrad_paper"));
 }
 
 TEST_F(GradientMethods, LeGradIsThePlainFormulation) {

@@ -69,53 +69,58 @@ class LeGrad final : public Explainer {
         const Tail tail = VITRINE_TRY(Tail::of(context.model));
         const std::int64_t layers = context.model.info().layers;
         const std::int64_t first = settings.text("preset") == "package" ? std::max<std::int64_t>(layers - 2, 0) : 0;
+        // No gradient goes from layer to layer: each is done with as the run passes it, and only one graph exists.
+        std::optional<TargetScore> target;
+        if (!context.target.index)
+            target =
+                VITRINE_TRY(score_of(context, VITRINE_TRY(run(context.model, context.input.pixels, context.stop))));
+        at::Tensor sum;
+        std::string shown;
+        TokenLayout key_layout;
+        std::optional<Check> check;
         CaptureOptions options;
         options.gradients = true;
         options.stop = context.stop;
-        options.memory_budget = context.memory_budget;
         for (std::int64_t layer = first; layer < layers; ++layer)
             options.points.push_back(fmt::format("blocks.{}", layer));
-        const auto capture = VITRINE_TRY(run_captured(context.model, context.input.pixels, options));
-        const Flow& flow = capture->flow;
-        const TargetScore target = VITRINE_TRY(score_of(context, capture->output));
-
-        at::Tensor sum;
-        std::string shown;
-        for (std::int64_t layer = first; layer < layers; ++layer) {
-            if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
-            const FlowStep* step = flow.block(layer);
-            const auto tokens = capture->points.find(fmt::format("blocks.{}", layer));
-            if (step == nullptr || tokens == capture->points.end())
-                return fail(ErrorCode::Unsupported, "layer {} of {} was not seen", layer, context.model.info().name);
+        options.visit = [&](const std::string& point, const at::Tensor& x, const FlowStep* step) -> Status {
+            const std::int64_t layer = step != nullptr ? step->layer : -1;
+            if (point != fmt::format("blocks.{}", layer))
+                return fail(ErrorCode::Unsupported, "the attention before {} of {} was not seen", point,
+                            context.model.info().name);
             const Mixing& mixing = *step->mixing;
             at::Tensor score;
             {
                 const at::AutoGradMode mode(true);
-                score = target.of(tail.logits(tokens->second.select(0, 0)));
+                const at::Tensor logits = tail.logits(x.select(0, 0));
+                if (!target) target = VITRINE_TRY(score_of(context, logits.unsqueeze(0)));
+                score = target->of(logits);
             }
-            // Autograd walks only from the score to this layer's output: the block's tail. The graph is shared with the
-            // layers after it, so it stays until all have been asked.
-            const auto d_output = VITRINE_TRY(gradients(score, {mixing.output()}, {"the output of " + mixing.name},
-                                                        /*keep_graph=*/layer + 1 < layers));
-            const at::Tensor r = at::ones({mixing.queries}) / static_cast<double>(mixing.queries);
+            // Autograd walks from the score to this layer's attention: the block's tail.
+            const auto d_output = VITRINE_TRY(gradients(score, {mixing.output()}, {"the output of " + mixing.name}));
+            const at::Tensor r = at::ones({mixing.queries}, at::TensorOptions().device(mixing.device())) /
+                                 static_cast<double>(mixing.queries);
             const at::Tensor one = VITRINE_TRY(mixing.sensitivity(r, Sensitivity::ReluDP, d_output.front())).mean(0);
             sum = sum.defined() ? sum + one : one;
             shown = mixing.implementation();
+            if (layer == first) key_layout = mixing.key_layout;
+            if (layer + 1 == layers) check = as_check(mixing, VITRINE_TRY(mixing.check(context.seed)));
             if (context.progress) context.progress({layer - first + 1, layers - first, "layers"});
-        }
+            return {};
+        };
+        const auto capture = VITRINE_TRY(run_captured(context.model, context.input.pixels, options));
         if (!sum.defined()) return fail(ErrorCode::Unsupported, "{} has no layers", context.model.info().name);
-        sum = sum / static_cast<double>(layers - first);
-        Attribution out = VITRINE_TRY(to_attribution(sum, flow.block(first)->mixing->key_layout));
+        sum = sum.to(at::kCPU) / static_cast<double>(layers - first);
+        Attribution out = VITRINE_TRY(to_attribution(sum, key_layout));
         const double all = sum.sum().item<double>();
         out.prefix_mass = all > 0 ? out.prefix_mass / all : 0;
         out.notes.clear();
         out.method = "legrad";
-        out.explained = target.explained +
+        out.explained = target->explained +
                         fmt::format(", read from the mean of the tokens after each of {} layers", layers - first);
         out.class_specific = true;
         out.implementation = shown;
-        const Mixing& last = *flow.block(-1)->mixing;
-        out.checks.push_back(as_check(last, VITRINE_TRY(last.check(context.seed))));
+        if (check) out.checks.push_back(*check);
         out.notes.insert(out.notes.end(), capture->notes.begin(), capture->notes.end());
         return out;
     }

@@ -19,6 +19,7 @@ Result<at::Tensor> roll_out(const Flow& flow, const RolloutSettings& settings, s
     if (!flow.readout.defined())
         return fail(ErrorCode::Unsupported, "rollout needs to know from which tokens this model reads its answer");
     try {
+        // From layer to layer it stays where the layers are; only the answer comes back.
         at::Tensor r = flow.readout.to(at::kFloat).reshape({-1});
         const auto total = static_cast<std::int64_t>(flow.steps.size());
         for (std::int64_t at = total - 1; at >= 0; --at) {
@@ -33,6 +34,7 @@ Result<at::Tensor> roll_out(const Flow& flow, const RolloutSettings& settings, s
                 return fail(ErrorCode::Unsupported,
                             "rollout needs as many keys as queries beside a residual path, and {} has {} and {}",
                             mixing.name, mixing.keys, mixing.queries);
+            r = r.to(mixing.device());
             const at::Tensor through = VITRINE_TRY(mixing.left(r)).mean(0);
             // Rows of the mean map sum to 1, so that those of A + I sum to 2.
             r = residual ? (through + r) / 2 : through;
@@ -40,7 +42,7 @@ Result<at::Tensor> roll_out(const Flow& flow, const RolloutSettings& settings, s
             if (step.before) r = step.before->back(r);
             if (progress) progress({total - at, total, "layers"});
         }
-        return r.contiguous();
+        return r.to(at::kCPU).contiguous();
     } catch (const c10::Error& error) {
         return fail(ErrorCode::Internal, "{}", error.what_without_backtrace());
     }

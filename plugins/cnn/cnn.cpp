@@ -92,7 +92,7 @@ at::Tensor CnnModel::convolve(const at::Tensor& x, const Convolution& c) const {
 at::Tensor CnnModel::forward(const at::Tensor& pixels) {
     TORCH_CHECK(pixels.dim() == 4 && pixels.size(1) == 3, "the input is ", pixels.sizes(),
                 ", expected [batch, 3, height, width]");
-    auto x = pixels.to(tensors_.front().second.scalar_type());
+    auto x = pixels.to(tensors_.front().second.device(), tensors_.front().second.scalar_type());
     for (const Block& block : config_.blocks) {
         auto y = x;
         for (const Convolution& c : block.path) y = convolve(y, c);

@@ -7,6 +7,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/conv2d.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
@@ -65,6 +66,9 @@ Status check(const VitConfig& c) {
         return fail(ErrorCode::BadInput, "the answer is read from a class token, but there is none");
     return {};
 }
+
+/// How many hidden numbers of an MLP exist at once, 128 MiB of floats: a model of usual size never gets there.
+constexpr std::int64_t kHiddenNumbers = std::int64_t{1} << 25;
 
 /// transformers' and torch's quick_gelu: x * sigmoid(1.702 x).
 at::Tensor quick_gelu(const at::Tensor& x) { return x * at::sigmoid(1.702 * x); }
@@ -256,6 +260,8 @@ void VitModel::describe() {
     info_.heads = config_.heads;
     info_.width = config_.width;
     info_.classes = config_.classes;
+    // Normed or turned queries and keys lie beside those they were made from, which the values keep alive.
+    info_.kept_widths = config_.qk_norm || config_.rope_theta ? 6 : 4;
     info_.patch_height = config_.patch_height;
     info_.patch_width = config_.patch_width;
     switch (config_.pool) {
@@ -355,6 +361,18 @@ at::Tensor VitModel::activate(const at::Tensor& x) const {
 }
 
 at::Tensor VitModel::mlp(const at::Tensor& x, const Affine& fc1, const Affine& fc2, bool gated) const {
+    // The hidden tokens are the largest thing a run makes: of a large picture they are made a piece at a time. A graph
+    // would hold all pieces anyway.
+    const std::int64_t hidden_width = fc1.weight.size(0), tokens = x.dim() == 3 ? x.size(1) : 1;
+    const std::int64_t most = std::max<std::int64_t>(1, kHiddenNumbers / (hidden_width * x.size(0)));
+    if (tokens > most && !(at::GradMode::is_enabled() && x.requires_grad())) {
+        auto out = at::empty_like(x);
+        for (std::int64_t from = 0; from < tokens; from += most) {
+            const std::int64_t count = std::min(most, tokens - from);
+            out.narrow(1, from, count).copy_(mlp(x.narrow(1, from, count), fc1, fc2, gated));
+        }
+        return out;
+    }
     auto hidden = linear(x, fc1);
     if (gated) {
         const auto halves = hidden.chunk(2, -1);
@@ -404,19 +422,17 @@ at::Tensor VitModel::drop_path(const at::Tensor& x, std::int64_t index) const {
     return x * mask.div(keep);
 }
 
-at::Tensor VitModel::attend(std::int64_t index, const Block& block, const at::Tensor& x, const TokenLayout& layout,
-                            const at::Tensor& cos, const at::Tensor& sin) const {
-    const std::int64_t batch = x.size(0), tokens = x.size(1), heads = config_.heads, dim = config_.width / heads;
+std::array<at::Tensor, 3> VitModel::Projection::operator()(const at::Tensor& x) const {
+    const std::int64_t batch = x.size(0), tokens = x.size(1), dim = qkv.weight.size(0) / 3 / heads;
     // One unbind, not three selects: its gradient is one stack instead of three padded copies and their sum.
-    const auto qkv = linear(x, block.qkv).reshape({batch, tokens, 3, heads, dim}).permute({2, 0, 3, 1, 4}).unbind(0);
-    auto q = qkv[0], k = qkv[1];
-    const auto& v = qkv[2];
-    if (config_.qk_norm) {
-        q = norm(q, block.q_norm, dim);
-        k = norm(k, block.k_norm, dim);
+    const auto parts =
+        at::linear(x, qkv.weight, qkv.bias).reshape({batch, tokens, 3, heads, dim}).permute({2, 0, 3, 1, 4}).unbind(0);
+    auto q = parts[0], k = parts[1];
+    if (q_norm.weight.defined()) {
+        q = at::layer_norm(q, {dim}, q_norm.weight, q_norm.bias, norm_eps);
+        k = at::layer_norm(k, {dim}, k_norm.weight, k_norm.bias, norm_eps);
     }
     if (cos.defined()) {
-        const std::int64_t prefix = config_.prefix();
         // Only patches have a place to turn by; transformers' apply_rotary_pos_emb, halves swapped.
         const auto turn = [&](const at::Tensor& t) {
             const auto patches = t.narrow(2, prefix, tokens - prefix);
@@ -427,11 +443,22 @@ at::Tensor VitModel::attend(std::int64_t index, const Block& block, const at::Te
         q = turn(q);
         k = turn(k);
     }
+    return {q, k, parts[2]};
+}
+
+at::Tensor VitModel::attend(std::int64_t index, const Block& block, const at::Tensor& x, const Place& place) const {
+    const std::int64_t batch = x.size(0), tokens = x.size(1);
+    const auto cast_both = [&](const Affine& affine) { return Affine{cast(affine.weight), cast(affine.bias)}; };
+    const Projection project{
+        cast_both(block.qkv), cast_both(block.q_norm), cast_both(block.k_norm), place.cos, place.sin,
+        config_.heads,        config_.prefix(),        config_.norm_eps};
     at::Tensor mixed;
     {
+        const auto [q, k, v] = project(x);
         const MixingScope scope([&] {
-            return MixingScope::Facts{fmt::format("blocks.{}.attn", index), index, true, layout, layout};
+            return MixingScope::Facts{fmt::format("blocks.{}.attn", index), index, true, place.tokens, place.tokens};
         });
+        report_recipe([&] { return Recipe{x, project}; });
         mixed = at::scaled_dot_product_attention(q, k, v);
     }
     return linear(mixed.transpose(1, 2).reshape({batch, tokens, config_.width}), block.proj);
@@ -465,11 +492,46 @@ at::Tensor VitModel::pool_by_attention(const at::Tensor& x, const TokenLayout& l
 at::Tensor VitModel::forward(const at::Tensor& pixels) {
     TORCH_CHECK(pixels.dim() == 4 && pixels.size(1) == 3, "the input is ", pixels.sizes(),
                 ", expected [batch, 3, height, width]");
-    const TokenLayout tokens = layout(pixels.size(2), pixels.size(3));
-    TORCH_CHECK(tokens.known(), tokens.unknown);
+    const Place place = place_of(pixels.size(2), pixels.size(3));
+    auto x = embed(pixels, place.tokens);
+    for (std::int64_t i = 0; i < config_.depth; ++i) x = run_block(i, std::move(x), place);
+    return answer(std::move(x), place.tokens);
+}
+
+std::optional<Chain> VitModel::chain(std::int64_t input_height, std::int64_t input_width) {
+    const Place place = place_of(input_height, input_width);
+    return Chain{config_.depth, [this, place](const at::Tensor& pixels) { return embed(pixels, place.tokens); },
+                 [this, place](std::int64_t block, const at::Tensor& x) { return run_block(block, x, place); },
+                 [this, place](const at::Tensor& x) { return answer(x, place.tokens); }};
+}
+
+VitModel::Place VitModel::place_of(std::int64_t input_height, std::int64_t input_width) const {
+    Place place{layout(input_height, input_width), {}, {}};
+    TORCH_CHECK(place.tokens.known(), place.tokens.unknown);
+    if (!config_.rope_theta) return place;
+    // DINOv3: patch centres in [-1, 1] on both axes, head_dim / 4 frequencies each, in float32 whatever the model's
+    // type.
+    const auto compute = compute_dtype.value_or(patch_.weight.scalar_type());
+    const std::int64_t dim = config_.width / config_.heads;
+    const auto options = at::TensorOptions().dtype(at::kFloat).device(patch_.weight.device());
+    const auto centres = [&](std::int64_t n) {
+        return (at::arange(n, options) + 0.5) / static_cast<double>(n) * 2.0 - 1.0;
+    };
+    const auto grid = at::meshgrid({centres(place.tokens.rows), centres(place.tokens.cols)}, "ij");
+    const auto coords = at::stack({grid[0], grid[1]}, -1).flatten(0, 1);  // [patches, 2]
+    const auto exponents = at::arange(dim / 4, options) * (4.0 / static_cast<double>(dim));
+    const auto frequencies = exponents.mul(-std::log(*config_.rope_theta)).exp();
+    auto angles = (2.0 * std::numbers::pi * coords.unsqueeze(-1) * frequencies).flatten(1);
+    angles = at::cat({angles, angles}, 1);  // [patches, head_dim]
+    place.cos = angles.cos().to(compute);
+    place.sin = angles.sin().to(compute);
+    return place;
+}
+
+at::Tensor VitModel::embed(const at::Tensor& pixels, const TokenLayout& tokens) const {
     const std::int64_t batch = pixels.size(0), width = config_.width, prefix = config_.prefix();
     const auto compute = compute_dtype.value_or(patch_.weight.scalar_type());
-    auto x = at::conv2d(pixels.to(compute), cast(patch_.weight), cast(patch_.bias),
+    auto x = at::conv2d(pixels.to(patch_.weight.device(), compute), cast(patch_.weight), cast(patch_.bias),
                         {config_.patch_height, config_.patch_width});
     x = x.flatten(2).transpose(1, 2);
     x = at_point(std::move(x), "patch_embed");
@@ -495,37 +557,24 @@ at::Tensor VitModel::forward(const at::Tensor& pixels) {
     }
     if (prefix > 0) x = at::cat({parts.front().expand({batch, prefix, width}), x}, 1);
     if (config_.pre_norm) x = norm(x, pre_norm_, width);
+    return x;
+}
 
-    at::Tensor cos, sin;
-    if (config_.rope_theta) {
-        // DINOv3: patch centres in [-1, 1] on both axes, head_dim / 4 frequencies each, in float32 whatever the model's
-        // type.
-        const std::int64_t dim = width / config_.heads;
-        const auto options = at::TensorOptions().dtype(at::kFloat).device(pixels.device());
-        const auto centres = [&](std::int64_t n) {
-            return (at::arange(n, options) + 0.5) / static_cast<double>(n) * 2.0 - 1.0;
-        };
-        const auto grid = at::meshgrid({centres(tokens.rows), centres(tokens.cols)}, "ij");
-        const auto coords = at::stack({grid[0], grid[1]}, -1).flatten(0, 1);  // [patches, 2]
-        const auto exponents = at::arange(dim / 4, options) * (4.0 / static_cast<double>(dim));
-        const auto frequencies = exponents.mul(-std::log(*config_.rope_theta)).exp();
-        auto angles = (2.0 * std::numbers::pi * coords.unsqueeze(-1) * frequencies).flatten(1);
-        angles = at::cat({angles, angles}, 1);  // [patches, head_dim]
-        cos = angles.cos().to(compute);
-        sin = angles.sin().to(compute);
-    }
+at::Tensor VitModel::run_block(std::int64_t i, at::Tensor x, const Place& place) const {
+    const Block& block = blocks_[static_cast<std::size_t>(i)];
+    const std::int64_t width = config_.width;
+    auto normed = at_point(norm(x, block.norm1, width), "blocks.{}.norm1", i);
+    auto branch = at_point(attend(i, block, normed, place), "blocks.{}.attn", i);
+    if (block.scale1.defined()) branch = branch * cast(block.scale1);
+    x = x + drop_path(branch, i);
+    normed = at_point(norm(x, block.norm2, width), "blocks.{}.norm2", i);
+    branch = at_point(mlp(normed, block.fc1, block.fc2, config_.gated_mlp), "blocks.{}.mlp", i);
+    if (block.scale2.defined()) branch = branch * cast(block.scale2);
+    return at_point(x + drop_path(branch, i), "blocks.{}", i);
+}
 
-    for (std::int64_t i = 0; i < config_.depth; ++i) {
-        const Block& block = blocks_[static_cast<std::size_t>(i)];
-        auto normed = at_point(norm(x, block.norm1, width), "blocks.{}.norm1", i);
-        auto branch = at_point(attend(i, block, normed, tokens, cos, sin), "blocks.{}.attn", i);
-        if (block.scale1.defined()) branch = branch * cast(block.scale1);
-        x = x + drop_path(branch, i);
-        normed = at_point(norm(x, block.norm2, width), "blocks.{}.norm2", i);
-        branch = at_point(mlp(normed, block.fc1, block.fc2, config_.gated_mlp), "blocks.{}.mlp", i);
-        if (block.scale2.defined()) branch = branch * cast(block.scale2);
-        x = at_point(x + drop_path(branch, i), "blocks.{}", i);
-    }
+at::Tensor VitModel::answer(at::Tensor x, const TokenLayout& tokens) const {
+    const std::int64_t width = config_.width, prefix = config_.prefix();
     if (config_.final_norm) x = at_point(norm(x, norm_, width), "norm");
 
     const auto mean_of_patches = [&] { return x.narrow(1, prefix, x.size(1) - prefix).mean(1); };

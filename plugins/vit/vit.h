@@ -5,6 +5,7 @@
 //     (*model)->parameters()) tensor.requires_grad_(true);   // forward reads these very tensors
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -96,6 +97,8 @@ class VitModel : public Model {
     static Result<std::unique_ptr<VitModel>> spread(VitConfig config, std::uint64_t seed);
 
     at::Tensor forward(const at::Tensor& pixels) override;
+    bool has_chain() const override { return true; }
+    std::optional<Chain> chain(std::int64_t input_height, std::int64_t input_width) override;
     TokenLayout layout(std::int64_t input_height, std::int64_t input_width) const override;
     std::vector<NamedPoint> points() const override;
     /// The tensors that forward reads, by timm's names. Train them in place (requires_grad, optimiser steps under
@@ -122,6 +125,21 @@ class VitModel : public Model {
         at::Tensor scale1, scale2;
     };
 
+    /// What all blocks of one run share: the tokens, and for rotary positions the turns of the patches.
+    struct Place {
+        TokenLayout tokens;
+        at::Tensor cos, sin;
+    };
+    /// From the normed tokens to queries, keys and values; holds what it needs, so that a capture may outlive the
+    /// model.
+    struct Projection {
+        Affine qkv, q_norm, k_norm;
+        at::Tensor cos, sin;
+        std::int64_t heads, prefix;
+        double norm_eps;
+        std::array<at::Tensor, 3> operator()(const at::Tensor& x) const;
+    };
+
     VitModel(VitConfig config, NamedTensors tensors);
     void bind();
     void describe();
@@ -130,8 +148,11 @@ class VitModel : public Model {
     at::Tensor norm(const at::Tensor& x, const Affine& affine, std::int64_t width) const;
     at::Tensor activate(const at::Tensor& x) const;
     at::Tensor positions(std::int64_t rows, std::int64_t cols) const;
-    at::Tensor attend(std::int64_t index, const Block& block, const at::Tensor& x, const TokenLayout& layout,
-                      const at::Tensor& cos, const at::Tensor& sin) const;
+    Place place_of(std::int64_t input_height, std::int64_t input_width) const;
+    at::Tensor embed(const at::Tensor& pixels, const TokenLayout& tokens) const;
+    at::Tensor run_block(std::int64_t index, at::Tensor x, const Place& place) const;
+    at::Tensor answer(at::Tensor x, const TokenLayout& tokens) const;
+    at::Tensor attend(std::int64_t index, const Block& block, const at::Tensor& x, const Place& place) const;
     at::Tensor mlp(const at::Tensor& x, const Affine& fc1, const Affine& fc2, bool gated) const;
     at::Tensor pool_by_attention(const at::Tensor& x, const TokenLayout& layout) const;
     at::Tensor drop_path(const at::Tensor& x, std::int64_t index) const;

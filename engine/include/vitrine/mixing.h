@@ -1,7 +1,8 @@
 // A Mixing: for one given input, the linear operator P from keys to queries by which tokens read each other.
 //
 // P is never stored unless it is all there is. Rows, columns, tiles and products are computed when they are looked at.
-// Shapes below are without a batch axis: a Mixing is of one picture. All results are float32 on the CPU.
+// Shapes below are without a batch axis: a Mixing is of one picture. All results are float32: on the CPU, but those of left, right and
+// sensitivity where their first argument is, so that a walk over many layers need not leave the device.
 #pragma once
 
 #include <cstdint>
@@ -73,6 +74,8 @@ class Mixing {
 
     /// Whether rows are non-negative and sum to 1 (rollout needs it).
     virtual bool row_stochastic() const { return true; }
+    /// Where it computes: a walk starts by taking its weights there.
+    virtual at::Device device() const { return at::kCPU; }
     /// Bytes kept.
     virtual std::int64_t size_bytes() const = 0;
     /// The implementation that answered last, for the status line: "map_rows reference".
@@ -82,7 +85,8 @@ class Mixing {
     virtual at::Tensor q() const { return {}; }
     virtual at::Tensor k() const { return {}; }
     virtual at::Tensor v() const { return {}; }
-    /// The output the model went on with, carrying the graph when gradients were asked for. [heads, queries, dim]
+    /// The output the model went on with, carrying the graph when gradients were asked for; undefined where only inputs were kept.
+    /// [heads, queries, dim]
     virtual at::Tensor output() const { return {}; }
 };
 
@@ -90,7 +94,7 @@ class Mixing {
 class TokenMap {
   public:
     virtual ~TokenMap() = default;
-    /// Takes a distribution over the later tokens back to the earlier ones. [later] -> [earlier]
+    /// Takes a distribution over the later tokens back to the earlier ones, on the device of r. [later] -> [earlier]
     virtual at::Tensor back(const at::Tensor& r) const = 0;
 };
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -35,6 +37,7 @@ struct ModelInfo {
     std::int64_t patch_height = 0, patch_width = 0;
     Readout readout = Readout::Unknown;
     bool relu_only = false;    ///< every nonlinearity is a ReLU (guided backprop has a meaning)
+    std::int64_t kept_widths = 4;  ///< what a capture keeps of a token in a layer, in widths: queries, keys, values and output, and copies
     std::string cam_point;     ///< the named point the CAM family reads by default
     std::vector<std::string> notes;  ///< what was assumed, what was left unused
 };
@@ -45,18 +48,31 @@ struct NamedPoint {
     std::string meaning;  ///< "tokens after the first norm [batch, tokens, width]"
 };
 
+/// A model as a row of blocks over one stream of tokens, so that a block can be run again on its own:
+/// forward(pixels) is end(block(n - 1, ... block(0, begin(pixels)))). Reports its mixings and points as forward does.
+struct Chain {
+    std::int64_t blocks = 0;
+    std::function<at::Tensor(const at::Tensor& pixels)> begin;                ///< -> [1, tokens, width]
+    std::function<at::Tensor(std::int64_t block, const at::Tensor& x)> block; ///< -> [1, tokens, width]
+    std::function<at::Tensor(const at::Tensor& x)> end;                       ///< -> [1, classes]
+};
+
 /// A model. Lives on the engine thread. Functions that compute may throw c10::Error; `run` in capture.h is the edge.
 class Model {
   public:
     virtual ~Model() = default;
 
     /// [batch, 3, height, width] float32, normalised -> [batch, classes]; features [batch, width] when classes is 0.
-    /// Reports its mixings by MixingScope and its activations by point() (see capture.h).
+    /// Takes pixels from any device to its own. Reports its mixings by MixingScope and its activations by point() (see capture.h).
     virtual at::Tensor forward(const at::Tensor& pixels) = 0;
 
     /// The tokens of the attention layers for an input of this size.
     virtual TokenLayout layout(std::int64_t input_height, std::int64_t input_width) const = 0;
     virtual std::vector<NamedPoint> points() const { return {}; }
+    /// Block by block, for a picture of this size; nothing where the model is no such row. Valid while the model lives and stays where
+    /// it is. A model that has one also gives recipes (report_recipe in capture.h).
+    virtual bool has_chain() const { return false; }
+    virtual std::optional<Chain> chain(std::int64_t /*input_height*/, std::int64_t /*input_width*/) { return std::nullopt; }
     /// Trainable tensors by name (the model's own storage); empty where they cannot be reached.
     virtual std::vector<std::pair<std::string, at::Tensor>> parameters() { return {}; }
     /// Moves weights to a device and type.

@@ -1,0 +1,57 @@
+// The map kernels of a CUDA device over tensors as they lie there: nothing is copied, answers stay on the device.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <vitrine/kernels/cuda/attention.h>
+#include <vitrine/mixing.h>
+
+#include "softmax_mixing.h"
+
+namespace vitrine {
+
+/// Whether the device kernels take this attention: they were built, it lies on a CUDA device in fp32, fp16 or bf16, and
+/// VITRINE_KERNEL does not force a kernel of the CPU.
+bool device_kernels_take(const at::Tensor& q);
+
+/// What the device kernels are given, and the tensors that the pointers in it mean.
+struct DeviceReady {
+    at::Tensor q, k;             ///< [heads or key heads, tokens, head_dim], last stride 1
+    at::Tensor bias, mask, lse;  ///< lse [heads, queries] fp32 contiguous; bias and mask as they broadcast
+    kernels::cuda::DeviceAttention params;
+};
+/// Fills it in from q and k [heads, tokens, head_dim] and the terms; `like` is the shape of the scores without keys.
+/// `lse` is [heads, queries] or undefined: then a pass of ours finds it.
+Result<DeviceReady> prepare_device(const at::Tensor& q, const at::Tensor& k, const std::vector<ScoreTerm>& terms,
+                                   std::vector<std::int64_t> like, double scale, bool causal, const at::Tensor& lse);
+
+// The operations of a Mixing; `shown` is set to what ran, "map_rows cuda_sm80". Indices were checked.
+using Indices = std::vector<std::int64_t>;
+/// [chosen heads, chosen queries, keys]; all heads where `heads` holds all in order.
+Result<at::Tensor> device_rows(const DeviceReady& ready, const Indices& heads, const Indices& queries,
+                               std::string& shown);
+/// [chosen heads, queries, chosen keys]
+Result<at::Tensor> device_columns(const DeviceReady& ready, const Indices& heads, const Indices& keys,
+                                  std::string& shown);
+Result<at::Tensor> device_tile(const DeviceReady& ready, const Indices& heads, std::int64_t q0, std::int64_t q1,
+                               std::int64_t k0, std::int64_t k1, std::int64_t pool, Pooling pooling,
+                               std::string& shown);
+/// r: [1 or heads, queries] fp32 contiguous on the device. [heads, keys]
+Result<at::Tensor> device_left(const DeviceReady& ready, const at::Tensor& r, std::string& shown);
+/// v: [heads, keys, dim]. [heads, queries, dim]
+Result<at::Tensor> device_right(const DeviceReady& ready, const at::Tensor& v, std::string& shown);
+/// v: [key heads, keys, dim], d_output: [heads, queries, dim], of q's type. [heads, keys]
+Result<at::Tensor> device_sensitivity(const DeviceReady& ready, const at::Tensor& v, const at::Tensor& d_output,
+                                      kernels::SweepFunctor functor, const at::Tensor& r, std::string& shown);
+/// The same rows of many layers in one launch, on the device. Each [heads, queries, keys], or [queries, keys].
+Result<std::vector<at::Tensor>> device_rows_of_layers(std::span<const DeviceReady* const> layers,
+                                                      const Indices& queries, bool head_mean, std::string& shown);
+
+/// rows_of_layers with its answers where the kept tensors are.
+Result<LayerRows> rows_of_layers_there(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean);
+
+}  // namespace vitrine
