@@ -50,6 +50,19 @@ thread_local volatile float t_sink = 0;
     return 2.0 * 8 * kChains * kSteps;
 }
 
+[[gnu::target("avx512f")]] void read_avx512(const float* data, std::int64_t count) {
+    __m512 sum[8];
+    for (auto& s : sum) s = _mm512_setzero_ps();
+    std::int64_t i = 0;
+    for (; i + 128 <= count; i += 128)
+#pragma GCC unroll 8
+        for (int c = 0; c < 8; ++c) sum[c] = _mm512_add_ps(sum[c], _mm512_loadu_ps(data + i + 16 * c));
+    float out[16];
+    for (int c = 1; c < 8; ++c) sum[0] = _mm512_add_ps(sum[0], sum[c]);
+    _mm512_storeu_ps(out, sum[0]);
+    t_sink = out[1];
+}
+
 [[gnu::target("avx2")]] void read_avx2(const float* data, std::int64_t count) {
     __m256 sum[8];
     for (auto& s : sum) s = _mm256_setzero_ps();
@@ -86,6 +99,10 @@ double operations() {
 
 void read(const float* data, std::int64_t count) {
 #if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f")) {
+        read_avx512(data, count);
+        return;
+    }
     if (__builtin_cpu_supports("avx2")) {
         read_avx2(data, count);
         return;
