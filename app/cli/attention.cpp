@@ -1,4 +1,4 @@
-// vitrine attention: attention maps as an array.
+// vitrine attention: attention maps as an array, or the tokens that are read most.
 #include <ATen/ops/einsum.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
@@ -34,10 +34,40 @@ struct Query {
     std::optional<std::int64_t> token;
 };
 
+/// One list of tokens a row of `map`: [keys] or [heads, keys].
+Result<nlohmann::json> most_read(const FlowStep& step, const at::Tensor& map, const std::string& head,
+                                 std::int64_t top) {
+    const auto [values, indices] =
+        VITRINE_TRY(top_entries(map.dim() == 1 ? map.unsqueeze(0) : map, std::min(top, map.size(-1))));
+    const TokenLayout& layout = step.mixing->key_layout;
+    nlohmann::json lists = nlohmann::json::array();
+    for (std::int64_t h = 0; h < values.size(0); ++h) {
+        nlohmann::json tokens = nlohmann::json::array();
+        for (std::int64_t t = 0; t < values.size(1); ++t) {
+            const auto token = indices[h][t].item<std::int64_t>();
+            tokens.push_back(
+                {{"token", token}, {"name", layout.name_of(token)}, {"value", values[h][t].item<float>()}});
+            if (layout.known() && token >= layout.prefix_count() && layout.cols > 0) {
+                tokens.back()["row"] = (token - layout.prefix_count()) / layout.cols;
+                tokens.back()["col"] = (token - layout.prefix_count()) % layout.cols;
+            }
+        }
+        nlohmann::json list{{"layer", step.layer}, {"head", head}, {"tokens", std::move(tokens)}};
+        if (head == "all")
+            list["head"] = h;
+        else if (head != "mean")
+            list["head"] = (VITRINE_TRY(whole_number(head, "head")) + step.mixing->heads) % step.mixing->heads;
+        lists.push_back(std::move(list));
+    }
+    return lists;
+}
+
 }  // namespace
 
 Status attention(const Common& common, const AttentionOptions& options) {
     VITRINE_CHECK(check_owners(common, {"preprocess"}));
+    if (options.top > 0 && options.query == "all")
+        return fail(ErrorCode::BadInput, "--top lists what one query reads; --query all names all of them");
     const auto model = VITRINE_TRY(open(common));
     if (model->info().layers == 0 && model->is_native())
         return fail(ErrorCode::Unsupported, "{} has no attention; try vitrine explain", model->info().name);
@@ -116,17 +146,27 @@ Status attention(const Common& common, const AttentionOptions& options) {
         maps.push_back(std::move(map));
         progress({static_cast<std::int64_t>(maps.size()), static_cast<std::int64_t>(chosen.size()), "layers"});
     }
+    nlohmann::json document{{"layers", layers}, {"implementation", chosen.back()->mixing->implementation()}};
+    if (options.top > 0) {
+        document["query"] = options.query;
+        document["top"] = nlohmann::json::array();
+        for (std::size_t l = 0; l < chosen.size(); ++l)
+            for (auto& list : VITRINE_TRY(most_read(*chosen[l], maps[l], options.head, options.top)))
+                document["top"].push_back(std::move(list));
+        if (options.out.empty()) {
+            fmt::print("{}\n", document.dump(2));
+            return {};
+        }
+    }
     for (const auto& map : maps)
         if (map.sizes() != maps.front().sizes())
             return fail(ErrorCode::Unsupported,
                         "the layers have maps of different shapes; write them one by one with --layer");
     const at::Tensor out = options.layer == "all" ? at::stack(maps) : maps.front();
     VITRINE_CHECK(save_npy(options.out, out));
-    if (common.json) {
-        nlohmann::json document{{"file", options.out},
-                                {"shape", out.sizes().vec()},
-                                {"layers", layers},
-                                {"implementation", chosen.back()->mixing->implementation()}};
+    if (common.json || options.top > 0) {
+        document["file"] = options.out;
+        document["shape"] = out.sizes().vec();
         fmt::print("{}\n", document.dump(2));
     } else {
         say(fmt::format("wrote {} [{}]", options.out, fmt::join(out.sizes().vec(), ", ")));

@@ -68,8 +68,14 @@ int run(const std::vector<std::string>& arguments) {
     attention_command->add_option("--layer", attention_options.layer, "a layer from 0, negative from the end, or all");
     attention_command->add_option("--head", attention_options.head, "a head, mean or all");
     attention_command->add_option("--query", attention_options.query, "readout, cls, ROW,COL or all");
-    attention_command->add_option("--out", attention_options.out, "the .npy file to write")->required();
-    attention_command->callback([&] { chosen = [&] { return attention(common, attention_options); }; });
+    attention_command->add_option("--out", attention_options.out, "the .npy file to write");
+    attention_command->add_option("--top", attention_options.top, "print the K most-read tokens as JSON")
+        ->check(CLI::Range(1, 100000));
+    attention_command->callback([&] {
+        if (attention_options.out.empty() && attention_options.top == 0)
+            throw CLI::ValidationError("--out or --top is required");
+        chosen = [&] { return attention(common, attention_options); };
+    });
 
     ExplainOptions explain_options;
     auto* explain_command = app.add_subcommand("explain", "why a model answered so, as maps, overlays and a manifest");

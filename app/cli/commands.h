@@ -25,6 +25,7 @@ struct AttentionOptions {
     std::string head = "mean";
     std::string query = "readout";
     std::string out;
+    std::int64_t top = 0;  ///< above 0: the most-read tokens are printed as JSON; `out` may then be empty
 };
 Status attention(const Common& common, const AttentionOptions& options);
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 #include <vitrine/base/file.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -183,6 +184,46 @@ TEST_F(CommandLine, AttentionRowsSumToOne) {
         for (std::size_t h = 0; h < 3; ++h) expected += all.values[((4 * 3 + h) * 197 + 1 + 3 * 14 + 7) * 197 + j] / 3;
         ASSERT_NEAR(mean.values[j], expected, 1e-6);
     }
+}
+
+TEST_F(CommandLine, AttentionListsTheMostReadTokens) {
+    NEED_DATA();
+    const fs::path file = folder_ / "rows.npy";
+    const auto outcome = vitrine({"attention", model_, photo_, "--layer", "all", "--head", "all", "--query", "3,7",
+                                  "--top", "4", "--out", file.string()});
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const json answer = json::parse(outcome.out);
+    const Array rows = read_npy(file);
+    ASSERT_EQ(rows.shape, (std::vector<std::int64_t>{12, 3, 197}));
+    ASSERT_EQ(answer["top"].size(), 36u);
+    EXPECT_EQ(answer["implementation"].get<std::string>().rfind("map_rows ", 0), 0u);
+    for (std::size_t list = 0; list < 36; ++list) {
+        const json& found = answer["top"][list];
+        EXPECT_EQ(found["layer"], list / 3);
+        EXPECT_EQ(found["head"], list % 3);
+        ASSERT_EQ(found["tokens"].size(), 4u);
+        std::vector<float> row(rows.values.begin() + static_cast<std::ptrdiff_t>(list * 197),
+                               rows.values.begin() + static_cast<std::ptrdiff_t>((list + 1) * 197));
+        for (const json& token : found["tokens"]) {
+            const auto most = std::max_element(row.begin(), row.end());
+            const auto at = most - row.begin();
+            EXPECT_EQ(token["token"], at);
+            EXPECT_FLOAT_EQ(token["value"].get<float>(), *most);
+            if (at > 0) {
+                EXPECT_EQ(token["row"], (at - 1) / 14);
+                EXPECT_EQ(token["col"], (at - 1) % 14);
+            }
+            *most = -1;
+        }
+    }
+    const auto readout = vitrine({"attention", model_, photo_, "--layer", "-1", "--head", "-1", "--top", "500"});
+    ASSERT_EQ(readout.status, 0) << readout.err;
+    const json every = json::parse(readout.out);
+    ASSERT_EQ(every["top"].size(), 1u);
+    EXPECT_EQ(every["top"][0]["head"], 2);
+    EXPECT_EQ(every["top"][0]["tokens"].size(), 197u) << "no more than there are";
+    EXPECT_EQ(vitrine({"attention", model_, photo_, "--query", "all", "--top", "3"}).status, 1);
+    EXPECT_EQ(vitrine({"attention", model_, photo_}).status, 2) << "neither --out nor --top";
 }
 
 TEST_F(CommandLine, AttentionOutsideTheModelIsRefusedWithItsRange) {
