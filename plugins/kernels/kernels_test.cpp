@@ -93,6 +93,24 @@ TEST_F(Kernels, AreListedForEveryOperation) {
         EXPECT_TRUE(names.count(wanted)) << wanted;
 }
 
+TEST_F(Kernels, TheLeanOneNamesItsPaperAndWhatRuns) {
+    std::set<std::string> probes;
+    for (const auto& kernel : registry().kernels()) {
+        if (kernel->operation() != "probe") continue;
+        EXPECT_EQ(kernel->description().system, 46);
+        EXPECT_THAT(kernel->description().source, testing::HasSubstr("2405.10480"));
+        probes.insert(kernel->description().name);
+        if (kernel->description().name != "attn_decode_lean") continue;
+        EXPECT_FALSE(kernel->why_not());
+        bool runs = false;
+        for (const kernels::AttentionKernels* table : kernels::attention_kernels())
+            runs = runs || (kernel->implementation() == table->name && table->machine() == nullptr);
+        EXPECT_TRUE(runs) << kernel->implementation();
+    }
+    EXPECT_TRUE(probes.count("attn_decode_lean"));
+    EXPECT_TRUE(probes.count("probe_reference"));
+}
+
 TEST_F(Kernels, TheForcedOneAnswersInEveryOperation) {
     const std::int64_t one[] = {17};
     std::set<std::string> rows;

@@ -6,6 +6,11 @@
 namespace vitrine::plugin::kernel_list {
 namespace {
 
+constexpr const char* kLeanPaper =
+    "R. Sanovar et al., Lean Attention: Hardware-Aware Scalable Attention Mechanism for the Decode-Phase of "
+    "Transformers, 2024, arXiv 2405.10480";
+constexpr int kLeanSystem = 46;
+
 class AttentionKernel final : public Kernel {
   public:
     AttentionKernel(kernels::Operation operation, const kernels::AttentionKernels& table)
@@ -13,7 +18,12 @@ class AttentionKernel final : public Kernel {
 
     Description description() const override {
         const std::string name = kernels::name_of(operation_);
-        return {name + "_" + table_.name, name + ", " + table_.name, kernels::summary_of(operation_), "", 0};
+        Description d{name + "_" + table_.name, name + ", " + table_.name, kernels::summary_of(operation_), "", 0};
+        if (operation_ == kernels::Operation::Probe) {
+            d.source = kLeanPaper;
+            d.system = kLeanSystem;
+        }
+        return d;
     }
     std::string operation() const override { return kernels::name_of(operation_); }
     std::string implementation() const override { return table_.name; }
@@ -27,6 +37,23 @@ class AttentionKernel final : public Kernel {
     const kernels::AttentionKernels& table_;
 };
 
+/// The probe under the name of its system, in the form that this machine runs.
+class LeanDecode final : public Kernel {
+  public:
+    Description description() const override {
+        return {"attn_decode_lean", "LeanAttention for few queries", kernels::summary_of(kernels::Operation::Probe),
+                kLeanPaper, kLeanSystem};
+    }
+    std::string operation() const override { return kernels::name_of(kernels::Operation::Probe); }
+    std::string implementation() const override {
+        std::string name;
+        for (const kernels::AttentionKernels* table : kernels::attention_kernels())
+            if (table->machine() == nullptr) name = table->name;  // by growing speed
+        return name;
+    }
+    std::optional<std::string> why_not() const override { return std::nullopt; }
+};
+
 }  // namespace
 }  // namespace vitrine::plugin::kernel_list
 
@@ -35,4 +62,5 @@ VITRINE_PLUGIN(kernels) {
     for (const kernels::Operation operation : kernels::kOperations)
         for (const kernels::AttentionKernels* table : kernels::attention_kernels())
             registry.add(std::make_unique<plugin::kernel_list::AttentionKernel>(operation, *table));
+    registry.add(std::make_unique<plugin::kernel_list::LeanDecode>());
 }

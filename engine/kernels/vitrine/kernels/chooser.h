@@ -12,6 +12,8 @@
 #include <vitrine/base/result.h>
 #include <vitrine/kernels/attention.h>
 #include <vitrine/kernels/fused_sweep.h>
+#include <vitrine/kernels/probe.h>
+#include <vitrine/kernels/small_attention.h>
 #include <vitrine/kernels/sweep_gradient.h>
 
 namespace vitrine::kernels {
@@ -29,19 +31,22 @@ enum class Operation : std::uint8_t {
     MapSweepGradient,
     MapApply,
     PackKeys,
-    FusedSweep
+    FusedSweep,
+    SmallAttention,
+    Probe
 };
 inline constexpr Operation kOperations[] = {
     Operation::LogSumExp,      Operation::MapRows,          Operation::MapRowsLayers, Operation::MapRowsTop,
     Operation::MapColumns,     Operation::MapColumnsLayers, Operation::MapTile,       Operation::MapSweep,
     Operation::MapSweepCounts, Operation::MapSweepGradient, Operation::MapApply,      Operation::PackKeys,
-    Operation::FusedSweep};
+    Operation::FusedSweep,     Operation::SmallAttention,   Operation::Probe};
 /// "map_rows"
 const char* name_of(Operation operation) noexcept;
 /// What it gives, one sentence.
 const char* summary_of(Operation operation) noexcept;
 
-/// One implementation of every operation; the signatures are those of attention.h and sweep_gradient.h.
+/// One implementation of every operation; the signatures are those of attention.h, sweep_gradient.h,
+/// small_attention.h and probe.h.
 struct AttentionKernels {
     const char* name;                   ///< "reference", "avx2", "avx512": what VITRINE_KERNEL takes
     const char* (*machine)() noexcept;  ///< why this machine cannot run it; null when it can
@@ -61,6 +66,8 @@ struct AttentionKernels {
     decltype(&vitrine::kernels::map_apply) map_apply;
     decltype(&vitrine::kernels::pack_keys) pack_keys;
     const FusedKernels* fused = nullptr;  ///< null where it has none
+    decltype(&vitrine::kernels::small_attention) small_attention = nullptr;
+    decltype(&vitrine::kernels::probe) probe = nullptr;  ///< choose() takes attention_of(its parameters)
 };
 
 /// All implementations that were built, the plain one first, then by growing speed.

@@ -16,6 +16,8 @@
 #include <type_traits>
 
 #include <vitrine/kernels/chooser.h>
+#include <vitrine/kernels/cpu/probe_run.h>
+#include <vitrine/kernels/small_attention.h>
 
 namespace vitrine::kernels {
 namespace {
@@ -35,6 +37,8 @@ const char* machine() noexcept {
 
 #include <vitrine/kernels/cpu/attention_vector.h>
 
+#include <vitrine/kernels/cpu/probe_vector.h>
+
 #pragma GCC pop_options
 
 namespace vitrine::kernels {
@@ -50,6 +54,8 @@ const AttentionKernels* avx2_kernels() noexcept {
     static const AttentionKernels table = [] {
         AttentionKernels made = Attention<Avx2>::table("avx2", &machine, &why_not);
         made.fused = fused_avx2();
+        made.small_attention = &SmallAttention<Avx2>::run;
+        made.probe = &Probe<Avx2>::run;
         return made;
     }();
     return &table;

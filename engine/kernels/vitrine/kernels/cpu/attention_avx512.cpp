@@ -16,6 +16,8 @@
 #include <type_traits>
 
 #include <vitrine/kernels/chooser.h>
+#include <vitrine/kernels/cpu/probe_run.h>
+#include <vitrine/kernels/small_attention.h>
 
 namespace vitrine::kernels {
 namespace {
@@ -39,6 +41,8 @@ const char* machine() noexcept {
 
 #include <vitrine/kernels/cpu/attention_vector.h>
 
+#include <vitrine/kernels/cpu/probe_vector.h>
+
 #pragma GCC pop_options
 
 namespace vitrine::kernels {
@@ -54,6 +58,8 @@ const AttentionKernels* avx512_kernels() noexcept {
     static const AttentionKernels table = [] {
         AttentionKernels made = Attention<Avx512>::table("avx512", &machine, &why_not);
         made.fused = fused_avx512();
+        made.small_attention = &SmallAttention<Avx512>::run;
+        made.probe = &Probe<Avx512>::run;
         return made;
     }();
     return &table;

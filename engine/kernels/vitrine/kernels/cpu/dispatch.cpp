@@ -21,7 +21,7 @@ const std::vector<const AttentionKernels*>& built() {
 
 bool needs_lse(Operation operation) {
     return operation != Operation::LogSumExp && operation != Operation::MapSweepGradient &&
-           operation != Operation::PackKeys;
+           operation != Operation::PackKeys && operation != Operation::SmallAttention && operation != Operation::Probe;
 }
 
 /// Why an implementation cannot do this; null when it can.
@@ -67,6 +67,10 @@ const char* name_of(Operation operation) noexcept {
             return "pack_keys";
         case Operation::FusedSweep:
             return "fused_sweep";
+        case Operation::SmallAttention:
+            return "small_attention";
+        case Operation::Probe:
+            return "probe";
     }
     return "unknown";
 }
@@ -99,6 +103,10 @@ const char* summary_of(Operation operation) noexcept {
             return "Lays the keys out so that single rows read memory in order.";
         case Operation::FusedSweep:
             return "Rows, sums and order statistics of the mean, maximum or minimum over heads.";
+        case Operation::SmallAttention:
+            return "The forward of a short sequence with its whole map, in one pass.";
+        case Operation::Probe:
+            return "Few queries against very many keys, cut in equal runs over all workers, nothing known beforehand.";
     }
     return "unknown";
 }
@@ -124,7 +132,9 @@ const AttentionKernels* reference_kernels() noexcept {
         &map_sweep_gradient,
         &map_apply,
         &pack_keys,
-        fused_reference()};
+        fused_reference(),
+        &small_attention,
+        &probe};
     return &table;
 }
 
