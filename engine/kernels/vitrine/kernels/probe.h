@@ -29,22 +29,26 @@ namespace vitrine::kernels {
 // ---- schedule ----
 
 /// How `tiles` tiles of keys are cut among `workers`: the first `high` workers take `most`, the others one less.
-struct LeanCut {
-    std::int64_t tiles = 0, workers = 1, most = 0, high = 1;
+/// Int: 64 bits on the host, 32 on a device, whose long divisions are slow.
+template <class Int>
+struct LeanCutOf {
+    Int tiles = 0, workers = 1, most = 0, high = 1;
 
-    VITRINE_HOST_DEVICE std::int64_t start(std::int64_t worker) const {
+    VITRINE_HOST_DEVICE Int start(Int worker) const {
         return worker < high ? worker * most : worker * (most - 1) + high;
     }
-    VITRINE_HOST_DEVICE std::int64_t count(std::int64_t worker) const { return worker < high ? most : most - 1; }
+    VITRINE_HOST_DEVICE Int count(Int worker) const { return worker < high ? most : most - 1; }
     /// The worker that takes this tile, 0 <= tile < tiles. With runs of one tile every worker is among the first.
-    VITRINE_HOST_DEVICE std::int64_t worker_of(std::int64_t tile) const {
+    VITRINE_HOST_DEVICE Int worker_of(Int tile) const {
         return tile < high * most ? tile / most : high + (tile - high * most) / (most - 1);
     }
 };
+using LeanCut = LeanCutOf<std::int64_t>;
 
 /// Workers without a tile are left out: the cut has min(workers, tiles) of them, and 1 where there is no tile.
-VITRINE_HOST_DEVICE inline LeanCut lean_cut(std::int64_t tiles, std::int64_t workers) {
-    LeanCut cut;
+template <class Int>
+VITRINE_HOST_DEVICE inline LeanCutOf<Int> lean_cut(Int tiles, Int workers) {
+    LeanCutOf<Int> cut;
     cut.tiles = tiles;
     cut.workers = workers < tiles ? workers : tiles;
     if (cut.workers < 1) cut.workers = 1;
@@ -138,13 +142,13 @@ VITRINE_HOST_DEVICE inline std::int64_t lean_row_blocks(std::int64_t queries, st
 }
 
 /// Tiles of one block of rows over `length` keys.
-VITRINE_HOST_DEVICE inline std::int64_t lean_tiles(std::int64_t length, std::int64_t block, std::int64_t queries,
-                                                   std::int64_t group, bool causal,
-                                                   std::int64_t tile_keys = kLeanKeys) {
-    std::int64_t seen = length;
+template <class Int>
+VITRINE_HOST_DEVICE inline Int lean_tiles(Int length, Int block, Int queries, Int group, bool causal,
+                                          Int tile_keys = static_cast<Int>(kLeanKeys)) {
+    Int seen = length;
     if (causal) {
-        const std::int64_t last = ((block + 1) * kLeanRows - 1) / group;
-        const std::int64_t limit = (last < queries - 1 ? last : queries - 1) + 1;
+        const Int last = ((block + 1) * static_cast<Int>(kLeanRows) - 1) / group;
+        const Int limit = (last < queries - 1 ? last : queries - 1) + 1;
         if (limit < seen) seen = limit;
     }
     return (seen + tile_keys - 1) / tile_keys;

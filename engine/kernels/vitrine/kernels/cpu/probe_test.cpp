@@ -81,7 +81,7 @@ TEST(LeanSchedule, EveryTileBelongsToOneWorkerInRunsOfEqualLength) {
 }
 
 TEST(LeanSchedule, IsThatOfTheWorkedExamples) {
-    const LeanCut ten = lean_cut(10, 4);
+    const LeanCut ten = lean_cut<Index>(10, 4);
     EXPECT_EQ(ten.most, 3);
     EXPECT_EQ(ten.high, 2);
     const Index starts[] = {0, 3, 6, 8}, counts[] = {3, 3, 2, 2};
@@ -90,16 +90,16 @@ TEST(LeanSchedule, IsThatOfTheWorkedExamples) {
         EXPECT_EQ(ten.count(g), counts[g]);
     }
     // B 1, 8 heads, 65536 keys in tiles of 128; B 2, 3 heads, 700 keys in tiles of 64; 12 heads of one tile.
-    EXPECT_EQ(lean_cut(4096, 256).most, 16);
-    EXPECT_EQ(lean_cut(4096, 256).high, 256);
-    EXPECT_EQ(lean_cut(66, 8).most, 9);
-    EXPECT_EQ(lean_cut(66, 8).high, 2);
-    EXPECT_EQ(lean_cut(12, 6).most, 2);
+    EXPECT_EQ(lean_cut<Index>(4096, 256).most, 16);
+    EXPECT_EQ(lean_cut<Index>(4096, 256).high, 256);
+    EXPECT_EQ(lean_cut<Index>(66, 8).most, 9);
+    EXPECT_EQ(lean_cut<Index>(66, 8).high, 2);
+    EXPECT_EQ(lean_cut<Index>(12, 6).most, 2);
     const std::vector<Index> long_heads(8, 512);
     const LeanSchedule s = lean_schedule(long_heads, 256);
     for (Index t = 0; t < 8; ++t) EXPECT_LE(s.pieces(t), 33);
-    EXPECT_EQ(lean_cut(0, 7).workers, 1);
-    EXPECT_EQ(lean_cut(0, 7).count(0), 0);
+    EXPECT_EQ(lean_cut<Index>(0, 7).workers, 1);
+    EXPECT_EQ(lean_cut<Index>(0, 7).count(0), 0);
     EXPECT_EQ(lean_workers(1000, 264), 264);
     EXPECT_EQ(lean_workers(100, 264), 50);
     EXPECT_EQ(lean_workers(1, 264), 1);
