@@ -13,14 +13,20 @@ namespace vitrine::kernels {
 /// Values and results beside the AttentionParams of the scores (whose lse is not read). Strides are in elements: head,
 /// token; the last axis has stride 1.
 struct SmallAttentionParams {
-    const float* v = nullptr;  ///< [key_heads, keys, value_dim]
+    const float* v = nullptr;  ///< [value_heads, keys, value_dim]
     std::int64_t v_stride[2] = {0, 0};
     std::int64_t value_dim = 0;
-    float* out = nullptr;  ///< [heads, queries, value_dim]
+    std::int64_t value_heads = 0;  ///< 0: as many as key heads; heads is a multiple, as with keys
+    float* out = nullptr;          ///< [heads, queries, value_dim]
     std::int64_t out_stride[2] = {0, 0};
     float* map = nullptr;  ///< [heads, queries, keys] contiguous
     float* lse = nullptr;  ///< [heads, queries] contiguous, natural logarithm
 };
+
+/// The value head that a head reads.
+inline std::int64_t value_head(const AttentionParams& p, const SmallAttentionParams& s, std::int64_t head) noexcept {
+    return head / (p.heads / (s.value_heads > 0 ? s.value_heads : p.key_heads));
+}
 
 /// Why these parameters cannot be run; null when they can.
 const char* cannot_run(const AttentionParams& params, const SmallAttentionParams& small) noexcept;

@@ -11,6 +11,8 @@ namespace vitrine::kernels {
 const char* cannot_run(const AttentionParams& p, const SmallAttentionParams& s) noexcept {
     if (const char* why = cannot_run(p, false)) return why;
     if (s.v == nullptr || s.value_dim < 1) return "the values are missing";
+    if (s.value_heads < 0 || (s.value_heads > 0 && p.heads % s.value_heads != 0))
+        return "the number of heads is no multiple of the value heads";
     if (s.out == nullptr || s.map == nullptr || s.lse == nullptr)
         return "there is no place for the output, the map or the log-sum-exp";
     return nullptr;
@@ -29,7 +31,7 @@ void small_attention(const AttentionParams& p, const SmallAttentionParams& s, co
         for (std::int64_t item = begin; item < end; ++item) {
             const std::int64_t h = item / p.queries, i = item % p.queries;
             const float* row = s.map + item * p.keys;
-            const float* v = s.v + h / (p.heads / p.key_heads) * s.v_stride[0];
+            const float* v = s.v + value_head(p, s, h) * s.v_stride[0];
             float* out = s.out + h * s.out_stride[0] + i * s.out_stride[1];
             std::fill(out, out + s.value_dim, 0.0F);
             for (std::int64_t j = 0; j < p.keys; ++j)

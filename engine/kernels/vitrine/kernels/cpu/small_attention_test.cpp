@@ -46,6 +46,7 @@ Answer run(const AttentionKernels& kernels, const AttentionData& data, const Par
     s.v_stride[0] = data.g.v_stride[0];
     s.v_stride[1] = data.g.v_stride[1];
     s.value_dim = dim;
+    s.value_heads = data.g.value_heads;
     s.out = out.data();
     s.out_stride[0] = wide;
     s.out_stride[1] = p.heads * wide;
@@ -92,7 +93,7 @@ TEST_P(SmallAttention, IsForwardAndMapInDoublePrecision) {
                 double sum = 0;
                 for (Index j = 0; j < p.keys; ++j)
                     sum += map[static_cast<std::size_t>((h * p.queries + i) * p.keys + j)] *
-                           data.g.v[data.key_head(h) * data.g.v_stride[0] + j * data.g.v_stride[1] + d];
+                           data.g.v[data.value_head(h) * data.g.v_stride[0] + j * data.g.v_stride[1] + d];
                 out.push_back(sum);
                 most_out = std::max(most_out, std::abs(sum));
             }

@@ -68,7 +68,6 @@ struct SmallAttention {
                        Index first, Index count, float* to, Index pitch) {
         Float acc[kRows][NV];
         A::template product<NV>(panel, group, p.head_dim, acc);
-        const Float scale = S::all(p.scale);
         if (A::has_extra(p)) {
             alignas(64) float extra[kRows][NV * kLanes] = {};
             const Tokens keys{nullptr, 0, p.keys};
@@ -78,12 +77,12 @@ struct SmallAttention {
             for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
                 for (int v = 0; v < NV; ++v)
-                    S::store(to + m * pitch + v * kLanes, S::fma(acc[m][v], scale, S::load(extra[m] + v * kLanes)));
+                    S::store(to + m * pitch + v * kLanes, A::score(p, acc[m][v], S::load(extra[m] + v * kLanes)));
         } else {
 #pragma GCC unroll 8
             for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
-                for (int v = 0; v < NV; ++v) S::store(to + m * pitch + v * kLanes, S::mul(acc[m][v], scale));
+                for (int v = 0; v < NV; ++v) S::store(to + m * pitch + v * kLanes, S::mul(acc[m][v], S::all(p.scale)));
         }
         for (Index m = 0; m < kRows && count < NV * kLanes; ++m)
             for (Index c = count; c < NV * kLanes; ++c) to[m * pitch + c] = kNothing;
@@ -141,7 +140,7 @@ struct SmallAttention {
                                       A::keys_of(p, h), keys, first, count, p.head_dim);
                     }
                 }
-                const float* v = s.v + head * s.v_stride[0];
+                const float* v = s.v + value_head(p, s, h) * s.v_stride[0];
                 for (Index g = g0; g < least(g0 + kGroups, groups); ++g) {
                     const Index query = g * kRows, n = least(kRows, p.queries - query);
                     A::pack_panel(group.data(), kRows, A::queries_of(p, h), queries, query, n, p.head_dim);
