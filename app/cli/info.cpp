@@ -3,7 +3,23 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 namespace vitrine::cli {
+
+namespace {
+
+/// "20: airplane, automobile, bird, ... (label_names of the configuration)"
+std::string classes_text(std::int64_t classes, const Labels& labels) {
+    if (labels.names.empty()) return fmt::format("{}, without names", classes);
+    constexpr std::size_t kShown = 4;
+    const auto shown = std::min(kShown, labels.names.size());
+    return fmt::format("{}: {}{} ({})", classes,
+                       fmt::join(labels.names.begin(), labels.names.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
+                       shown < labels.names.size() ? ", ..." : "", labels.source);
+}
+
+}  // namespace
 
 Status info(const Common& common, const InfoOptions& options) {
     VITRINE_CHECK(check_owners(common, {"preprocess"}));
@@ -58,12 +74,12 @@ Status info(const Common& common, const InfoOptions& options) {
         fmt::print("{}\n", out.dump(2));
         return {};
     }
-    const auto line = [](std::string_view name, const std::string& text) { fmt::print("{:<17}{}\n", name, text); };
+    const auto line = [](std::string_view name, const std::string& text) { fmt::print("{:<18}{}\n", name, text); };
     line("name", facts.name);
     line("architecture", fmt::format("{} ({}{})", facts.title, facts.architecture,
                                      facts.dialect.empty() ? "" : ", " + facts.dialect + " names"));
     line("recognised by", facts.why);
-    line("size", fmt::format("{} parameters, {}", count_text(facts.parameters), size_text(facts.size_bytes)));
+    line("size", fmt::format("{} parameters, {} in memory", count_text(facts.parameters), size_text(facts.size_bytes)));
     if (facts.layers > 0)
         line("attention", fmt::format("{} layers, {} heads, width {}", facts.layers, facts.heads, facts.width));
     if (facts.layers > 0 && layout.known()) {
@@ -74,13 +90,11 @@ Status info(const Common& common, const InfoOptions& options) {
         line("tokens", "not known: " + layout.unknown);
     }
     line("answer from", std::string(name_of(facts.readout)));
-    line("classes", facts.classes == 0
-                        ? std::string("none: this model has no classifier")
-                        : fmt::format("{}, names from {}", facts.classes,
-                                      model->labels().source.empty() ? "nowhere" : model->labels().source));
+    line("classes", facts.classes == 0 ? std::string("none: this model has no classifier")
+                                       : classes_text(facts.classes, model->labels()));
     line("preprocessing", fmt::format("{} ({})", pre.summary(), pre.source));
     if (!pre.assumed.empty()) line("assumed", fmt::format("{}", fmt::join(pre.assumed, ", ")));
-    if (facts.layers > 0) line("a capture", cost_of().sentence(facts.layers));
+    if (facts.layers > 0) line("watching it takes", cost_of().sentence(facts.layers));
     for (const auto& note : facts.notes) line("note", note);
     if (options.points)
         for (const auto& point : model->points()) fmt::print("  {:<24} {}\n", point.name, point.meaning);

@@ -4,6 +4,11 @@
 #include <vitrine/base/file.h>
 #include <vitrine/device.h>
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -38,10 +43,13 @@ Result<nlohmann::json> systems() {
     std::string line;
     std::getline(lines, line);
     while (std::getline(lines, line)) {
-        const auto first = line.find('\t');
-        const auto second = line.find('\t', first + 1);
-        if (first == std::string::npos || second == std::string::npos) continue;
-        const int number = std::stoi(line.substr(0, first));
+        std::istringstream fields(line);  // number, year, title, works
+        std::string number_text, year, title, works;
+        if (!std::getline(fields, number_text, '\t') || !std::getline(fields, year, '\t') ||
+            !std::getline(fields, title, '\t'))
+            continue;
+        std::getline(fields, works, '\t');
+        const int number = std::stoi(number_text);
         auto plugins = nlohmann::json::array();
         auto collect = [&](const auto& of_kind) {
             for (const auto& plugin : of_kind)
@@ -53,9 +61,9 @@ Result<nlohmann::json> systems() {
         collect(registry().measures());
         collect(registry().kernels());
         collect(registry().references());
-        const std::string works = line.substr(second + 1);
         out.push_back({{"number", number},
-                       {"title", line.substr(first + 1, second - first - 1)},
+                       {"year", std::stoi(year)},
+                       {"title", title},
                        {"plugins", plugins},
                        {"works", plugins.empty() ? "not yet"
                                  : works.empty() ? "yes"
@@ -87,13 +95,21 @@ Status list(const Common& common, const std::string& what) {
         return {};
     }
     if (entries.empty()) say("no " + what + " are built in");
+    if (what == "systems") {
+        const auto done =
+            std::count_if(entries.begin(), entries.end(), [](const auto& entry) { return !entry["plugins"].empty(); });
+        fmt::print("{} papers, {} of them with something that works here; what works is named below each\n\n",
+                   entries.size(), done);
+    }
     for (const auto& entry : entries) {
         if (what == "systems") {
-            fmt::print("{:>3}  {:<8} {}\n", entry["number"].get<int>(), entry["works"].get<std::string>(),
-                       entry["title"].get<std::string>());
+            fmt::print("{:>3}  {}  {:<8} {}\n", entry["number"].get<int>(), entry["year"].get<int>(),
+                       entry["works"].get<std::string>(), entry["title"].get<std::string>());
+            for (const auto& plugin : entry["plugins"]) fmt::print("{:20}{}\n", "", plugin.get<std::string>());
             continue;
         }
-        fmt::print("{:<30} {}\n", entry["name"].get<std::string>(), entry["summary"].get<std::string>());
+        fmt::print("{:<30} {}{}\n", entry["name"].get<std::string>(), entry["summary"].get<std::string>(),
+                   entry.contains("why_not") ? " (not here: " + entry["why_not"].get<std::string>() + ")" : "");
         for (const auto& parameter : entry["parameters"])
             fmt::print("    {:<18} {} (default {})\n", parameter["name"].get<std::string>(),
                        parameter["meaning"].get<std::string>(), parameter["default"].get<std::string>());
@@ -119,15 +135,44 @@ Status doctor(const Common& common) {
 #endif
     const auto starter = resource("starter");
     out["starter"] = starter ? "present" : starter.error().message;
-    out["built_in_pictures"] = builtin_pictures().size();
     out["architectures"] = registry().architectures().size();
     out["explainers"] = registry().explainers().size();
+    const auto pictures = builtin_pictures();
+    out["built_in_pictures"] = pictures.size();
+    if (pictures.empty()) {
+        out["photographs"] = "not tried: the built-in pictures are missing";
+    } else {
+        const auto photo = read_photo(pictures.front());
+        out["photographs"] = photo ? "can be read" : photo.error().message;
+    }
+    std::set<std::string> implementations;
+    for (const auto& kernel : registry().kernels())
+        if (!kernel->why_not()) implementations.insert(kernel->implementation());
+    out["kernels"] = implementations;
     if (common.json) {
         fmt::print("{}\n", out.dump(2));
         return {};
     }
-    for (const auto& [key, value] : out.items())
-        fmt::print("{:<18} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+    const auto given = [](const char* name) {
+        const char* value = std::getenv(name);
+        return value != nullptr && *value != 0;
+    };
+    const bool display = given("DISPLAY") || given("WAYLAND_DISPLAY");
+    const auto line = [](std::string_view name, const std::string& text) { fmt::print("{:<18} {}\n", name, text); };
+    line("program", fmt::format("vitrine {} with libtorch {}", version(), TORCH_VERSION));
+    line("processor", fmt::format("{} cores, {} threads in use; kernels: {}", out["cpu_cores"].get<unsigned>(),
+                                  out["cpu_threads"].get<int>(), fmt::join(implementations, ", ")));
+    line("CUDA", at::hasCUDA() ? "yes: --device cuda runs models there" : "no: models run on the processor");
+    line("drawing (Vulkan)", out["vulkan"].get<std::string>());
+    line("display", display ? "yes" : "none: the window cannot open here, the command line can be used");
+    line("photographs", out["photographs"].get<std::string>());
+    line("built-in model", starter ? "starter, " + starter->string() : starter.error().message);
+    line("built-in pictures", std::to_string(pictures.size()));
+    line("plugins",
+         fmt::format("{} architectures, {} variants, {} explainers, {} measures, {} kernels, {} references; "
+                     "see vitrine list",
+                     registry().architectures().size(), registry().variants().size(), registry().explainers().size(),
+                     registry().measures().size(), registry().kernels().size(), registry().references().size()));
     return {};
 }
 

@@ -114,7 +114,12 @@ TEST_F(CommandLine, AFileThatIsNoModelIsRefused) {
 TEST_F(CommandLine, ListsAllFiftySevenSystems) {
     const auto outcome = vitrine({"list", "systems", "--json"});
     ASSERT_EQ(outcome.status, 0) << outcome.err;
-    EXPECT_EQ(json::parse(outcome.out).size(), 57u);
+    const json systems = json::parse(outcome.out);
+    EXPECT_EQ(systems.size(), 57u);
+    for (const auto& system : systems) {
+        EXPECT_GE(system["year"].get<int>(), 2018) << system;
+        EXPECT_FALSE(system["title"].get<std::string>().empty()) << system;
+    }
 }
 
 TEST_F(CommandLine, DoctorSpeaksJson) {
