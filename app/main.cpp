@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/cli.h"
+#include "jobs/milestones.h"
 #include "jobs/workbench.h"
 #include "windows/main_window.h"
 
@@ -47,11 +48,14 @@ int main(int argc, char** argv) {
         return vitrine::cli::run({"explain", "starter", pictures.front().string(), "--method", "raw_attention,rollout",
                                   "--out", "vitrine-out"});
     }
+    vitrine::app::milestone("libraries loaded");
     QApplication application(argc, argv);
     QApplication::setApplicationName(QStringLiteral("vitrine"));
     QApplication::setApplicationDisplayName(QString());
     QApplication::setApplicationVersion(QStringLiteral(VITRINE_APP_VERSION));
+    vitrine::app::milestone("display opened");
     vitrine::app::MainWindow window;
+    vitrine::app::milestone("window made");
     QStringList files;
     for (const auto& argument : arguments) files << QString::fromStdString(argument);
     window.show();

@@ -1,6 +1,8 @@
 // Posts jobs and keeps what came back.
 #include "session.h"
 
+#include "milestones.h"
+
 #include <QFileInfo>
 #include <QMetaObject>
 #include <QPointer>
@@ -151,6 +153,7 @@ void Session::openModel(const QString& request, bool trusted) {
             Q_EMIT settled();
             Q_EMIT modelChanged();
             Q_EMIT choiceChanged();
+            milestone("model opened");
             Q_EMIT modelOpened(request);
             if (picture_) lookNow();
         });
@@ -190,6 +193,7 @@ void Session::showPicture(int index) {
             pinned_.reset();
             Q_EMIT settled();
             Q_EMIT pictureChanged();
+            milestone("picture opened");
             Q_EMIT pictureOpened(file);
             if (model_) lookNow();
         });
@@ -260,6 +264,7 @@ void Session::lookNow() {
                 return;
             }
             look_ = std::move(*look);
+            milestone("model run");
             const int layers = static_cast<int>(look_->heads.size());
             if (layer_ < 0 || layer_ >= layers) layer_ = layers - 1;
             if (head_ >= heads()) head_ = -1;

@@ -14,6 +14,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "jobs/milestones.h"
+
 namespace vitrine::app {
 
 // ---- graphics -------------------------------------------------------------------------------------------------------
@@ -179,6 +181,9 @@ void Viewport::drawNow() {
     }
     failures_ = 0;
     ++frames_;
+    milestone(!scene_.layers.empty() ? "first result drawn"
+              : scene_.picture.data  ? "picture drawn"
+                                     : "empty room drawn");
 }
 
 bool Viewport::event(QEvent* event) {
