@@ -177,6 +177,11 @@ nlohmann::json describe(const Preprocess& p) {
                        {"assumed", p.assumed}};
     if (p.resize == Preprocess::Resize::ShortSide) out["resize_short_side"] = p.resize_to;
     if (p.resize == Preprocess::Resize::Exact) out["resize_exact"] = {p.resize_height, p.resize_width};
+    if (p.resize == Preprocess::Resize::Cover) out["resize_to_cover"] = {p.resize_height, p.resize_width};
+    if (p.resize == Preprocess::Resize::Contain) {
+        out["resize_to_fit_in"] = {p.resize_height, p.resize_width};
+        out["padding"] = p.padding;
+    }
     return out;
 }
 

@@ -243,17 +243,30 @@ Result<Checkpoint> read_checkpoint(const fs::path& path) {
     const std::string stem = file.filename().string();
     const bool usual =
         folder || stem.starts_with("model.") || stem.starts_with("pytorch_model.") || stem.starts_with("open_clip_");
+    // A folder may hold one tower twice, OpenCLIP's file beside transformers' one: each has its own configuration.
+    const fs::path open_clip_config = file.parent_path() / "open_clip_config.json";
+    const bool open_clip = stem.starts_with("open_clip_") && is_file(open_clip_config);
     if (is_file(sidecar) && sidecar != file) {
         checkpoint.config = VITRINE_TRY(read_json(sidecar));
+    } else if (open_clip) {
+        checkpoint.config = VITRINE_TRY(read_json(open_clip_config));
     } else if (usual && is_file(file.parent_path() / "config.json")) {
         checkpoint.config = VITRINE_TRY(read_json(file.parent_path() / "config.json"));
-    } else if (usual && is_file(file.parent_path() / "open_clip_config.json")) {
-        checkpoint.config = VITRINE_TRY(read_json(file.parent_path() / "open_clip_config.json"));
+    } else if (usual && is_file(open_clip_config)) {
+        checkpoint.config = VITRINE_TRY(read_json(open_clip_config));
     } else {
         checkpoint.config = nlohmann::json::object();
     }
     checkpoint.preprocessor = nlohmann::json::object();
-    if (usual) checkpoint.preprocessor = VITRINE_TRY(read_json(file.parent_path() / "preprocessor_config.json"));
+    if (usual && !open_clip) {
+        checkpoint.preprocessor = VITRINE_TRY(read_json(file.parent_path() / "preprocessor_config.json"));
+        // transformers 5 saves a CLIP or SigLIP processor as one file.
+        if (checkpoint.preprocessor.empty()) {
+            const auto whole = VITRINE_TRY(read_json(file.parent_path() / "processor_config.json"));
+            if (const auto found = whole.find("image_processor"); found != whole.end() && found->is_object())
+                checkpoint.preprocessor = *found;
+        }
+    }
 
     if (stem.ends_with(".index.json")) {
         checkpoint.kind = FileKind::Safetensors;

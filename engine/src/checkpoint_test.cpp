@@ -62,6 +62,21 @@ TEST_F(Checkpoints, AHubFolderIsReadWithItsConfiguration) {
     EXPECT_FLOAT_EQ(checkpoint->tensor("a.weight")->sum().item<float>(), 15);
 }
 
+TEST_F(Checkpoints, TheImageProcessorIsFoundInAWholeProcessorsFile) {
+    save("model.safetensors", {"a"});
+    text("processor_config.json", R"({"image_processor": {"size": 224}, "processor_class": "CLIPProcessor"})");
+    EXPECT_EQ(opened(folder_).preprocessor["size"], 224);
+}
+
+TEST_F(Checkpoints, AnOpenClipFileTakesItsOwnConfiguration) {
+    const auto file = save("open_clip_model.safetensors", {"a"});
+    text("config.json", R"({"model_type": "clip"})");
+    text("preprocessor_config.json", R"({"size": 224})");
+    text("open_clip_config.json", R"({"model_cfg": {}})");
+    EXPECT_TRUE(opened(file).config.contains("model_cfg"));
+    EXPECT_TRUE(opened(file).preprocessor.empty());
+}
+
 TEST_F(Checkpoints, ASidecarIsAboutItsOwnFile) {
     const auto file = save("mine.safetensors", {"a"});
     text("config.json", R"({"architecture": "another"})");

@@ -78,8 +78,8 @@ Result<Size> size_of_json(const json& value, const char* name) {
     } else if (value.is_array() && value.size() == 2) {
         out.height = whole(value[0]);
         out.width = whole(value[1]);
-    } else if (value.is_object() && value.contains("shortest_edge")) {
-        out.shortest = whole(value["shortest_edge"]);
+    } else if (!child(value, "shortest_edge").is_null()) {
+        out.shortest = whole(child(value, "shortest_edge"));
         VITRINE_CHECK(check_size(out.shortest, out.shortest));
         return out;
     } else if (value.is_object()) {
@@ -144,14 +144,18 @@ Result<Preprocess> from_timm(const json& config, Preprocess p) {
         return static_cast<std::int64_t>(std::floor(static_cast<double>(side) / crop_pct));
     };
     const json& mode = child(config, "crop_mode");
-    const std::string crop_mode = mode.is_string() ? mode.get<std::string>() : "center";
+    const std::string crop_mode = mode.is_string() && mode != "" ? mode.get<std::string>() : "center";
     p.resize_height = scaled(p.input_height);
     p.resize_width = scaled(p.input_width);
     VITRINE_CHECK(check_size(p.resize_height, p.resize_width));
     if (crop_mode == "squash") {
         p.resize = Preprocess::Resize::Exact;
     } else if (crop_mode == "border") {
-        return fail(ErrorCode::Unsupported, "crop_mode is border, which is not supported; expected center or squash");
+        p.resize = Preprocess::Resize::Contain;
+        for (std::size_t c = 0; c < 3; ++c)  // Python's round: to the even neighbour, as nearbyint does
+            p.padding[c] = static_cast<std::uint8_t>(std::clamp(std::nearbyint(255 * p.mean[c]), 0.0, 255.0));
+    } else if (crop_mode != "center") {
+        return fail(ErrorCode::BadInput, "crop_mode is {}, expected center, squash or border", mode.dump());
     } else if (p.resize_height == p.resize_width) {
         p.resize = Preprocess::Resize::ShortSide;
         p.resize_to = p.resize_height;
@@ -161,70 +165,131 @@ Result<Preprocess> from_timm(const json& config, Preprocess p) {
     return p;
 }
 
-Result<Preprocess> from_transformers(const json& config, Preprocess p) {
+/// What an image processor of transformers takes where its file is silent.
+/// @source transformers 5.24, the class attributes of models/*/image_processing_pil_*.py
+struct Processor {
+    const char* type;
+    std::initializer_list<const char*> models;  // model_type in config.json, for files that name no processor
+    bool short_side;                            // a bare number is the short side, not a square
+    Interpolation interpolation;
+    std::array<double, 3> mean, std;
+    std::int64_t size;
+    bool sized_by_short_side;
+    std::int64_t crop;  // 0: none
+};
+const Processor* processor_of(const json& config, const json& model) {
+    using enum Interpolation;
+    static const std::array<double, 3> half{0.5, 0.5, 0.5}, imagenet{0.485, 0.456, 0.406},
+        imagenet_std{0.229, 0.224, 0.225}, openai{0.48145466, 0.4578275, 0.40821073},
+        openai_std{0.26862954, 0.26130258, 0.27577711};
+    static const Processor known[] = {
+        {"ViT", {"vit", "vit_mae", "vit_msn", "ijepa"}, false, Bilinear, half, half, 224, false, 0},
+        {"DeiT", {"deit"}, false, Bicubic, half, half, 256, false, 224},
+        {"CLIP", {"clip", "clip_vision_model"}, true, Bicubic, openai, openai_std, 224, true, 224},
+        {"Siglip", {"siglip", "siglip_vision_model"}, true, Bicubic, half, half, 224, false, 0},
+        {"Bit", {"dinov2", "dinov2_with_registers"}, true, Bicubic, openai, openai_std, 224, true, 224},
+        {"ConvNext", {"convnext", "resnet"}, true, Bicubic, half, half, 384, true, 0},
+        {"DINOv3ViT", {"dinov3_vit"}, false, Bilinear, imagenet, imagenet_std, 224, false, 0}};
+    std::string type;
+    for (const char* key : {"image_processor_type", "feature_extractor_type"})
+        if (const json& name = child(config, key); type.empty() && name.is_string()) type = name.get<std::string>();
+    for (const char* ending : {"Fast", "Pil", "ImageProcessor", "FeatureExtractor"})
+        if (type.ends_with(ending)) type.resize(type.size() - std::string_view(ending).size());
+    const json& model_type = child(model, "model_type");
+    for (const Processor& one : known)
+        if (type == one.type || (type.empty() && std::any_of(one.models.begin(), one.models.end(),
+                                                             [&](const char* m) { return model_type == m; })))
+            return &one;
+    return nullptr;
+}
+
+Result<Preprocess> from_transformers(const json& config, const json& model, Preprocess p) {
     p.source = "preprocessor_config.json";
     p.assumed.clear();
+    const Processor* usual = processor_of(config, model);
+    const bool shrinks_then_crops = usual != nullptr && std::string_view(usual->type) == "ConvNext";
     const auto flag = [&](const char* key, bool otherwise) {
         const json& v = child(config, key);
         return v.is_boolean() ? v.get<bool>() : otherwise;
     };
-    const json& resample = child(config, "resample");
-    if (!resample.is_null())
+    if (const json& resample = child(config, "resample"); !resample.is_null())
         p.interpolation = VITRINE_TRY(interpolation_of(resample, "resample"));
+    else if (usual != nullptr)
+        p.interpolation = usual->interpolation;
     else
         p.assumed.insert("interpolation");
-    const bool crops = flag("do_center_crop", false);
-    const json& size = child(config, "size");
+    if (flag("do_pad", false)) return fail(ErrorCode::Unsupported, "do_pad is true, which is not supported");
+    const bool crops = flag("do_center_crop", usual != nullptr && usual->crop > 0);
+    p.floor_crop = true;  // transformers.image_transforms.center_crop: (height - crop) // 2
     p.resize = Preprocess::Resize::None;
     if (flag("do_resize", true)) {
-        if (size.is_null()) return fail(ErrorCode::BadInput, "preprocessor_config.json resizes but has no \"size\"");
-        const Size to = VITRINE_TRY(size_of_json(size, "size"));
-        // Older files write one number and mean the short side when a crop follows.
-        if (to.shortest > 0 || (size.is_number() && crops)) {
+        const json& size = child(config, "size");
+        if (size.is_null() && usual == nullptr)
+            return fail(ErrorCode::BadInput, "preprocessor_config.json resizes but has no \"size\"");
+        if (!child(size, "longest_edge").is_null() || !child(size, "max_height").is_null())
+            return fail(ErrorCode::Unsupported,
+                        "size is {}; only a height and width or a shortest_edge can be followed", size.dump());
+        Size to{usual == nullptr ? 0 : usual->size, usual == nullptr ? 0 : usual->size, 0};
+        if (!size.is_null()) to = VITRINE_TRY(size_of_json(size, "size"));
+        const bool bare = size.is_number();
+        // Old files write a bare number. Processors differ in what it means; unnamed ones are guessed by the crop.
+        if ((size.is_null() && usual->sized_by_short_side) || (bare && (usual == nullptr ? crops : usual->short_side)))
+            to.shortest = to.height;
+        if (bare && usual == nullptr) p.assumed.insert("resize");
+        if (to.shortest > 0 && shrinks_then_crops) {
+            // ConvNextImageProcessor.resize: below 384 a wider resize and a crop, from there on a squash.
+            double crop_pct = 224.0 / 256.0;
+            if (const json& pct = child(config, "crop_pct"); pct.is_number()) crop_pct = pct.get<double>();
+            if (!(crop_pct > 0.01) || crop_pct > 4)
+                return fail(ErrorCode::BadInput, "crop_pct is {}, expected 0.01 to 4", crop_pct);
+            p.resize = to.shortest < 384 ? Preprocess::Resize::ShortSide : Preprocess::Resize::Exact;
+            p.resize_to = static_cast<std::int64_t>(static_cast<double>(to.shortest) / crop_pct);
+            p.input_height = p.input_width = p.resize_height = p.resize_width = to.shortest;
+            if (crops)
+                return fail(ErrorCode::Unsupported, "{} crops twice (do_center_crop is true), which cannot be followed",
+                            usual->type);
+        } else if (to.shortest > 0) {
             p.resize = Preprocess::Resize::ShortSide;
-            p.resize_to = to.shortest > 0 ? to.shortest : to.height;
-            p.input_height = p.input_width = p.resize_to;
+            p.resize_to = p.input_height = p.input_width = to.shortest;
+            // transformers then keeps the picture's shape; models are fed one size here, so the middle is taken.
+            if (!crops) p.assumed.insert("crop");
         } else {
             p.resize = Preprocess::Resize::Exact;
             p.resize_height = p.input_height = to.height;
             p.resize_width = p.input_width = to.width;
         }
-        // DeiT's processor widens by 256 / 224 through crop_pct.
-        if (const json& pct = child(config, "crop_pct");
-            pct.is_number() && !crops && p.resize == Preprocess::Resize::ShortSide) {
-            const double crop_pct = pct.get<double>();
-            if (!(crop_pct > 0.01) || crop_pct > 4)
-                return fail(ErrorCode::BadInput, "crop_pct is {}, expected 0.01 to 4", crop_pct);
-            p.resize_to = static_cast<std::int64_t>(static_cast<double>(p.resize_to) / crop_pct);
-        }
     }
     if (crops) {
         const json& crop_size = child(config, "crop_size");
-        if (crop_size.is_null())
+        if (crop_size.is_null() && (usual == nullptr || usual->crop == 0))
             return fail(ErrorCode::BadInput, "preprocessor_config.json crops but has no \"crop_size\"");
-        const Size crop_to = VITRINE_TRY(size_of_json(crop_size, "crop_size"));
+        Size crop_to{usual == nullptr ? 0 : usual->crop, usual == nullptr ? 0 : usual->crop, 0};
+        if (!crop_size.is_null()) crop_to = VITRINE_TRY(size_of_json(crop_size, "crop_size"));
         p.input_height = crop_to.shortest > 0 ? crop_to.shortest : crop_to.height;
         p.input_width = crop_to.shortest > 0 ? crop_to.shortest : crop_to.width;
-        p.floor_crop = true;  // transformers.image_transforms.center_crop: (height - crop) // 2
     }
     VITRINE_CHECK(check_size(p.input_height, p.input_width));
     if (const json& factor = child(config, "rescale_factor");
         factor.is_number() && std::abs(factor.get<double>() * 255 - 1) > 1e-3)
         return fail(ErrorCode::Unsupported, "rescale_factor is {}, expected 1/255", factor.dump());
     if (!flag("do_rescale", true)) return fail(ErrorCode::Unsupported, "do_rescale is false, which is not supported");
-    if (flag("do_normalize", true)) {
-        if (const json& mean = child(config, "image_mean"); !mean.is_null())
-            p.mean = VITRINE_TRY(three(mean, "image_mean"));
-        else
-            p.assumed.insert("mean");
-        if (const json& std_dev = child(config, "image_std"); !std_dev.is_null())
-            p.std = VITRINE_TRY(three(std_dev, "image_std"));
-        else
-            p.assumed.insert("std");
-    } else {
+    if (!flag("do_normalize", true)) {
         p.mean = {0, 0, 0};
         p.std = {1, 1, 1};
+        return p;
     }
+    const auto statistic = [&](const char* key, const char* name, const std::array<double, 3>* usual_value,
+                               std::array<double, 3>& out) -> Status {
+        if (const json& value = child(config, key); !value.is_null())
+            out = VITRINE_TRY(three(value, key));
+        else if (usual_value != nullptr)
+            out = *usual_value;
+        else
+            p.assumed.insert(name);
+        return {};
+    };
+    VITRINE_CHECK(statistic("image_mean", "mean", usual == nullptr ? nullptr : &usual->mean, p.mean));
+    VITRINE_CHECK(statistic("image_std", "std", usual == nullptr ? nullptr : &usual->std, p.std));
     return p;
 }
 
@@ -239,7 +304,7 @@ Result<Preprocess> from_openclip(const json& config, Preprocess p) {
     const json& cfg = child(config, "preprocess_cfg");
     if (const json& mean = child(cfg, "mean"); !mean.is_null()) p.mean = VITRINE_TRY(three(mean, "mean"));
     if (const json& std_dev = child(cfg, "std"); !std_dev.is_null()) p.std = VITRINE_TRY(three(std_dev, "std"));
-    if (const json& kind = child(cfg, "interpolation"); kind.is_string())
+    if (const json& kind = child(cfg, "interpolation"); kind.is_string() && kind != "random")
         p.interpolation = VITRINE_TRY(interpolation_of(kind, "interpolation"));
     const json& size = child(child(child(config, "model_cfg"), "vision_cfg"), "image_size");
     if (!size.is_null()) {
@@ -249,17 +314,25 @@ Result<Preprocess> from_openclip(const json& config, Preprocess p) {
     } else {
         p.assumed.insert("input_size");
     }
-    if (p.input_height != p.input_width)
-        return fail(ErrorCode::Unsupported,
-                    "image_size is {} x {}; OpenCLIP's preprocessing is known here for square inputs only",
-                    p.input_height, p.input_width);
-    p.resize_to = p.input_height;
-    if (const json& mode = child(cfg, "resize_mode"); mode.is_string() && mode.get<std::string>() == "squash") {
+    p.resize_to = p.resize_height = p.input_height;
+    p.resize_width = p.input_width;
+    const json& mode = child(cfg, "resize_mode");
+    const std::string resize_mode = mode.is_string() && mode != "" ? mode.get<std::string>() : "shortest";
+    if (resize_mode == "squash") {
         p.resize = Preprocess::Resize::Exact;
-        p.resize_height = p.resize_width = p.input_height;
-    } else if (mode.is_string() && mode.get<std::string>() == "longest") {
-        return fail(ErrorCode::Unsupported,
-                    "resize_mode is longest, which is not supported; expected shortest or squash");
+    } else if (resize_mode == "longest") {
+        p.resize = Preprocess::Resize::Contain;
+        if (const json& colour = child(cfg, "fill_color"); colour.is_number()) {
+            const double fill = colour.get<double>();
+            if (!(fill >= 0 && fill <= 255))
+                return fail(ErrorCode::BadInput, "fill_color is {}, expected 0 to 255", colour.dump());
+            p.padding.fill(static_cast<std::uint8_t>(fill));
+        }
+    } else if (resize_mode != "shortest") {
+        return fail(ErrorCode::BadInput, "resize_mode is {}, expected shortest, longest or squash", mode.dump());
+    } else if (p.input_height != p.input_width) {
+        p.resize = Preprocess::Resize::Cover;
+        p.interpolation = Interpolation::Bicubic;  // open_clip.transform passes none there
     }
     return p;
 }
@@ -273,7 +346,7 @@ Result<Preprocess> preprocess_for(const Checkpoint& checkpoint, Preprocess other
         return made;
     };
     if (!checkpoint.preprocessor.empty() && checkpoint.preprocessor.is_object())
-        return finish(from_transformers(checkpoint.preprocessor, std::move(otherwise)));
+        return finish(from_transformers(checkpoint.preprocessor, config, std::move(otherwise)));
     if (child(config, "preprocess_cfg").is_object() || child(config, "model_cfg").is_object())
         return finish(from_openclip(config, std::move(otherwise)));
     const json& nested = child(config, "pretrained_cfg");

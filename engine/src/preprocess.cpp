@@ -3,7 +3,9 @@
 #include <vitrine/preprocess.h>
 
 #include <ATen/ops/empty.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -65,6 +67,9 @@ std::string Preprocess::summary() const {
         case Resize::Cover:
             text = fmt::format("resize to cover {} x {} {}, ", resize_height, resize_width, name_of(interpolation));
             break;
+        case Resize::Contain:
+            text = fmt::format("resize to fit in {} x {} {}, ", resize_height, resize_width, name_of(interpolation));
+            break;
         case Resize::None:
             break;
     }
@@ -72,6 +77,7 @@ std::string Preprocess::summary() const {
     if (crops)
         text += input_height == input_width ? fmt::format("centre crop {}, ", input_height)
                                             : fmt::format("centre crop {} x {}, ", input_height, input_width);
+    if (resize == Resize::Contain) text += fmt::format("padded with colour {}, ", fmt::join(padding, " "));
     text += fmt::format("mean {} std {}", triple(mean), triple(std));
     if (!apply_exif) text += ", EXIF orientation ignored";
     return text;
@@ -110,7 +116,8 @@ Status Preprocess::set(const std::string& key, const std::string& value) {
         const auto scaled = [&](std::int64_t side) {
             return static_cast<std::int64_t>(std::floor(static_cast<double>(side) / v[0]));
         };
-        resize = input_height == input_width ? Resize::ShortSide : Resize::Cover;
+        if (resize != Resize::Exact && resize != Resize::Contain)
+            resize = input_height == input_width ? Resize::ShortSide : Resize::Cover;
         resize_to = scaled(input_height);
         resize_height = scaled(input_height);
         resize_width = scaled(input_width);
@@ -214,10 +221,12 @@ Result<Input> prepare(Image photo, const Preprocess& p) {
             width = p.resize_width;
             height = p.resize_height;
             break;
-        case Preprocess::Resize::Cover: {
-            // timm.data.transforms.ResizeKeepRatio with longest = 0.
-            const double ratio = std::min(static_cast<double>(height) / static_cast<double>(p.resize_height),
-                                          static_cast<double>(width) / static_cast<double>(p.resize_width));
+        case Preprocess::Resize::Cover:
+        case Preprocess::Resize::Contain: {
+            // timm.data.transforms.ResizeKeepRatio with longest = 0, and with longest = 1.
+            const auto [least, most] = std::minmax({static_cast<double>(height) / static_cast<double>(p.resize_height),
+                                                    static_cast<double>(width) / static_cast<double>(p.resize_width)});
+            const double ratio = p.resize == Preprocess::Resize::Cover ? least : most;
             width = round_half_even(static_cast<double>(width) / ratio);
             height = round_half_even(static_cast<double>(height) / ratio);
             break;
@@ -225,6 +234,10 @@ Result<Input> prepare(Image photo, const Preprocess& p) {
         case Preprocess::Resize::None:
             break;
     }
+    if (width < 1 || height < 1)
+        return fail(ErrorCode::BadInput,
+                    "the picture is {} x {}; made ready for this model its short side would have no pixels",
+                    photo.width, photo.height);
     // A strip 1 pixel high and 50,000 long would become billions of pixels when its short side grows.
     if (width > 65500 || height > 65500 || width * height > 1'000'000'000)
         return fail(ErrorCode::BadInput,
@@ -238,12 +251,14 @@ Result<Input> prepare(Image photo, const Preprocess& p) {
     g.input_height = p.input_height;
     g.scale_x = static_cast<double>(width) / static_cast<double>(photo.width);
     g.scale_y = static_cast<double>(height) / static_cast<double>(photo.height);
-    // torchvision pads first where the picture is smaller, then crops what is larger.
     const auto start = [&](std::int64_t side, std::int64_t wanted) {
+        // transformers.image_transforms.center_crop: an odd pixel of padding goes before, by the same floor.
+        if (p.floor_crop) return half_floor(side - wanted);
+        // torchvision pads first where the picture is smaller, then crops what is larger.
         const std::int64_t before = wanted > side ? (wanted - side) / 2 : 0;
         const std::int64_t after = wanted > side ? (wanted - side + 1) / 2 : 0;
         const std::int64_t spare = side + before + after - wanted;
-        return (p.floor_crop ? half_floor(spare) : round_half_even(static_cast<double>(spare) / 2.0)) - before;
+        return round_half_even(static_cast<double>(spare) / 2.0) - before;
     };
     const std::int64_t left = start(width, p.input_width);
     const std::int64_t top = start(height, p.input_height);
@@ -251,10 +266,10 @@ Result<Input> prepare(Image photo, const Preprocess& p) {
     g.offset_y = -static_cast<double>(top);
     const bool same = width == photo.width && height == photo.height;
     if (same) {
-        input.seen = crop(photo, left, top, p.input_width, p.input_height);
+        input.seen = crop(photo, left, top, p.input_width, p.input_height, p.padding);
     } else {
         const Image resized = VITRINE_TRY(resize(photo, width, height, p.interpolation));
-        input.seen = crop(resized, left, top, p.input_width, p.input_height);
+        input.seen = crop(resized, left, top, p.input_width, p.input_height, p.padding);
     }
     input.pixels = normalise(input.seen, p);
     input.photo = std::move(photo);

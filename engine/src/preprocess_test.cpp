@@ -61,6 +61,39 @@ TEST(Preprocess, SmallPicturesArePaddedWithBlack) {
     EXPECT_DOUBLE_EQ(seen.y0, 5);
 }
 
+TEST(Preprocess, TransformersPutsAnOddPixelOfPaddingFirst) {
+    Preprocess p = cropping(10);
+    p.floor_crop = true;
+    // 7 of 10 columns: (7 - 10) // 2 is -2, so two columns before and one after.
+    const auto input = prepare(ramp(7, 20), p);
+    ASSERT_TRUE(input.has_value());
+    EXPECT_EQ(input->geometry.offset_x, 2);
+    EXPECT_EQ(input->seen.at(2, 0)[0], input->photo.at(0, 5)[0]);
+}
+
+TEST(Preprocess, ABorderShowsTheWholePictureOnTheMeanColour) {
+    const auto p = preprocess_for(with({{"input_size", {3, 40, 40}},
+                                        {"crop_pct", 1.0},
+                                        {"crop_mode", "border"},
+                                        {"mean", {0.5, 0.25, 1.0}},
+                                        {"std", {0.5, 0.5, 0.5}},
+                                        {"interpolation", "bilinear"}}),
+                                  {});
+    ASSERT_TRUE(p.has_value()) << p.error().message;
+    EXPECT_EQ(p->padding, (std::array<std::uint8_t, 3>{128, 64, 255}));  // 127.5 and 63.75, halves to even
+    const auto input = prepare(ramp(100, 50), *p);
+    ASSERT_TRUE(input.has_value());
+    EXPECT_DOUBLE_EQ(input->geometry.scale_x, 0.4);
+    EXPECT_EQ(input->geometry.offset_y, 10);
+    EXPECT_EQ(int{input->seen.at(0, 9)[0]}, 128);
+    EXPECT_EQ(int{input->seen.at(39, 30)[1]}, 64);
+    EXPECT_NEAR(input->pixels.abs().select(2, 0).max().item<double>(), 0, 0.01);  // the border is no signal
+    EXPECT_THAT(p->summary(), HasSubstr("fit in 40 x 40"));
+    const Box seen = input->geometry.seen();
+    EXPECT_DOUBLE_EQ(seen.y0, -25);
+    EXPECT_DOUBLE_EQ(seen.y1, 75);
+}
+
 TEST(Preprocess, ShortSideResizeTruncatesTheLongSide) {
     Preprocess p;
     p.resize_to = 50;
@@ -104,6 +137,9 @@ TEST(Preprocess, AThinStripIsRefusedBeforeItIsEnlarged) {
     const auto input = prepare(Image(60000, 1), p);
     ASSERT_FALSE(input.has_value());
     EXPECT_THAT(input.error().message, HasSubstr("too large"));
+    p.resize = Preprocess::Resize::Contain;
+    p.resize_height = p.resize_width = 224;
+    EXPECT_THAT(prepare(Image(60000, 1), p).error().message, HasSubstr("no pixels"));
     EXPECT_FALSE(prepare(Image{}, p).has_value());
 }
 
@@ -197,6 +233,39 @@ TEST(Configure, TransformersProcessorsAreTakenAsTheyWork) {
     EXPECT_EQ(clip->interpolation, Interpolation::Bicubic);
 }
 
+TEST(Configure, WhatABareSizeMeansIsTheProcessorsOwn) {
+    const json old{{"size", 256},   {"crop_size", 224},  {"do_center_crop", true},
+                   {"resample", 3}, {"image_mean", 0.5}, {"image_std", 0.5}};
+    const auto typed = [&](const char* type) {
+        json file = old;
+        file["feature_extractor_type"] = type;
+        return preprocess_for(with({}, file), {});
+    };
+    EXPECT_EQ(typed("CLIPFeatureExtractor")->resize, Preprocess::Resize::ShortSide);
+    EXPECT_EQ(typed("DeiTFeatureExtractor")->resize, Preprocess::Resize::Exact);
+    EXPECT_TRUE(typed("DeiTFeatureExtractor")->assumed.empty());
+    EXPECT_EQ(typed("SomeImageProcessor")->assumed.count("resize"), 1U);
+    EXPECT_EQ(preprocess_for(with({{"model_type", "deit"}}, old), {})->resize, Preprocess::Resize::Exact);
+}
+
+TEST(Configure, WhatAProcessorsFileLeavesOutIsTheProcessorsOwn) {
+    const auto vit = preprocess_for(with({{"model_type", "vit"}}, {{"size", 224}}), {});
+    ASSERT_TRUE(vit.has_value()) << vit.error().message;
+    EXPECT_EQ(vit->interpolation, Interpolation::Bilinear);
+    EXPECT_EQ(vit->mean, (std::array<double, 3>{0.5, 0.5, 0.5}));
+    EXPECT_TRUE(vit->assumed.empty());
+    const auto convnext = [](int size) {
+        return preprocess_for(with({}, {{"image_processor_type", "ConvNextImageProcessor"},
+                                        {"size", {{"shortest_edge", size}}},
+                                        {"crop_pct", 0.875}}),
+                              {});
+    };
+    EXPECT_EQ(convnext(224)->resize_to, 256);
+    EXPECT_EQ(convnext(224)->input_width, 224);
+    EXPECT_EQ(convnext(384)->resize, Preprocess::Resize::Exact);
+    EXPECT_EQ(convnext(384)->resize_width, 384);
+}
+
 TEST(Configure, SilenceIsMarkedAsAssumed) {
     Preprocess usual;
     usual.source = "torchvision preset";
@@ -218,6 +287,10 @@ TEST(Configure, BrokenFieldsAreRefusedInWords) {
     EXPECT_FALSE(refused({{"interpolation", "sharp"}}).has_value());
     EXPECT_FALSE(preprocess_for(with({}, {{"do_resize", true}}), {}).has_value());
     EXPECT_FALSE(preprocess_for(with({}, {{"size", "big"}}), {}).has_value());
+    EXPECT_THAT(refused({{"mean", 0.5}, {"crop_mode", "middle"}}).error().message, HasSubstr("squash or border"));
+    EXPECT_FALSE(preprocess_for(with({}, {{"size", {{"shortest_edge", 9}, {"longest_edge", 12}}}}), {}).has_value());
+    EXPECT_FALSE(preprocess_for(with({}, {{"size", 9}, {"do_pad", true}}), {}).has_value());
+    EXPECT_FALSE(preprocess_for(with({{"preprocess_cfg", {{"resize_mode", "wide"}}}}), {}).has_value());
 }
 
 TEST(Configure, LabelsComeFromTheConfigurationOrAreAssumedByCount) {

@@ -22,16 +22,18 @@ struct Preprocess {
         ShortSide,  ///< the short side becomes `resize_to`, aspect kept (the long side rounds as torchvision does: truncated)
         Exact,      ///< squashed to `resize_height` x `resize_width`
         Cover,      ///< the smallest size with the picture's aspect that covers `resize_height` x `resize_width` (timm, non-square inputs)
+        Contain,    ///< the largest size with the picture's aspect inside `resize_height` x `resize_width` (timm's border)
         None
     };
     Resize resize = Resize::ShortSide;
     std::int64_t resize_to = 248;
     std::int64_t resize_height = 0, resize_width = 0;
-    std::int64_t input_height = 224, input_width = 224;  ///< centre crop; smaller pictures are padded with black as torchvision does
+    std::int64_t input_height = 224, input_width = 224;  ///< centre crop; smaller pictures are padded with `padding`
+    std::array<std::uint8_t, 3> padding{};  ///< black, except where a border of another colour is asked for
     Interpolation interpolation = Interpolation::Bicubic;
     std::array<double, 3> mean{0.485, 0.456, 0.406};
     std::array<double, 3> std{0.229, 0.224, 0.225};
-    bool floor_crop = false;   ///< crop offset floor((side - crop) / 2) instead of half-to-even rounding
+    bool floor_crop = false;   ///< crop and padding by floor((side - crop) / 2) as transformers, not rounded half to even
     bool apply_exif = true;    ///< turn upright first; timm does not
     std::string source;        ///< "timm config.json", "preprocessor_config.json", "torchvision preset", "assumed"
     std::set<std::string> assumed;  ///< names of the fields that were guessed

@@ -292,14 +292,15 @@ Result<Image> resize(const Image& image, std::int64_t width, std::int64_t height
 }
 
 Image crop(const Image& image, std::int64_t left, std::int64_t top, std::int64_t width, std::int64_t height,
-           std::uint8_t fill) {
+           std::array<std::uint8_t, 3> fill) {
     width = std::max<std::int64_t>(width, 0);
     height = std::max<std::int64_t>(height, 0);
     Image out(width, height);
     const std::int64_t x0 = std::clamp<std::int64_t>(-left, 0, width), x1 = std::clamp(image.width - left, x0, width);
     const std::int64_t y0 = std::clamp<std::int64_t>(-top, 0, height), y1 = std::clamp(image.height - top, y0, height);
     const bool covered = x0 == 0 && y0 == 0 && x1 == width && y1 == height;
-    if (!covered && fill != 0) std::fill(out.pixels.begin(), out.pixels.end(), fill);
+    if (!covered && fill != std::array<std::uint8_t, 3>{})
+        for (std::size_t i = 0; i < out.pixels.size(); ++i) out.pixels[i] = fill[i % 3];
     if (x1 == x0) return out;
     for (std::int64_t y = y0; y < y1; ++y)
         std::memcpy(out.at(x0, y), image.at(left + x0, top + y), static_cast<std::size_t>((x1 - x0) * 3));

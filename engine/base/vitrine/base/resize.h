@@ -3,6 +3,8 @@
 // timm's and torchvision's preprocessing runs on Pillow pictures, so logits agree only if the resize does.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <optional>
 #include <string_view>
 
@@ -25,7 +27,8 @@ std::optional<Interpolation> interpolation_named(std::string_view name);  ///< n
 Result<Image> resize(const Image& image, std::int64_t width, std::int64_t height, Interpolation interpolation);
 
 /// Cuts a box out; what lies outside is filled with `fill`.
-Image crop(const Image& image, std::int64_t left, std::int64_t top, std::int64_t width, std::int64_t height, std::uint8_t fill = 0);
+Image crop(const Image& image, std::int64_t left, std::int64_t top, std::int64_t width, std::int64_t height,
+           std::array<std::uint8_t, 3> fill = {});
 
 /// Turns a picture upright by its EXIF orientation (1 to 8).
 Image upright(Image image, Orientation orientation);

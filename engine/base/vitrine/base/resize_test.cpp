@@ -138,7 +138,7 @@ TEST(Resize, NamesGoBothWays) {
 
 TEST(Crop, FillsWhatLiesOutside) {
     const Image image = draw("noise", 6, 5);
-    const Image out = crop(image, -2, 3, 9, 4, 77);
+    const Image out = crop(image, -2, 3, 9, 4, {77, 78, 79});
     ASSERT_EQ(out.width, 9);
     ASSERT_EQ(out.height, 4);
     for (std::int64_t y = 0; y < 4; ++y) {
@@ -146,7 +146,7 @@ TEST(Crop, FillsWhatLiesOutside) {
             const std::int64_t from_x = x - 2, from_y = y + 3;
             const bool inside = from_x >= 0 && from_x < 6 && from_y >= 0 && from_y < 5;
             for (int c = 0; c < 3; ++c)
-                EXPECT_EQ(out.at(x, y)[c], inside ? image.at(from_x, from_y)[c] : 77) << x << " " << y;
+                EXPECT_EQ(out.at(x, y)[c], inside ? image.at(from_x, from_y)[c] : 77 + c) << x << " " << y;
         }
     }
 }
@@ -155,7 +155,7 @@ TEST(Crop, OutsideAltogetherIsAllFill) {
     const Image image = draw("noise", 6, 5);
     for (const auto& [x, y] :
          {std::pair{100, 0}, std::pair{0, 100}, std::pair{-100, 0}, std::pair{0, -100}, std::pair{6, 5}}) {
-        const Image out = crop(image, x, y, 3, 2, 9);
+        const Image out = crop(image, x, y, 3, 2, {9, 9, 9});
         EXPECT_EQ(out.pixels, std::vector<std::uint8_t>(18, 9));
     }
     EXPECT_TRUE(crop(image, 0, 0, 0, 4).empty());
