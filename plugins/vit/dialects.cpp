@@ -592,7 +592,9 @@ Result<Translation> translate(const Checkpoint& checkpoint) {
     const json& arguments = child(root, "model_args");
     const json& pretrained = child(root, "pretrained_cfg");
     const json& open = child(child(root, "model_cfg"), "vision_cfg");
-    const std::string architecture = text_at(root, {"architecture"});
+    // OpenCLIP around a timm trunk names it in its own configuration.
+    const std::string trunk = timm ? text_at(open, {"timm_model_name"}) : "";
+    const std::string architecture = trunk.empty() ? text_at(root, {"architecture"}) : trunk;
     const std::string model_type = text_at(vision, {"model_type"});
 
     // ---- shapes
@@ -692,7 +694,8 @@ Result<Translation> translate(const Checkpoint& checkpoint) {
     c.heads = *heads;
 
     // ---- norms and activation
-    const auto eps = number_at(vision, {"layer_norm_eps", "norm_eps"});
+    auto eps = number_at(vision, {"layer_norm_eps", "norm_eps"});
+    if (openclip && !eps) eps = number_at(child(open, "norm_kwargs"), {"eps"});
     const bool timm_rope = timm && !c.learned_positions;
     c.norm_eps = eps ? *eps : openclip || clip || (timm && c.pre_norm) || timm_rope || dinov3 ? 1e-5 : 1e-6;
     if (dialect_name == "transformers" && !eps) c.norm_eps = c.layer_scale ? 1e-6 : 1e-12;  // Dinov2Config, ViTConfig
@@ -713,7 +716,9 @@ Result<Translation> translate(const Checkpoint& checkpoint) {
     } else if (const json& flat = child(root, "quick_gelu"); flat.is_boolean()) {
         c.activation = flat.get<bool>() ? Activation::QuickGelu : Activation::Gelu;
     } else if (openclip && child(root, "model_cfg").is_object()) {
-        c.activation = Activation::Gelu;  // open_clip.model.CLIPVisionCfg without quick_gelu
+        // open_clip.model.CLIPVisionCfg without quick_gelu
+        c.activation =
+            text_at(child(open, "act_kwargs"), {"approximate"}) == "tanh" ? Activation::GeluTanh : Activation::Gelu;
     } else if (!act.empty()) {
         c.activation = VITRINE_TRY(activation_named(act, "hidden_act"));
     } else if (!act_timm.empty()) {
@@ -838,8 +843,19 @@ Result<Translation> translate(const Checkpoint& checkpoint) {
 
     // ---- readout and head
     const auto head = names.shape("head.weight");
-    const std::string pool = text_at(arguments, {"global_pool"}).empty() ? text_at(root, {"global_pool"})
-                                                                         : text_at(arguments, {"global_pool"});
+    std::string pool = text_at(arguments, {"global_pool"}).empty() ? text_at(root, {"global_pool"})
+                                                                   : text_at(arguments, {"global_pool"});
+    if (const std::string open_pool = text_at(open, {openclip ? "pool_type" : "timm_pool"});
+        (openclip || !trunk.empty()) && !open_pool.empty())
+        pool = open_pool == "tok" ? "token" : open_pool;
+    // CLIPA (open_clip.transformer.VisionTransformer._pool): the last norm comes after the mean, as timm's fc_norm.
+    const json& after_pool = child(open, "final_ln_after_pool");
+    const bool norm_after_pool = openclip && pool == "avg" && after_pool.is_boolean() && after_pool.get<bool>();
+    if (norm_after_pool) std::swap(c.final_norm, c.fc_norm);
+    if (openclip && !c.pre_norm && !open.is_object())
+        return fail(ErrorCode::Unsupported,
+                    "a CLIP image tower without ln_pre, which CLIPA's have not either, and whether it reads the class "
+                    "token or the mean is in no tensor; put open_clip_config.json beside the file");
     if (names.has("attn_pool.latent")) {
         c.pool = Pool::AttentionPool;
         const auto hidden = names.shape("attn_pool.mlp.fc1.weight");
@@ -886,7 +902,9 @@ Result<Translation> translate(const Checkpoint& checkpoint) {
     // ---- gather
     std::set<std::string> used;
     for (const auto& [ours, shape] : expected_tensors(c))
-        out.tensors.emplace_back(ours, VITRINE_TRY(names.read(ours, shape, used)));
+        out.tensors.emplace_back(
+            ours, VITRINE_TRY(names.read(norm_after_pool && ours.starts_with("fc_norm.") ? ours.substr(3) : ours, shape,
+                                         used)));
     for (auto& [name, tensor] : out.tensors) {
         // DINOv3's own code multiplies this bias by a mask that is zero for keys; the numbers under the mask mean
         // nothing.

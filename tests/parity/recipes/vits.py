@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the parity cases of the vision transformers: logits and attention maps of timm, transformers and torchvision.
 
-Needs torch, timm, transformers, torchvision, safetensors. Weights are not stored, see spread.py.
+Needs torch, timm, transformers, torchvision, open_clip, safetensors. Weights are not stored, see spread.py.
 """
 import json
 import math
@@ -31,6 +31,8 @@ class Maps:
 
     def hook_timm(self, model):
         for module in model.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                continue
             if hasattr(module, "fused_attn") and hasattr(module, "attn_drop"):
                 module.fused_attn = False
                 module.attn_drop.register_forward_hook(lambda m, i, o: self.maps.append(i[0][0]))
@@ -217,45 +219,6 @@ def everything():
     openclip()
 
 
-class OpenClipTower(nn.Module):
-    """CLIP's image tower as github.com/openai/CLIP writes it in clip/model.py (MIT), told from its description: pre-norm blocks around
-    nn.MultiheadAttention, quick GELU, class embedding, ln_pre, ln_post on the class token, a projection."""
-
-    def __init__(self, size, patch, width, layers, heads, out):
-        super().__init__()
-        self.visual = nn.Module()
-        v = self.visual
-        v.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
-        v.class_embedding = nn.Parameter(torch.zeros(width))
-        v.positional_embedding = nn.Parameter(torch.zeros((size // patch) ** 2 + 1, width))
-        v.ln_pre = nn.LayerNorm(width)
-        v.transformer = nn.Module()
-        v.transformer.resblocks = nn.ModuleList()
-        for _ in range(layers):
-            b = nn.Module()
-            b.ln_1 = nn.LayerNorm(width)
-            b.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-            b.ln_2 = nn.LayerNorm(width)
-            b.mlp = nn.Module()
-            b.mlp.c_fc = nn.Linear(width, 4 * width)
-            b.mlp.c_proj = nn.Linear(4 * width, width)
-            v.transformer.resblocks.append(b)
-        v.ln_post = nn.LayerNorm(width)
-        v.proj = nn.Parameter(torch.zeros(width, out))
-
-    def forward(self, x):
-        v = self.visual
-        x = v.conv1(x).flatten(2).transpose(1, 2)
-        x = torch.cat([v.class_embedding.expand(x.shape[0], 1, -1), x], 1) + v.positional_embedding
-        x = v.ln_pre(x)
-        for b in v.transformer.resblocks:
-            y = b.ln_1(x)
-            x = x + b.attn(y, y, y)[0]
-            h = b.mlp.c_fc(b.ln_2(x))
-            x = x + b.mlp.c_proj(h * torch.sigmoid(1.702 * h))
-        return v.ln_post(x[:, 0]) @ v.proj
-
-
 def dinov2_original():
     """DINOv2's own way to another size (facebookresearch/dinov2, interpolate_pos_encoding): bicubic by a scale factor with 0.1 cells added."""
     if not wanted("dinov2_original_resized"):
@@ -300,16 +263,35 @@ def torchvision_cases():
 
 
 def openclip():
-    if not wanted("openclip_visual"):
-        return
-    model = OpenClipTower(64, 16, 192, 3, 3, 48).eval()
-    maps = Maps()
-    maps.hook_multihead(model)
-    state = dict(model.state_dict())
-    x = pixels((2, 3, 64, 64), SEED)
-    specs, outputs = settle("openclip_visual", state, lambda: model(x), maps)
-    write_case("openclip_visual", architecture="vit", state_names={k: k for k in state}, specs=specs, shapes={k: v.shape for k, v in state.items()},
-               config={"quick_gelu": True}, pixels_shape=x.shape, outputs=outputs, seed=SEED, title="original CLIP names, quick GELU")
+    """OpenCLIP's image towers, built by the package itself."""
+    from open_clip.model import CLIPVisionCfg, _build_vision_tower
+
+    def case(name, title, size, quick_gelu=False, **vision):
+        if not wanted(name):
+            return
+        vision = dict(image_size=size, **vision) if "timm_model_name" in vision else dict(layers=3, width=192, patch_size=16, image_size=size, **vision)
+        model = nn.Module()
+        model.visual = _build_vision_tower(48, CLIPVisionCfg(**vision), quick_gelu).eval()
+        maps = Maps()
+        maps.hook_multihead(model)
+        maps.hook_timm(model)
+        state = dict(model.state_dict())
+        height, width = (size, size) if isinstance(size, int) else size
+        x = pixels((2, 3, height, width), SEED)
+        specs, outputs = settle(name, state, lambda: model.visual(x), maps)
+        config = {"model_cfg": {"embed_dim": 48, "vision_cfg": vision, **({"quick_gelu": True} if quick_gelu else {})}}
+        write_case(name, architecture="vit", state_names={k: k for k in state}, specs=specs, shapes={k: v.shape for k, v in state.items()},
+                   config=config, pixels_shape=x.shape, outputs=outputs, seed=SEED, title=title)
+
+    case("openclip_visual", "OpenCLIP, quick GELU (OpenAI's weights)", 64, quick_gelu=True)
+    case("openclip_gelu", "OpenCLIP, GELU, an MLP that is not 4 wide", 64, mlp_ratio=3.5)
+    case("openclip_mean", "OpenCLIP, layer scale, mean pooling, no norm before the blocks", 64, ls_init_value=1.0, pool_type="avg", no_ln_pre=True)
+    case("openclip_clipa", "OpenCLIP, norm after mean pooling (CLIPA), tanh GELU, another epsilon", 64, pool_type="avg", final_ln_after_pool=True, no_ln_pre=True,
+         norm_kwargs={"eps": 1e-2}, act_kwargs={"approximate": "tanh"})
+    original, timm.create_model = timm.create_model, lambda name, **more: original(name, **{"img_size": 64, **more}, depth=3, embed_dim=192, num_heads=3)
+    case("openclip_timm_siglip", "OpenCLIP around timm's SigLIP tower, narrowed", 64, timm_model_name="vit_base_patch16_siglip_224", timm_pool="map", timm_proj="none")
+    timm.create_model = original
+    case("openclip_rectangle", "OpenCLIP, a picture that is not square, two heads", (48, 80), head_width=96)
 
 
 if __name__ == "__main__":
