@@ -3,6 +3,7 @@
 
 #include "intercept_unfused.h"
 #include "text.h"
+#include "windowed_mixing.h"
 
 #include <algorithm>
 #include <cmath>
@@ -22,6 +23,16 @@ namespace vitrine {
 namespace {
 
 thread_local Recorder* t_recorder = nullptr;
+
+/// The windows of [windows, heads, tokens, dim]; 1 for every other shape, whose leading axes cannot be told apart.
+std::int64_t windows_of(const at::Tensor& x) { return x.defined() && x.dim() == 4 ? x.size(0) : 1; }
+
+/// x as [windows, heads, tokens, dim], whether its windows were joined under gradients, lie among the heads or not.
+at::Tensor by_windows(const at::Tensor& x, std::int64_t windows, bool joined, const at::Tensor& order) {
+    if (!x.defined()) return x;
+    if (x.dim() == 4) return x.size(0) == 1 ? x.expand({windows, -1, -1, -1}) : x;
+    return joined ? split_windows(x, windows, order) : x.unflatten(0, {windows, x.size(0) / windows});
+}
 
 }  // namespace
 
@@ -80,7 +91,7 @@ std::string Recorder::name_next() {
     return name;
 }
 
-at::Tensor Recorder::edit(const std::string& name, std::int64_t heads, at::Tensor output,
+at::Tensor Recorder::edit(const std::string& name, std::int64_t heads, std::int64_t windows, at::Tensor output,
                           std::vector<double>& factors) {
     std::vector<double> wanted(static_cast<std::size_t>(heads), 1.0);
     bool any = false;
@@ -94,13 +105,19 @@ at::Tensor Recorder::edit(const std::string& name, std::int64_t heads, at::Tenso
         any = true;
     }
     if (any) {
+        for (std::int64_t i = heads; i < heads * windows; ++i)
+            wanted.push_back(wanted[static_cast<std::size_t>(i - heads)]);
         std::vector<std::int64_t> shape(output.sizes().begin(), output.sizes().end() - 2);
         shape.insert(shape.end(), {1, 1});
         output = output * at::tensor(wanted, output.options().requires_grad(false)).reshape(shape);
         factors = std::move(wanted);
     }
-    if (output_hook) output = output_hook(kept_.size(), output);
-    return output;
+    if (output_hook && windows > 1) {
+        const at::Tensor order = order_of_next();
+        const at::Tensor joined = join_windows(by_windows(output, windows, false, {}), order);
+        return split_windows(output_hook(kept_.size(), joined), windows, order).reshape(output.sizes());
+    }
+    return output_hook ? output_hook(kept_.size(), output) : output;
 }
 
 FlowStep Recorder::step_of(std::size_t index, std::string& unknown) {
@@ -126,6 +143,14 @@ FlowStep Recorder::step_of(std::size_t index, std::string& unknown) {
         mixing.query_layout.unknown = mixing.key_layout.unknown = "the model does not say what its tokens are";
         if (unknown.empty())
             unknown = fmt::format("nothing is known of how {} is joined to the layers around it", mixing.name);
+    }
+    if (kept.facts && probed && unknown.empty()) unknown = unknown_flow;
+    if (const auto* windowed = dynamic_cast<const WindowedMixing*>(&mixing);
+        windowed != nullptr && !windowed->ordered()) {
+        const std::int64_t each = mixing.keys / windowed->windows();
+        mixing.query_layout.unknown = mixing.key_layout.unknown = fmt::format(
+            "{} attends within {} windows, and where they lie is not known: key t is number t % {} of window t / {}",
+            mixing.name, windowed->windows(), each, each);
     }
     if (kept.pictures != 1 && unknown.empty())
         unknown = fmt::format("{} attends within {} groups of tokens, whose places are not known", mixing.name,
@@ -164,6 +189,10 @@ at::Tensor Recorder::visit(const std::string& name, at::Tensor x) {
 at::Tensor Recorder::through_heads(at::Tensor& x) const {
     if (!options_.gradients || !options_.mixings) return x;
     const auto shape = x.sizes().vec();
+    if (const std::int64_t windows = windows_of(x); windows > 1) {
+        x = join_windows(x, order_of_next());
+        return split_windows(x, windows, order_of_next());
+    }
     x = as_heads(x);
     return x.reshape(shape);
 }
@@ -202,15 +231,29 @@ void Recorder::add(std::shared_ptr<Mixing> mixing, std::int64_t pictures, std::i
 
 at::Tensor Recorder::keep(SoftmaxParts parts, std::int64_t pictures) {
     const std::string name = name_next();
+    const std::int64_t windows = std::max(windows_of(parts.q), windows_of(parts.output));
+    const at::Tensor order = order_of_next();
+    // Under gradients the queries, keys and values of windows were joined before the attention ran.
+    const bool joined = windows > 1 && parts.q.dim() == 3 && parts.q.size(-2) == windows * parts.output.size(-2);
+    WindowedMixing::OnPath on_path;
+    if (joined) on_path = {parts.q, parts.k, parts.v, {}};
+    if (windows > 1)
+        for (at::Tensor* x : {&parts.q, &parts.k, &parts.v}) *x = by_windows(*x, windows, joined, order);
     std::int64_t heads = 1;
     for (std::int64_t axis = 0; axis < parts.q.dim() - 2; ++axis) heads *= parts.q.size(axis);
-    parts.output = edit(name, heads, std::move(parts.output), parts.head_factors);
+    parts.output = edit(name, heads / windows, windows, std::move(parts.output), parts.head_factors);
     const std::optional<Recipe> made_by = std::exchange(recipe, std::nullopt);
     if (options_.visit && options_.gradients) parts.output = parts.output.detach().requires_grad_(true);
-    at::Tensor goes_on = through_heads(parts.output);
+    const auto shape = parts.output.sizes().vec();
+    if (windows > 1) parts.output = by_windows(parts.output, windows, false, order);
+    at::Tensor goes_on = through_heads(parts.output).reshape(shape);
     if (!options_.mixings) {
         add(nullptr, 1, {});
         return goes_on;
+    }
+    if (windows > 1 && options_.gradients) {
+        on_path.output = parts.output;
+        parts.output = by_windows(parts.output, windows, true, order);
     }
     if (copy_inputs) {
         parts.q = maybe_copy(parts.q);
@@ -233,24 +276,45 @@ at::Tensor Recorder::keep(SoftmaxParts parts, std::int64_t pictures) {
         return goes_on;
     }
     const at::Tensor q = parts.q, k = parts.k, v = parts.v, lse = parts.lse, output = parts.output;
-    auto mixing = std::make_shared<SoftmaxMixing>(std::move(parts));
+    std::shared_ptr<Mixing> mixing = std::make_shared<SoftmaxMixing>(std::move(parts));
     mixing->name = name;
-    add(std::move(mixing), pictures, {q, k, v, lse, output});
+    if (windows > 1) {
+        mixing = std::make_shared<WindowedMixing>(std::move(mixing), windows, order, std::move(on_path));
+        mixing->name = name;
+    }
+    add(std::move(mixing), windows > 1 && order.defined() ? 1 : pictures, {q, k, v, lse, output});
     return goes_on;
 }
 
 at::Tensor Recorder::keep(at::Tensor p, at::Tensor v, at::Tensor output) {
     const std::string name = name_next();
+    const std::int64_t windows = std::max(windows_of(p), windows_of(output));
+    const at::Tensor order = order_of_next();
+    if (windows > 1) {
+        p = by_windows(p, windows, p.dim() == 3 && p.size(-2) == windows * output.size(-2), order);
+        v = by_windows(v, windows, false, order);
+    }
     std::int64_t heads = 1;
     for (std::int64_t axis = 0; axis < p.dim() - 2; ++axis) heads *= p.size(axis);
     std::vector<double> factors;
-    output = edit(name, heads, std::move(output), factors);
-    const at::Tensor goes_on = through_heads(output);
-    const std::int64_t pictures = p.dim() >= 4 ? p.size(0) : 1;
+    output = edit(name, heads / windows, windows, std::move(output), factors);
+    const auto shape = output.sizes().vec();
+    if (windows > 1) output = by_windows(output, windows, false, order);
+    const at::Tensor goes_on = through_heads(output).reshape(shape);
+    WindowedMixing::OnPath on_path;
+    if (windows > 1 && options_.gradients) {
+        on_path.output = output;
+        output = by_windows(output, windows, true, order);
+    }
+    const std::int64_t pictures = windows > 1 ? (order.defined() ? 1 : windows) : p.dim() >= 4 ? p.size(0) : 1;
     const at::Tensor kept_p = maybe_copy(p), kept_v = maybe_copy(v);
     const at::Tensor kept_output = options_.gradients ? output : maybe_copy(output);
-    auto mixing = std::make_shared<DenseMixing>(kept_p, kept_v, kept_output, std::move(factors));
+    std::shared_ptr<Mixing> mixing = std::make_shared<DenseMixing>(kept_p, kept_v, kept_output, std::move(factors));
     mixing->name = name;
+    if (windows > 1) {
+        mixing = std::make_shared<WindowedMixing>(std::move(mixing), windows, order, std::move(on_path));
+        mixing->name = name;
+    }
     add(std::move(mixing), pictures, {kept_p, kept_v, kept_output});
     return options_.gradients ? maybe_copy(goes_on) : goes_on;
 }

@@ -53,7 +53,8 @@ class Recorder {
     bool wants_point(std::string_view name) const;
 
     /// Keeps an attention; returns the output the model goes on with (edited where asked). `output` has the shape [...,
-    /// heads, queries, dim]. `pictures` is the size of the batch axis: above 1 for windows.
+    /// heads, queries, dim]. `pictures` is the size of the batch axis: above 1 for windows, which are joined to one
+    /// Mixing where they can be told from heads (four axes).
     at::Tensor keep(SoftmaxParts parts, std::int64_t pictures);
     at::Tensor keep(at::Tensor p, at::Tensor v, at::Tensor output);
     void keep(std::shared_ptr<Mixing> mixing);
@@ -61,7 +62,7 @@ class Recorder {
     /// The result of an operator inside a TorchScript module: a point once it has a name.
     at::Tensor module_point(const std::string& op, at::Tensor x);
     /// Under gradients: x becomes [heads, tokens, dim] and what comes back is made of it, so that its gradient is
-    /// defined.
+    /// defined. Windows are joined on the way.
     at::Tensor through_heads(at::Tensor& x) const;
     /// Lets CaptureOptions::visit see a point, and forgets what led to it.
     at::Tensor visit(const std::string& name, at::Tensor x);
@@ -84,13 +85,16 @@ class Recorder {
 
     const MixingScope::Facts* scope = nullptr;
     std::function<at::Tensor(std::size_t index, const at::Tensor& output)>
-        output_hook;                        ///< for probes: replaces outputs
+        output_hook;                        ///< for probes: replaces outputs [..., tokens, dim], windows joined
     std::optional<std::size_t> stop_after;  ///< for probes: leaves the run after that many mixings, without an error
     bool copy_inputs = false;               ///< clone what is kept: the model overwrites its tensors
     bool keep_inputs = false;               ///< keep recipes instead of queries, keys, values and outputs
     std::optional<Recipe> recipe;           ///< of the attention that comes next
     bool left_early = false;
     MixingFacts facts;
+    std::string unknown_flow;  ///< why `facts` do not tell how the layers are joined; empty when they do
+    /// Where the tokens of windows are, as WindowedMixing takes it; undefined when that is not known.
+    std::function<at::Tensor(std::size_t index)> window_order;
     ModulePath module_path;
     /// The public name of the n-th result of this operator in this module; empty when it has none.
     std::function<std::string(const std::string& path, const std::string& op, int occurrence)> point_name;
@@ -107,7 +111,9 @@ class Recorder {
     std::string name_next();
     /// The step that a kept mixing is, its layouts filled in; `unknown` is set where its place is not known.
     FlowStep step_of(std::size_t index, std::string& unknown);
-    at::Tensor edit(const std::string& name, std::int64_t heads, at::Tensor output, std::vector<double>& factors);
+    at::Tensor edit(const std::string& name, std::int64_t heads, std::int64_t windows, at::Tensor output,
+                    std::vector<double>& factors);
+    at::Tensor order_of_next() const { return window_order ? window_order(kept_.size()) : at::Tensor(); }
     void add(std::shared_ptr<Mixing> mixing, std::int64_t pictures, std::initializer_list<at::Tensor> tensors);
     void count(const at::Tensor& x);
     void watch(const at::Tensor& x);

@@ -135,6 +135,10 @@ std::optional<at::Tensor> UnfusedTracker::product(const at::Tensor& a, const at:
     parts.output = out;
     parts.scale = node->scale;
     parts.terms = std::move(node->terms);
+    // Terms were kept as [heads, queries, keys]; windows and heads are two axes of the queries.
+    if (parts.q.dim() > 3)
+        for (ScoreTerm& term : parts.terms)
+            term.tensor = term.tensor.unflatten(0, parts.q.sizes().slice(0, parts.q.dim() - 2));
     parts.source = "matmul and softmax";
     const std::int64_t pictures = parts.q.dim() >= 4 ? parts.q.size(0) : 1;
     return recorder_.keep(std::move(parts), pictures);

@@ -14,6 +14,7 @@
 
 #include "intercept.h"
 #include "torch_errors.h"
+#include "windowed_mixing.h"
 
 #include <algorithm>
 #include <chrono>
@@ -105,8 +106,9 @@ Result<Probed> probe_in_child(const fs::path& file, std::int64_t height, std::in
     if (WIFSIGNALED(status)) {
         const int signal = WTERMSIG(status);
         return fail(ErrorCode::BadInput, "{} {} when it was tried in a child process", name,
-                    signal == SIGXCPU ? "used more than a minute of processor time"
-                                      : fmt::format("crashed (signal {})", signal));
+                    signal == SIGXCPU   ? "used too much processor time"
+                    : signal == SIGXFSZ ? "tried to write a file"
+                                        : fmt::format("crashed (signal {})", signal));
     }
     const auto found = nlohmann::json::parse(said, nullptr, false);
     if (!found.is_object())
@@ -165,8 +167,9 @@ struct Findings {
         bool residual = true;
         TokenLayout queries, keys;
     };
-    std::vector<Step> steps;  ///< one for each mixing; empty when how they are joined could not be established
-    std::string unknown;      ///< why not
+    std::vector<Step> steps;         ///< one for each mixing; empty when their tokens' places could not be established
+    std::vector<at::Tensor> orders;  ///< where the tokens of each mixing's windows are; undefined when it has none
+    std::string unknown;             ///< why it is not known how the mixings are joined; empty when it is
     at::Tensor readout;
 };
 
@@ -199,7 +202,12 @@ class TorchScriptModel final : public Model {
 
     std::vector<NamedPoint> points() const override { return points_; }
     void to(at::Device device, at::ScalarType dtype) override {
-        module_.to(device, dtype);
+        // Module::to() would make numbers of indices, which windows keep in their buffers.
+        const auto moved = [&](const at::Tensor& x) {
+            return x.to(device, x.is_floating_point() ? dtype : x.scalar_type());
+        };
+        for (at::Tensor parameter : module_.parameters()) parameter.set_data(moved(parameter));
+        for (at::Tensor buffer : module_.buffers()) buffer.set_data(moved(buffer));
         device_ = device;
         dtype_ = dtype;
     }
@@ -219,7 +227,12 @@ class TorchScriptModel final : public Model {
                     return name == point_names_.end() ? std::string() : name->second;
                 };
         }
-        if (pixels.size(2) != found_.height || pixels.size(3) != found_.width || found_.steps.empty()) return;
+        if (pixels.size(2) != found_.height || pixels.size(3) != found_.width) return;
+        recorder.window_order = [this](std::size_t index) {
+            return index < found_.orders.size() ? found_.orders[index] : at::Tensor();
+        };
+        if (found_.steps.empty()) return;
+        recorder.unknown_flow = found_.unknown;
         recorder.facts = [this](std::size_t index, const Mixing& mixing) -> std::optional<MixingScope::Facts> {
             if (index >= found_.steps.size()) return {};
             const Findings::Step& step = found_.steps[index];
@@ -231,6 +244,7 @@ class TorchScriptModel final : public Model {
     Result<std::shared_ptr<Capture>> observe(const at::Tensor& pixels, const std::function<void(Recorder&)>& set = {},
                                              bool points = false);
     TokenLayout probe_layout(const at::Tensor& pixels, const Mixing& first);
+    void probe_grids(const at::Tensor& pixels, const Capture& plain);
     void probe_flow(const at::Tensor& pixels, const Capture& plain);
     void probe_readout(const at::Tensor& pixels, const Capture& plain);
     void probe_points(const at::Tensor& pixels);
@@ -246,6 +260,9 @@ class TorchScriptModel final : public Model {
 // ---- the probes
 // -------------------------------------------------------------------------------------------------------------------
 
+/// Of a probe, times what is usual in a layer: enough behind a layer scale of 1e-6, and far from what fp32 holds.
+constexpr double kLargestImpulse = 1e8;
+
 /// Tokens whose row differs between two [heads, tokens, dim] tensors. Untouched rows are computed by the same
 /// operations on the same numbers; the threshold only forgives kernels that split their work by what they are given.
 std::vector<std::int64_t> moved(const at::Tensor& before, const at::Tensor& after) {
@@ -253,10 +270,16 @@ std::vector<std::int64_t> moved(const at::Tensor& before, const at::Tensor& afte
     const double most = by.max().item<double>();
     std::vector<std::int64_t> tokens;
     if (!(most > 1e-6 * (1e-6 + before.abs().max().item<double>()))) return tokens;
-    const at::Tensor flags = (by > 1e-3 * most).to(at::kCPU);
+    const at::Tensor flags = (by > 1e-3 * most).to(at::kCPU).contiguous();
     for (std::int64_t token = 0; token < flags.numel(); ++token)
-        if (flags[token].item<bool>()) tokens.push_back(token);
+        if (flags.data_ptr<bool>()[token]) tokens.push_back(token);
     return tokens;
+}
+
+/// What shows that a key's token moved: its key, or its value where only the map was kept.
+at::Tensor key_side(const Mixing& mixing) { return mixing.k().defined() ? mixing.k() : mixing.v(); }
+at::Tensor query_side(const Mixing& mixing) {
+    return mixing.q().defined() ? mixing.q() : mixing.queries == mixing.keys ? mixing.v() : at::Tensor();
 }
 
 /// Adds seeded noise to one cell of a grid over the pixels.
@@ -292,7 +315,7 @@ TokenLayout TorchScriptModel::probe_layout(const at::Tensor& pixels, const Mixin
         fmt::format("no grid of square patches over {} x {} pixels gives {} tokens", height, width, tokens);
     const auto keys = [&](const at::Tensor& x) -> at::Tensor {
         const auto run = observe(x, [](Recorder& recorder) { recorder.stop_after = 1; });
-        return run && !(*run)->flow.steps.empty() ? (*run)->flow.steps[0].mixing->k() : at::Tensor();
+        return run && !(*run)->flow.steps.empty() ? key_side(*(*run)->flow.steps[0].mixing) : at::Tensor();
     };
     constexpr std::int64_t kMostPrefix = 16;
     for (std::int64_t patch = 1; patch <= std::min(height, width); ++patch) {
@@ -327,6 +350,171 @@ TokenLayout TorchScriptModel::probe_layout(const at::Tensor& pixels, const Mixin
     return unknown;
 }
 
+/// Whether what lies at `coordinate` is changed by the run that asks for this bit: those of the cells where it is set,
+/// or, with `complement`, those where it is not.
+struct CodeRun {
+    int axis;  ///< 0 rows, 1 columns
+    int bit;
+    bool complement;
+    bool changes(std::int64_t coordinate) const { return (((coordinate >> bit) & 1) != 0) != complement; }
+};
+
+int bits_for(std::int64_t count) {
+    int bits = 0;
+    while ((std::int64_t{1} << bits) < count) ++bits;
+    return bits;
+}
+
+/// Where each token of a coarser grid is, from which runs moved it. A token that is made of a block of 2^shift x
+/// 2^shift cells, and of nothing else, moves in both runs of the low bits and in one run of each high bit.
+///
+/// @return  int64 [tokens]: for each place in row-major order the token there; undefined with the reason in `why`
+at::Tensor decode(const std::vector<CodeRun>& runs, const std::vector<std::vector<bool>>& moved_in, std::int64_t rows,
+                  std::int64_t cols, int shift, std::string& why) {
+    const std::int64_t tokens = (rows >> shift) * (cols >> shift);
+    std::vector<std::int64_t> at(static_cast<std::size_t>(tokens), -1);
+    for (std::int64_t token = 0; token < tokens; ++token) {
+        std::int64_t place[2] = {0, 0};
+        for (int axis = 0; axis < 2; ++axis)
+            for (int bit = 0; bit < bits_for(axis == 0 ? rows : cols); ++bit) {
+                bool set = false, clear = false;
+                for (std::size_t i = 0; i < runs.size(); ++i)
+                    if (runs[i].axis == axis && runs[i].bit == bit && moved_in[i][static_cast<std::size_t>(token)])
+                        (runs[i].complement ? clear : set) = true;
+                if (!set && !clear) {
+                    why = fmt::format("token {} moves with no pixel while attention is silenced", token);
+                    return {};
+                }
+                if (bit >= shift && set == clear) {
+                    why = fmt::format("token {} moves with the pixels of more than one place", token);
+                    return {};
+                }
+                if (bit < shift && set != clear) {
+                    why = fmt::format("token {} moves with a part of the pixels of its place only", token);
+                    return {};
+                }
+                if (bit >= shift && set) place[axis] |= std::int64_t{1} << (bit - shift);
+            }
+        const std::int64_t index = place[0] * (cols >> shift) + place[1];
+        if (place[1] >= (cols >> shift) || index >= tokens || at[static_cast<std::size_t>(index)] >= 0) {
+            why = fmt::format("more than one token moves with the pixels at row {}, column {}", place[0], place[1]);
+            return {};
+        }
+        at[static_cast<std::size_t>(index)] = token;
+    }
+    at::Tensor order = at::zeros({tokens}, at::kLong);
+    std::copy(at.begin(), at.end(), order.data_ptr<std::int64_t>());
+    return order;
+}
+
+/// Where the tokens of models with windows or with grids of several sizes are. Attention is silenced, so that every
+/// token is made of its own pixels alone; a number of runs that grows with the logarithm of the grid changes the cells
+/// whose row or column has a certain bit, and each token's place is read from the runs that moved it.
+void TorchScriptModel::probe_grids(const at::Tensor& pixels, const Capture& plain) {
+    const std::int64_t height = pixels.size(2), width = pixels.size(3);
+    const auto& steps = plain.flow.steps;
+    std::int64_t most = 0;
+    for (const FlowStep& step : steps) most = std::max({most, step.mixing->queries, step.mixing->keys});
+    std::int64_t patch = 1;
+    while (patch <= std::min(height, width) &&
+           (height % patch != 0 || width % patch != 0 || (height / patch) * (width / patch) != most))
+        ++patch;
+    if (patch > std::min(height, width)) {
+        found_.layout.unknown =
+            fmt::format("no grid of square patches over {} x {} pixels gives {} tokens", height, width, most);
+        return;
+    }
+    const std::int64_t rows = height / patch, cols = width / patch;
+    std::vector<CodeRun> runs;
+    for (int axis = 0; axis < 2; ++axis)
+        for (int bit = 0; bit < bits_for(axis == 0 ? rows : cols); ++bit)
+            for (const bool complement : {false, true}) runs.push_back({axis, bit, complement});
+    const auto silenced = [](Recorder& r) {
+        r.output_hook = [](std::size_t, const at::Tensor& out) { return at::zeros_like(out); };
+    };
+    const auto quiet = observe(pixels, silenced);
+    const at::Tensor noise = at::randn(pixels.sizes(), at::make_generator<at::CPUGeneratorImpl>(17));
+    // For each mixing and run which of its queries and keys moved.
+    std::vector<std::vector<std::vector<bool>>> queries(steps.size()), keys(steps.size());
+    const auto flags = [](const at::Tensor& before, const at::Tensor& after) {
+        std::vector<bool> out(static_cast<std::size_t>(before.size(1)), false);
+        for (const std::int64_t token : moved(before, after)) out[static_cast<std::size_t>(token)] = true;
+        return out;
+    };
+    for (const CodeRun& run : runs) {
+        at::Tensor mask = at::zeros({1, 1, height, width});
+        for (std::int64_t cell = 0; cell < (run.axis == 0 ? rows : cols); ++cell)
+            if (run.changes(cell)) mask.slice(2 + run.axis, cell * patch, (cell + 1) * patch).fill_(1);
+        const auto changed = observe(pixels + noise * mask, silenced);
+        if (!quiet || !changed || (*quiet)->flow.steps.size() != steps.size() ||
+            (*changed)->flow.steps.size() != steps.size()) {
+            found_.layout.unknown = "the model takes another way when its attention is silenced";
+            return;
+        }
+        for (std::size_t i = 0; i < steps.size(); ++i) {
+            const Mixing &before = *(*quiet)->flow.steps[i].mixing, &after = *(*changed)->flow.steps[i].mixing;
+            if (!query_side(before).defined() || !key_side(before).defined()) {
+                found_.layout.unknown = fmt::format("the queries and keys of {} are not seen", steps[i].mixing->name);
+                return;
+            }
+            queries[i].push_back(flags(query_side(before), query_side(after)));
+            keys[i].push_back(flags(key_side(before), key_side(after)));
+        }
+    }
+    std::vector<Findings::Step> found;
+    std::vector<at::Tensor> orders(steps.size());
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+        const Mixing& mixing = *steps[i].mixing;
+        const bool windowed = dynamic_cast<const WindowedMixing*>(&mixing) != nullptr;
+        std::string why;
+        const auto grid = [&](std::int64_t tokens, const std::vector<std::vector<bool>>& moved_in,
+                              TokenLayout& layout) {
+            int shift = 0;
+            while (shift < 16 && ((rows >> shift) * (cols >> shift) > tokens)) ++shift;
+            const bool whole = (rows >> shift) << shift == rows && (cols >> shift) << shift == cols;
+            if (!whole || (rows >> shift) * (cols >> shift) != tokens) {
+                why = fmt::format("its {} tokens are no grid that halves one of {} x {}", tokens, rows, cols);
+                return at::Tensor();
+            }
+            layout.rows = rows >> shift;
+            layout.cols = cols >> shift;
+            return decode(runs, moved_in, rows, cols, shift, why);
+        };
+        Findings::Step step;
+        step.layer = static_cast<std::int64_t>(i);
+        const at::Tensor of_queries = grid(mixing.queries, queries[i], step.queries);
+        const at::Tensor of_keys = of_queries.defined() ? grid(mixing.keys, keys[i], step.keys) : at::Tensor();
+        const auto in_order = [](const at::Tensor& order) {
+            return (order.slice(0, 1) - order.slice(0, 0, -1) == 1).all().item<bool>();
+        };
+        if (of_keys.defined()) {
+            if (windowed && mixing.queries == mixing.keys && of_queries.equal(of_keys))
+                orders[i] = of_keys;
+            else if (!in_order(of_queries) || !in_order(of_keys))
+                why = "its tokens are not in the order of the picture";
+        }
+        if (!why.empty()) {
+            found_.layout = {};
+            found_.layout.unknown = fmt::format("{}: {}", mixing.name, why);
+            return;
+        }
+        found.push_back(std::move(step));
+    }
+    found_.layout = found.front().keys;
+    found_.orders = std::move(orders);
+    for (std::size_t i = 1; i < found.size() && found_.unknown.empty(); ++i)
+        if (const auto& before = found[i - 1].queries, &after = found[i].queries; before != after)
+            found_.unknown = fmt::format(
+                "between {} and {} the {} x {} tokens become {} x {}, and how much each weighs there is not known",
+                steps[i - 1].mixing->name, steps[i].mixing->name, before.rows, before.cols, after.rows, after.cols);
+    for (std::size_t i = 0; i < found.size() && found_.unknown.empty(); ++i)
+        if (found[i].queries != found[i].keys)
+            found_.unknown =
+                fmt::format("{} reads a grid of {} x {} tokens into one of {} x {}", steps[i].mixing->name,
+                            found[i].keys.rows, found[i].keys.cols, found[i].queries.rows, found[i].queries.cols);
+    found_.steps = std::move(found);
+}
+
 /// One run with every attention silenced, and one with one token of the input and of every attention's output moved
 /// besides. Which tokens move at the next attention tells whether there is a path around the one before, and whether
 /// tokens keep their places.
@@ -343,7 +531,7 @@ void TorchScriptModel::probe_flow(const at::Tensor& pixels, const Capture& plain
             return;
         }
     }
-    if (!plain.flow.steps.empty() && plain.flow.unknown.find("groups") != std::string::npos) {
+    if (plain.flow.unknown.find("groups") != std::string::npos && found_.orders.empty()) {
         found_.unknown = plain.flow.unknown;
         return;
     }
@@ -359,26 +547,40 @@ void TorchScriptModel::probe_flow(const at::Tensor& pixels, const Capture& plain
                static_cast<std::int64_t>((i + 1) * static_cast<std::size_t>(patches - 1) / (count + 1)) % patches;
     };
     const auto silenced = [](std::size_t, const at::Tensor& out) { return at::zeros_like(out); };
+    // A layer scale of 1e-5 hides an impulse of the size of what passes around it; a larger one than needed does no
+    // harm, since the next norm brings it back. So it grows until the next attention sees it.
+    std::vector<double> sizes(count, 1);
     const auto impulse = [&](std::size_t i, const at::Tensor& out) {
         at::Tensor moved_out = at::zeros_like(out);
         if (out.size(-2) == tokens)
             moved_out.select(-2, probe_token(i))
-                .copy_(at::randn({out.size(-1)}, at::make_generator<at::CPUGeneratorImpl>(i + 1)));
+                .copy_(at::randn({out.size(-1)}, at::make_generator<at::CPUGeneratorImpl>(i + 1)) * sizes[i]);
         return moved_out;
     };
     const std::int64_t first_token = prefix;
     const auto quiet = observe(pixels, [&](Recorder& r) { r.output_hook = silenced; });
-    const auto marked = observe(with_cell_changed(pixels, 0, 0, found_.layout.rows, found_.layout.cols),
-                                [&](Recorder& r) { r.output_hook = impulse; });
-    if (!quiet || !marked || (*quiet)->flow.steps.size() != count || (*marked)->flow.steps.size() != count) {
-        found_.unknown = "the model takes another way when its attention is silenced";
-        return;
+    const at::Tensor with_cell = with_cell_changed(pixels, 0, 0, found_.layout.rows, found_.layout.cols);
+    Result<std::shared_ptr<Capture>> marked = fail(ErrorCode::Internal, "not run");
+    for (bool hidden = true; hidden;) {
+        marked = observe(with_cell, [&](Recorder& r) { r.output_hook = impulse; });
+        if (!quiet || !marked || (*quiet)->flow.steps.size() != count || (*marked)->flow.steps.size() != count) {
+            found_.unknown = "the model takes another way when its attention is silenced";
+            return;
+        }
+        hidden = false;
+        for (std::size_t i = 0; i + 1 < count; ++i) {
+            const auto which =
+                moved(key_side(*(*quiet)->flow.steps[i + 1].mixing), key_side(*(*marked)->flow.steps[i + 1].mixing));
+            if (sizes[i] >= kLargestImpulse || std::count(which.begin(), which.end(), probe_token(i)) != 0) continue;
+            sizes[i] *= 100;
+            hidden = true;
+        }
     }
     std::set<std::int64_t> carried{first_token};
     std::vector<Findings::Step> found;
     for (std::size_t i = 0; i < count; ++i) {
         const Mixing& mixing = *steps[i].mixing;
-        const auto which = moved((*quiet)->flow.steps[i].mixing->k(), (*marked)->flow.steps[i].mixing->k());
+        const auto which = moved(key_side(*(*quiet)->flow.steps[i].mixing), key_side(*(*marked)->flow.steps[i].mixing));
         const std::set<std::int64_t> here(which.begin(), which.end());
         if (i > 0) {
             std::set<std::int64_t> around = carried, alone{probe_token(i - 1)};
@@ -434,12 +636,13 @@ void TorchScriptModel::probe_readout(const at::Tensor& pixels, const Capture& pl
     const Mixing& mixing = *plain.flow.steps[last].mixing;
     const bool pools = found_.steps[last].layer < 0;
     const std::int64_t prefix = pools ? mixing.queries : found_.layout.prefix_count();
+    double size = 1;
     const auto reads = [&](std::int64_t token) {
         const auto run = observe(pixels, [&](Recorder& r) {
             r.output_hook = [&](std::size_t i, const at::Tensor& out) {
                 if (i != last) return out;
                 at::Tensor changed = out.clone();
-                const double spread = out.abs().max().item<double>() + 1e-3;
+                const double spread = size * (out.abs().max().item<double>() + 1e-3);
                 changed.select(-2, token).add_(at::randn({out.size(-1)}, at::make_generator<at::CPUGeneratorImpl>(7)) *
                                                spread);
                 return changed;
@@ -449,15 +652,19 @@ void TorchScriptModel::probe_readout(const at::Tensor& pixels, const Capture& pl
                           1e-6 * (1 + plain.output.abs().max().item<double>());
     };
     std::vector<std::int64_t> read;
-    for (std::int64_t token = 0; token < prefix; ++token)
-        if (reads(token)) read.push_back(token);
     bool all = !pools, none = true;
-    if (!pools)
-        for (const std::int64_t step : {0, 1, 2, 3}) {
-            const bool one = reads(prefix + step * (mixing.queries - prefix - 1) / 3);
-            all = all && one;
-            none = none && !one;
-        }
+    // Behind a layer scale the answer moves only when the change is large; see probe_flow().
+    for (; size <= kLargestImpulse && none && read.empty(); size *= 1e4) {
+        for (std::int64_t token = 0; token < prefix; ++token)
+            if (reads(token)) read.push_back(token);
+        all = !pools;
+        if (!pools)
+            for (const std::int64_t step : {0, 1, 2, 3}) {
+                const bool one = reads(prefix + step * (mixing.queries - prefix - 1) / 3);
+                all = all && one;
+                none = none && !one;
+            }
+    }
     at::Tensor readout = at::zeros({mixing.queries});
     if (none && !read.empty()) {
         for (const std::int64_t token : read) readout[token].fill_(1.0 / static_cast<double>(read.size()));
@@ -555,12 +762,23 @@ Status TorchScriptModel::probe(std::int64_t height, std::int64_t width) {
             info_.heads = steps[0].mixing->heads;
             info_.width = steps[0].mixing->heads * (steps[0].mixing->v().defined() ? steps[0].mixing->v().size(-1) : 0);
             info_.layers = static_cast<std::int64_t>(steps.size());
-            found_.layout = probe_layout(pixels, *steps[0].mixing);
+            const std::int64_t tokens = steps[0].mixing->keys;
+            bool one_grid = true;
+            for (std::size_t i = 0; i < steps.size(); ++i) {
+                const Mixing& mixing = *steps[i].mixing;
+                const bool pools = i + 1 == steps.size() && i > 0;
+                one_grid = one_grid && dynamic_cast<const WindowedMixing*>(&mixing) == nullptr &&
+                           mixing.keys == tokens && (mixing.queries == tokens || pools);
+            }
+            if (one_grid)
+                found_.layout = probe_layout(pixels, *steps[0].mixing);
+            else
+                probe_grids(pixels, *plain);
             if (found_.layout.known()) {
                 info_.patch_height = height / found_.layout.rows;
                 info_.patch_width = width / found_.layout.cols;
             }
-            probe_flow(pixels, *plain);
+            if (found_.unknown.empty()) probe_flow(pixels, *plain);
             probe_readout(pixels, *plain);
             if (!found_.steps.empty() && found_.steps.back().layer < 0) --info_.layers;
             if (!found_.layout.known()) info_.notes.push_back("token layout: " + found_.layout.unknown);

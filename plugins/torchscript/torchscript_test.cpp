@@ -13,6 +13,10 @@
 #include <unistd.h>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <nlohmann/json.hpp>
 
 #include <vitrine/base/readers.h>
@@ -36,6 +40,7 @@ struct Reference {
         : file(read_safetensors(kData / ("capture_" + family + ".safetensors")).value()) {}
     bool has(const std::string& name) const { return file.tensors.count(name) != 0; }
     at::Tensor operator[](const std::string& name) const { return to_tensor(file.tensors.at(name)).value(); }
+    at::Tensor index(const std::string& name) const { return (*this)[name].to(at::kLong); }
     std::size_t layers() const {
         std::size_t count = 0;
         while (has("map." + std::to_string(count))) ++count;
@@ -158,6 +163,123 @@ std::string case_name(const testing::TestParamInfo<Case>& info) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Traces, EveryTrace, testing::ValuesIn(cases()), case_name);
+
+/// The map over all tokens of a grid, from those of the windows. [windows, heads, n, n] -> [heads, tokens, tokens]
+at::Tensor joined(const at::Tensor& windows, const at::Tensor& place) {
+    const std::int64_t n = windows.size(2);
+    at::Tensor out = at::zeros({windows.size(1), place.numel(), place.numel()});
+    for (std::int64_t w = 0; w < windows.size(0); ++w) {
+        const at::Tensor at = place.narrow(0, w * n, n);
+        for (std::int64_t i = 0; i < n; ++i)
+            out.select(1, at[i].item<std::int64_t>()).index_copy_(1, at, windows[w].select(1, i));
+    }
+    return out;
+}
+
+class Windows : public testing::TestWithParam<const char*> {};
+
+TEST_P(Windows, AreOneMapOverTheGridWithItsGradients) {
+    const Reference want(GetParam());
+    const auto opened = open(std::string(GetParam()) + "_traced");
+    ASSERT_TRUE(opened) << opened.error().message;
+    Model& model = **opened;
+    model.to(at::kCPU, at::kFloat);  // as the program does; indices must stay what they are
+    EXPECT_EQ(model.info().heads, 2);
+    EXPECT_EQ(model.info().patch_height, 4);
+    EXPECT_EQ(model.info().readout, Readout::MeanPatches);
+    const at::Tensor pixels = want["pixels"], logits = want["logits"];
+    const auto capture = run_captured(model, pixels);
+    ASSERT_TRUE(capture) << capture.error().message;
+    EXPECT_LT(largest((*capture)->output - logits), 1e-4 * largest(logits));
+    const Flow& flow = (*capture)->flow;
+    ASSERT_EQ(flow.steps.size(), 4U);
+    EXPECT_NE(flow.unknown.find("the 8 x 16 tokens become 4 x 8"), std::string::npos) << flow.unknown;
+    for (std::size_t i = 0; i < flow.steps.size(); ++i) {
+        const Mixing& mixing = *flow.steps[i].mixing;
+        SCOPED_TRACE(mixing.name);
+        const at::Tensor expected = joined(want["map." + std::to_string(i)], want.index("place." + std::to_string(i)));
+        EXPECT_EQ(mixing.kind(), "softmax");
+        EXPECT_EQ(mixing.heads, i < 2 ? 2 : 4);
+        EXPECT_TRUE(mixing.key_layout.known()) << mixing.key_layout.unknown;
+        EXPECT_EQ(mixing.key_layout.rows, i < 2 ? 8 : 4);
+        EXPECT_EQ(mixing.key_layout.cols, i < 2 ? 16 : 8);
+        const auto map = mixing.rows({}, {});
+        ASSERT_TRUE(map) << map.error().message;
+        ASSERT_EQ(map->sizes(), expected.sizes());
+        EXPECT_LT(largest(*map - expected), 1e-5);
+        EXPECT_LT(largest(map->sum(-1) - 1), 1e-5);
+        // A head, two queries in two windows; two keys; a tile; a product from either side.
+        const std::vector<std::int64_t> head{1}, tokens{mixing.queries - 1, 2};
+        EXPECT_LT(largest(mixing.rows(head, tokens).value() - map->slice(0, 1, 2).index_select(1, at::tensor(tokens))),
+                  1e-6);
+        EXPECT_LT(
+            largest(mixing.columns(head, tokens).value() - map->slice(0, 1, 2).index_select(2, at::tensor(tokens))),
+            1e-6);
+        const at::Tensor tile = mixing.tile(head, 1, 5, 0, mixing.keys, 2).value();
+        EXPECT_LT(largest(tile - map->slice(0, 1, 2).slice(1, 1, 5).reshape({1, 2, 2, -1, 2}).mean({2, 4})), 1e-6);
+        const at::Tensor r = at::softmax(at::arange(mixing.heads * mixing.queries, at::kFloat).sin() * 3, 0)
+                                 .reshape({mixing.heads, mixing.queries});
+        EXPECT_LT(largest(mixing.left(r).value() - r.unsqueeze(1).matmul(*map).squeeze(1)), 1e-6);
+        EXPECT_LT(largest(mixing.right(mixing.v()).value() - map->matmul(mixing.v())), 1e-4);
+        EXPECT_LT(largest(map->matmul(mixing.v()) - mixing.output()), 1e-4);
+        const MixingCheck check = mixing.check().value();
+        EXPECT_TRUE(check.passed) << check.sentence;
+    }
+    for (int repeat = 0; repeat < 4; ++repeat) {
+        CaptureOptions options;
+        options.gradients = true;
+        const auto run = run_captured(model, pixels, options);
+        ASSERT_TRUE(run) << run.error().message;
+        std::vector<at::Tensor> wanted{(*run)->input};
+        for (const FlowStep& step : (*run)->flow.steps) wanted.push_back(step.mixing->output());
+        const auto found = gradients((*run)->output[0][kTarget], wanted, {});
+        ASSERT_TRUE(found) << found.error().message;
+        EXPECT_LT(largest((*found)[0] - want["pixel_gradient"]), 1e-4 * largest(want["pixel_gradient"]));
+        for (std::size_t i = 0; i < 4; ++i) {
+            const at::Tensor g = want["gradient." + std::to_string(i)].transpose(0, 1).flatten(1, 2);
+            const at::Tensor order = want.index("place." + std::to_string(i)).argsort();
+            EXPECT_GT(largest(g), 1e-4);
+            EXPECT_LT(largest((*found)[i + 1] - g.index_select(1, order)), 1e-4 * largest(g)) << i;
+        }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Traces, Windows, testing::Values("swin_fused", "swin_plain"));
+
+TEST(TorchScript, AblatingAHeadOfWindowsChangesTheAnswer) {
+    auto model = open("swin_fused_traced").value();
+    const Reference want("swin_fused");
+    CaptureOptions options;
+    options.edits.push_back({Edit::Kind::ScaleHead, "layers.1.blocks.0.attn", 3, 0, {}});
+    const auto ablated = run_captured(*model, want["pixels"], options);
+    ASSERT_TRUE(ablated) << ablated.error().message;
+    EXPECT_GT(largest((*ablated)->output - want["logits"]), 1e-2);
+    const Mixing& mixing = *(*ablated)->flow.steps[2].mixing;
+    EXPECT_EQ(largest(mixing.output().select(0, 3)), 0);
+    EXPECT_GT(largest(mixing.output().select(0, 2)), 0);
+    EXPECT_TRUE(mixing.check().value().passed);
+    options.edits[0].head = 4;
+    EXPECT_NE(run_captured(*model, want["pixels"], options).error().message.find("has 4"), std::string::npos);
+}
+
+TEST(TorchScript, ALayerScaleOfOneHundredThousandthHidesNothing) {
+    const Reference want("layer_scale");
+    const auto opened = open("layer_scale_traced");
+    ASSERT_TRUE(opened) << opened.error().message;
+    const auto capture = run_captured(**opened, want["pixels"]).value();
+    EXPECT_LT(largest(capture->output - want["logits"]), 1e-4 * largest(want["logits"]));
+    EXPECT_TRUE(capture->flow.known()) << capture->flow.unknown;
+    ASSERT_EQ(capture->flow.steps.size(), 3U);
+    for (std::size_t i = 0; i < 3; ++i) {
+        const FlowStep& step = capture->flow.steps[i];
+        EXPECT_TRUE(step.residual);
+        EXPECT_LT(largest(step.mixing->rows({}, {}).value() - want["map." + std::to_string(i)]), 1e-5);
+        EXPECT_EQ(step.mixing->key_layout.prefix, std::vector<std::string>{"cls"});
+    }
+    EXPECT_EQ((*opened)->info().readout, Readout::ClassToken);
+    ASSERT_TRUE(capture->flow.readout.defined());
+    EXPECT_EQ(capture->flow.readout[0].item<double>(), 1);
+}
 
 TEST(TorchScript, NamesItsAttentionByTheModuleThatRuns) {
     for (const char* kind : {"traced", "scripted"}) {
@@ -282,6 +404,37 @@ TEST(TorchScript, AChildThatDiesIsAnErrorAndNoCrash) {
     setenv("VITRINE_PROBE_PROGRAM", "/nonexistent/probe", 1);
     EXPECT_EQ(open_torchscript(kData / "capture_timm_fused_traced.pt", true, {}).error().code, ErrorCode::NotFound);
     unsetenv("VITRINE_PROBE_PROGRAM");
+}
+
+TEST(TorchScript, ProgramsThatLoopAllocateOrWriteEndInASentence) {
+    setenv("VITRINE_PROBE_SECONDS", "2", 1);
+    for (const auto& [how, words] :
+         {std::pair{"loop", "processor time"}, {"memory", "memory"}, {"write", "write a file"}}) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+        if (std::string(how) == "memory") continue;  // sanitizers map too much for a limit on memory
+#endif
+        const auto refused =
+            open_torchscript(kData / fmt::format("capture_hostile_{}.pt", how), true, nlohmann::json::object());
+        ASSERT_FALSE(refused) << how;
+        EXPECT_NE(refused.error().message.find(words), std::string::npos) << refused.error().message;
+        EXPECT_EQ(refused.error().message.find('\n'), std::string::npos);
+    }
+    unsetenv("VITRINE_PROBE_SECONDS");
+    std::error_code ignored;
+    EXPECT_EQ(fs::exists("vitrine_was_here.bin") ? fs::file_size("vitrine_was_here.bin", ignored) : 0, 0U);
+    fs::remove("vitrine_was_here.bin", ignored);
+}
+
+TEST(TorchScript, TheChildsAnswerCanGoToAFile) {
+    const fs::path out = fs::temp_directory_path() / fmt::format("vitrine_probe_{}", ::getpid());
+    // Behind what the file holds already, as a log would be written.
+    std::ofstream(out) << std::string(100000, ' ');
+    const std::string command = fmt::format("'{}' '{}' 32 48 >> '{}'", probe_program().string(),
+                                            (kData / "capture_timm_fused_traced.pt").string(), out.string());
+    EXPECT_EQ(std::system(command.c_str()), 0);
+    std::ifstream in(out);
+    EXPECT_EQ(nlohmann::json::parse(in).at("shape"), nlohmann::json::array({1, 11}));
+    fs::remove(out);
 }
 
 TEST(TorchScript, TheTinyOneIsCapturedLikeAnyOther) {

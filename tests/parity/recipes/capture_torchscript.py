@@ -1,6 +1,6 @@
 """Makes tests/parity/data/capture_*: small TorchScript models and what their attention and its gradients must be.
 
-Run with a Python that has torch 2.11, timm, torchvision, transformers and safetensors:  python capture_torchscript.py
+Run with a Python that has torch 2.11, timm, torchvision, transformers and safetensors:  python capture_torchscript.py [family ...]
 Every parameter is redrawn by seed until attention is far from uniform and logits are spread, or agreement would prove nothing.
 The reference maps are softmax(scale q k^T) formed here, in place of the fused operator, in a run of the eager model.
 """
@@ -8,6 +8,7 @@ The reference maps are softmax(scale q k^T) formed here, in place of the fused o
 import json
 import math
 import pathlib
+import sys
 import warnings
 
 import timm
@@ -50,8 +51,9 @@ class Recorder:
         self.maps, self.outputs = [], []
 
     def __call__(self, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-        assert attn_mask is None and dropout_p == 0 and not is_causal and not enable_gqa
-        p = torch.softmax(q @ k.transpose(-2, -1) * (scale if scale is not None else q.shape[-1] ** -0.5), -1)
+        assert dropout_p == 0 and not is_causal and not enable_gqa
+        scores = q @ k.transpose(-2, -1) * (scale if scale is not None else q.shape[-1] ** -0.5)
+        p = torch.softmax(scores if attn_mask is None else scores + attn_mask, -1)
         out = p @ v
         out.retain_grad()
         self.maps.append(p.detach())
@@ -140,6 +142,41 @@ class NoResidual(nn.Module):
         return self.head(x.mean(1))
 
 
+def timm_swin(fused):
+    """Two stages: windows of 4 x 4 tokens, every second layer's shifted by two, and a merging of 2 x 2 between."""
+    model = timm.models.swin_transformer.SwinTransformer(img_size=(32, 64), patch_size=4, window_size=4, embed_dim=16, depths=(2, 2),
+                                                         num_heads=(2, 4), mlp_ratio=2, num_classes=CLASSES)
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused
+    return model
+
+
+def windows_reference(model, pixels):
+    """As reference(), with the windows kept apart: map.N is [windows, heads, tokens, tokens], and place.N says which token of the grid, in
+    row-major order, the tokens of the windows are."""
+    recorder, original = Recorder(), F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = recorder
+    try:
+        x = pixels.clone().requires_grad_(True)
+        logits = model(x)
+        logits[0, TARGET].backward()
+    finally:
+        F.scaled_dot_product_attention = original
+    assert logits.max() - logits.min() >= 1, logits
+    out = {"pixels": pixels, "logits": logits.detach(), "pixel_gradient": x.grad}
+    blocks = [block for layer in model.layers for block in layer.blocks]
+    for i, (block, p, o) in enumerate(zip(blocks, recorder.maps, recorder.outputs)):
+        entropy = -(p * p.clamp_min(1e-30).log()).sum(-1).mean().item()
+        assert entropy < 0.8 * math.log(p.shape[-1]), (i, entropy)
+        rows, cols = block.input_resolution
+        grid = torch.arange(rows * cols).view(1, rows, cols, 1)
+        grid = torch.roll(grid, [-s for s in block.shift_size], (1, 2))
+        place = timm.models.swin_transformer.window_partition(grid, block.window_size).reshape(-1)
+        out.update({f"map.{i}": p, f"gradient.{i}": o.grad, f"place.{i}": place})
+    return {k: (v if v.dtype == torch.long else v.float()).contiguous() for k, v in out.items()}
+
+
 def timm_vit(fused, **changes):
     settings = dict(img_size=(HEIGHT, WIDTH), patch_size=PATCH, embed_dim=DIM, depth=DEPTH, num_heads=HEADS, mlp_ratio=2,
                     num_classes=CLASSES)
@@ -163,6 +200,27 @@ def hub_vit(attention):
     return Logits(transformers.ViTForImageClassification(config))
 
 
+class Hostile(nn.Module):
+    """Programs that the child process must survive; scripted, since a trace keeps no loop."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        if self.how == "loop":
+            n = 0
+            while n >= 0:
+                n = (n + 1) % 1000
+        if self.how == "memory":
+            kept = [x]
+            while len(kept) > 0:
+                kept.append(torch.ones(64, 1024, 1024))
+        if self.how == "write":
+            return torch.from_file("vitrine_was_here.bin", True, 1 << 20)
+        return x
+
+
 def write(name, kind, model, ref, config=None):
     if kind == "scripted":
         program = torch.jit.script(model)
@@ -182,6 +240,7 @@ def main():
     OUT.mkdir(exist_ok=True)
     pixels = torch.randn(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(5))
     square = pixels[:, :, :, :HEIGHT].contiguous()
+    wide = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(6))
     families = {
         "timm_fused": (timm_vit(True), timm_vit(True), pixels, ("traced", "traced_grad", "scripted")),
         "timm_plain": (timm_vit(False), timm_vit(True), pixels, ("traced", "scripted")),
@@ -196,11 +255,26 @@ def main():
         "shuffled": (Shuffled(timm_vit(True, global_pool="avg", class_token=False)),
                      Shuffled(timm_vit(True, global_pool="avg", class_token=False)), pixels, ("traced",)),
         "no_residual": (NoResidual(), NoResidual(), pixels, ("traced",)),
+        "swin_fused": (timm_swin(True), timm_swin(True), wide, ("traced",)),
+        "swin_plain": (timm_swin(False), timm_swin(True), wide, ("traced",)),
+        "layer_scale": (timm_vit(True, init_values=1e-5), timm_vit(True, init_values=1e-5), pixels, ("traced",)),
     }
     for seed, (name, (model, twin, x, kinds)) in enumerate(families.items()):
+        if len(sys.argv) > 1 and name not in sys.argv[1:]:
+            continue
         redraw(model, 100 + seed)
+        if "swin" in name:  # 2.5 makes scores of 34, whose rounding alone showed as 1.4e-5 in a map
+            with torch.no_grad():
+                for key, p in model.named_parameters():
+                    if "qkv.weight" in key:
+                        p.mul_(0.5)
+        if name == "layer_scale":  # as DeiT III starts: what the layers add is all but nothing
+            with torch.no_grad():
+                for key, p in model.named_parameters():
+                    if key.endswith("gamma"):
+                        p.copy_(1e-5 * (1 + p))
         twin.load_state_dict(model.state_dict())
-        ref = reference(twin.eval(), x)
+        ref = (windows_reference if "swin" in name else reference)(twin.eval(), x)
         save_file(ref, str(OUT / f"capture_{name}.safetensors"))
         if name == "timm_fused":  # the same weights for the native model
             native = OUT / "capture_timm_fused_native.safetensors"
@@ -208,6 +282,10 @@ def main():
             native.with_suffix(".json").write_text(json.dumps({"input_size": [3, HEIGHT, WIDTH], "num_heads": HEADS}))
         for kind in kinds:
             write(name, kind, model, ref)
+    for how in ("loop", "memory", "write"):
+        torch.jit.script(Hostile(how)).save(str(OUT / f"capture_hostile_{how}.pt"))
+    if len(sys.argv) > 1:
+        return
     torch.backends.quantized.engine = "fbgemm"
     small = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, CLASSES)).eval()
     quantised = torch.ao.quantization.quantize_dynamic(small, {nn.Linear})
