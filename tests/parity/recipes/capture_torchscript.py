@@ -215,7 +215,7 @@ class Hostile(nn.Module):
         if self.how == "memory":
             kept = [x]
             while len(kept) > 0:
-                kept.append(torch.ones(64, 1024, 1024))
+                kept.append(torch.empty(64, 1024, 1024))
         if self.how == "write":
             return torch.from_file("vitrine_was_here.bin", True, 1 << 20)
         return x
@@ -249,8 +249,8 @@ def main():
         "timm_map": (timm_vit(True, global_pool="map", class_token=False), timm_vit(True, global_pool="map", class_token=False), pixels,
                      ("traced",)),
         "torchvision": (torchvision_vit(), torchvision_vit(), square, ("traced", "traced_grad", "scripted")),
-        "encoder_pre": (EncoderVit(True), EncoderVit(True), pixels, ("traced",)),
-        "encoder_post": (EncoderVit(False), EncoderVit(False), pixels, ("traced", "traced_grad")),
+        "encoder_pre": (EncoderVit(True), EncoderVit(True), pixels, ("traced", "traced_grad", "scripted")),
+        "encoder_post": (EncoderVit(False), EncoderVit(False), pixels, ("traced", "traced_grad", "scripted")),
         "hub": (hub_vit("eager"), hub_vit("sdpa"), pixels, ("traced",)),
         "shuffled": (Shuffled(timm_vit(True, global_pool="avg", class_token=False)),
                      Shuffled(timm_vit(True, global_pool="avg", class_token=False)), pixels, ("traced",)),
