@@ -46,6 +46,7 @@ QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 constexpr int kRecent = 10;
 constexpr int kLayout = 2;  // of the docks: a saved one of another number is not restored
 constexpr int kMostDeviceLosses = 3;
+constexpr int kDeviceLossesWithin_ms = 60'000;
 const QString kModels = QStringLiteral("recent/models"), kPictures = QStringLiteral("recent/pictures");
 
 QString pictureFilter() {
@@ -370,27 +371,44 @@ void MainWindow::makeViewport() {
     connect(
         viewport_, &Viewport::failed, this,
         [this](const QString& sentence) {
+            // A suspended laptop loses its device now and then; one that is lost at every frame is broken.
+            if (last_loss_.isValid() && last_loss_.hasExpired(kDeviceLossesWithin_ms)) device_losses_ = 0;
+            last_loss_.start();
             if (++device_losses_ <= kMostDeviceLosses) {
                 hint(tr("The graphics device was lost and is being set up again."));
                 replaceGraphics();
             } else {
-                showMessage(tr("The picture cannot be drawn"), sentence);
+                giveUpGraphics(
+                    tr("The graphics device failed %1 times, the last time so: %2").arg(device_losses_).arg(sentence));
             }
         },
         Qt::QueuedConnection);
 }
 
+void MainWindow::dropViewport() {
+    if (!container_) return;
+    stage_->removeWidget(container_);
+    delete container_;
+    container_ = nullptr;
+    viewport_ = nullptr;
+}
+
 void MainWindow::replaceGraphics() {
-    if (container_) {
-        stage_->removeWidget(container_);
-        delete container_;
-        container_ = nullptr;
-        viewport_ = nullptr;
-    }
+    std::optional<viz::ViewTransform> view;
+    if (viewport_ && !viewport_->isFitted()) view = viewport_->scene().view;
+    dropViewport();
     graphics_ = std::make_unique<Graphics>();
     makeViewport();
     refreshStage();
     refreshScene();
+    if (viewport_ && view) viewport_->takeView(*view);
+}
+
+void MainWindow::giveUpGraphics(const QString& why) {
+    dropViewport();
+    graphics_->giveUp(why);
+    refreshStage();
+    refreshActions();
 }
 
 void MainWindow::showMessage(const QString& title, const QString& sentence) {

@@ -1,6 +1,7 @@
 // The room: menus, the top bar, the docks around the picture and the status bar.
 #pragma once
 
+#include <QElapsedTimer>
 #include <QMainWindow>
 
 #include <memory>
@@ -57,6 +58,8 @@ class MainWindow : public QMainWindow {
     Status exportMap(const QString& file);
     /// Makes the device and the viewport anew, as after a lost device.
     void replaceGraphics();
+    /// After losses without end: says why, and goes on without the picture as where there is no Vulkan.
+    void giveUpGraphics(const QString& why);
 
     static std::unique_ptr<QSettings> settings();  ///< VITRINE_SETTINGS names a file; otherwise the user's own
 
@@ -74,6 +77,7 @@ class MainWindow : public QMainWindow {
     void buildMenus();
     void buildStatus();
     void makeViewport();
+    void dropViewport();
     void showMessage(const QString& title, const QString& sentence);
     void restyle();
     void setTheme(Theme::Choice choice);
@@ -148,6 +152,7 @@ class MainWindow : public QMainWindow {
     bool bare_ = false, panels_hidden_ = false;
     QByteArray before_hiding_;
     int device_losses_ = 0;
+    QElapsedTimer last_loss_;
 };
 
 }  // namespace vitrine::app

@@ -55,6 +55,13 @@ Graphics::~Graphics() {
     instance_.destroy();
 }
 
+void Graphics::giveUp(const QString& trouble) {
+    compositor_.reset();
+    instance_.destroy();
+    device_.reset();
+    trouble_ = trouble;
+}
+
 QString Graphics::deviceName() const { return device_ ? QString::fromStdString(device_->name()) : QString(); }
 
 Result<viz::Compositor*> Graphics::compositor() {

@@ -34,6 +34,8 @@ class Graphics : public QObject {
     QString deviceName() const;
     /// An off-screen compositor on the same device, made when first asked for.
     Result<viz::Compositor*> compositor();
+    /// Lets go of the device, as if there had been none; viewports on it must be gone.
+    void giveUp(const QString& trouble);
 
   private:
     std::unique_ptr<viz::Device> device_;
@@ -57,6 +59,8 @@ class Viewport : public QWindow {
     void fit();
     void oneToOne();
     void zoomBy(double factor);
+    /// Zoom and centre of another viewport on the same picture, which this one replaces.
+    void takeView(const viz::ViewTransform& view) { setView(view, false); }
     double zoom() const { return view_.zoom; }
     bool isFitted() const { return fitted_; }
 

@@ -466,6 +466,87 @@ TEST_F(WindowTest, AReplacedDeviceDrawsAgain) {
     wait_for_row({1, 1});
 }
 
+TEST_F(WindowTest, ALostDeviceIsSaidAndTheSamePictureIsDrawnAgain) {
+    open_all();
+    viewport()->zoomBy(1.7);
+    let_it_rest();
+    const auto before = viewport()->lastFrame();
+    ASSERT_TRUE(before) << before.error().message;
+    const QSize size = viewport()->size();
+    const auto* lost = viewport();
+    window_->graphics()->device().lose();
+    viewport()->requestUpdate();
+    ASSERT_TRUE(wait_until([&] { return window_->notice()->sentence().contains("lost"); }));
+    ASSERT_TRUE(wait_until([&] { return viewport() && viewport() != lost && viewport()->framesDrawn() > 0; }));
+    EXPECT_FALSE(window_->graphics()->device().is_lost());
+    window_->notice()->dismiss();  // it takes room from the picture
+    let_it_rest();
+    ASSERT_TRUE(wait_until([&] { return viewport()->size() == size; }));
+    let_it_rest();
+    const auto after = viewport()->lastFrame();
+    ASSERT_TRUE(after) << after.error().message;
+    EXPECT_EQ(difference(*before, *after), 0) << "the same picture, at the same place and size";
+    expect_frame_equals_composite();
+    hover(1, 1);
+    wait_for_row({1, 1});
+    const auto file = folder_->filePath("after_loss.png");
+    EXPECT_TRUE(window_->exportPicture(file));
+}
+
+TEST_F(WindowTest, ADeviceLostWhileAPictureIsWrittenIsAnErrorAndIsReplaced) {
+    open_all();
+    window_->graphics()->device().lose();
+    const auto refused = window_->exportPicture(folder_->filePath("lost.png"));
+    ASSERT_FALSE(refused);
+    EXPECT_NE(refused.error().message.find("lost"), std::string::npos) << refused.error().message;
+    EXPECT_FALSE(QFile::exists(folder_->filePath("lost.png")));
+    const auto* lost = viewport();
+    viewport()->requestUpdate();
+    ASSERT_TRUE(wait_until([&] { return viewport() && viewport() != lost && viewport()->framesDrawn() > 0; }));
+    EXPECT_TRUE(window_->exportPicture(folder_->filePath("lost.png")));
+}
+
+TEST_F(WindowTest, ADeviceThatIsLostAgainAndAgainIsGivenUpInWords) {
+    open_all();
+    for (int i = 0; i < 10 && window_->graphics()->ready(); ++i) {
+        const auto* lost = viewport();
+        window_->graphics()->device().lose();
+        viewport()->requestUpdate();
+        ASSERT_TRUE(wait_until([&] { return viewport() != lost; }));
+        ASSERT_TRUE(wait_until([&] { return !viewport() || viewport()->framesDrawn() > 0; }));
+    }
+    EXPECT_EQ(viewport(), nullptr);
+    EXPECT_FALSE(window_->graphics()->ready());
+    bool said = false;
+    for (const auto* label : window_->findChildren<QLabel*>())
+        said = said || (label->isVisible() && label->text().contains("lost"));
+    EXPECT_TRUE(said);
+    // What needs no picture goes on.
+    session().hover(Token{1, 1});
+    EXPECT_TRUE(wait_until([&] { return session().row() && session().row()->token == Token({1, 1}); }));
+    EXPECT_EQ(window_->exportPicture(folder_->filePath("none.png")).error().code, ErrorCode::Unsupported);
+}
+
+TEST_F(WindowTest, TheWindowSurvivesTheSmallestSizeAndMinimising) {
+    open_all();
+    const QSize size = window_->size();
+    const QSize view = viewport()->size();
+    for (int i = 0; i < 3; ++i) {
+        window_->resize(1, 1);
+        viewport()->resize(1 + i, 1);  // smaller than its place, as a window manager could make it
+        QTest::qWait(50);
+        window_->showMinimized();
+        QTest::qWait(50);
+        window_->resize(size);
+        window_->showNormal();
+    }
+    ASSERT_TRUE(QTest::qWaitForWindowExposed(window_.get(), kPatience_ms));
+    ASSERT_TRUE(wait_until([&] { return window_->size() == size; }));
+    viewport()->resize(view);
+    ASSERT_TRUE(wait_until([&] { return viewport()->size() == view; }));
+    expect_frame_equals_composite();
+}
+
 TEST_F(WindowTest, PanelsHideWithOneKeyAndComeBackAsTheyWere) {
     open_all();
     auto* model_dock = window_->findChild<QDockWidget*>("model");

@@ -317,6 +317,8 @@ Status Canvas::draw(const Scene& scene, [[maybe_unused]] const Hud& hud) {
     Parts& p = *parts_;
     if (p.width == 0 || p.height == 0) return {};
     VITRINE_CHECK(wait(p.device, p.commands));
+    // Before an image is acquired: it could not be given back.
+    if (p.device.takes_no_work()) return vulkan_error("vkAcquireNextImageKHR", VK_ERROR_DEVICE_LOST);
     std::uint32_t index = 0;
     bool have_image = false;
     // Twice anew is enough for a window that is being dragged; after that the next frame tries again.

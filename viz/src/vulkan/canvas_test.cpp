@@ -256,6 +256,34 @@ TEST_F(CanvasTest, AWindowThatWentAwayIsAnErrorAndNoCrash) {
     EXPECT_NE(status.error().message.find("window"), std::string::npos) << status.error().message;
 }
 
+TEST_F(CanvasTest, ALostDeviceIsAnErrorThatNamesItAndANewOneDrawsTheSame) {
+    const Scene scene = scene_for(320, 240);
+    ASSERT_TRUE(canvas->draw(scene, {}));
+    const auto before = canvas->last_frame();
+    ASSERT_TRUE(before);
+    ASSERT_FALSE(device->is_lost());
+    device->lose();
+    const auto lost = canvas->draw(scene, {});
+    ASSERT_FALSE(lost);
+    EXPECT_NE(lost.error().message.find("device was lost in vk"), std::string::npos) << lost.error().message;
+    EXPECT_TRUE(device->is_lost());
+    // It stays lost, whatever is asked of it.
+    EXPECT_FALSE(canvas->draw(scene, {}));
+    EXPECT_FALSE(canvas->last_frame());
+    EXPECT_FALSE(Compositor::create(*device).value()->render(scene, 320, 240));
+    canvas.reset();
+    vkDestroySurfaceKHR(device->instance(), surface, nullptr);
+    surface = {};
+    window.reset();
+    device.reset();
+    SetUp();
+    ASSERT_TRUE(canvas);
+    ASSERT_TRUE(canvas->draw(scene, {}));
+    const auto after = canvas->last_frame();
+    ASSERT_TRUE(after);
+    EXPECT_EQ(before->pixels, after->pixels);
+}
+
 TEST_F(CanvasTest, ABadSceneIsRefusedAndTheNextOneDrawn) {
     Scene bad = scene_for(320, 240);
     bad.layers[0].map.shape[0] = 2;

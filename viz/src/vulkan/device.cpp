@@ -58,13 +58,14 @@ const char* name_of(VkResult result) {
 }
 
 tl::unexpected<Error> vulkan_error(const char* call, VkResult result) {
-    const std::string_view text = call;
-    const std::string_view function = text.substr(0, text.find('('));
+    std::string_view function = call;
+    if (const auto at = function.find("(vk"); at != function.npos) function.remove_prefix(at + 1);  // device.noted(...)
+    function = function.substr(0, function.find('('));
     switch (result) {
         case VK_ERROR_DEVICE_LOST:
-            return fail(ErrorCode::Internal, "the graphics device was lost in {}; open the view again", function);
+            return fail(ErrorCode::Internal, "the graphics device was lost in {}; try again", function);
         case VK_ERROR_SURFACE_LOST_KHR:
-            return fail(ErrorCode::Internal, "the window's surface was lost in {}; open the view again", function);
+            return fail(ErrorCode::Internal, "the window's surface was lost in {}; try again", function);
         case VK_ERROR_OUT_OF_HOST_MEMORY:
         case VK_ERROR_OUT_OF_DEVICE_MEMORY:
             return fail(ErrorCode::OutOfMemory,
@@ -320,6 +321,7 @@ int Device::validation_messages() const { return parts_->messages; }
 bool Device::validates() const { return parts_->validation; }
 int all_validation_messages() { return all_messages; }
 bool Device::is_lost() const { return parts_->lost; }
+void Device::lose() { parts_->loses_next = true; }
 
 Result<Buffer> make_buffer(Device::Parts& device, VkDeviceSize size, VkBufferUsageFlags usage, bool host_visible) {
     Buffer made;
@@ -416,6 +418,7 @@ Status begin(Device::Parts&, Commands& commands) {
 }
 
 Status submit(Device::Parts& device, Commands& commands, VkSemaphore wait, VkSemaphore signal) {
+    if (device.takes_no_work()) return vulkan_error("vkQueueSubmit", VK_ERROR_DEVICE_LOST);
     VITRINE_VK(vkEndCommandBuffer(commands.buffer));
     const VkPipelineStageFlags stage = VK_PIPELINE_STAGE_ALL_COMMANDS_BIT;
     VkSubmitInfo info{VK_STRUCTURE_TYPE_SUBMIT_INFO};

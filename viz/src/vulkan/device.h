@@ -29,6 +29,7 @@ struct Device::Parts {
     bool timeline_semaphores = false;
     bool external_memory_fd = false;  ///< VK_KHR_external_memory_fd and _semaphore_fd: for memory shared by CUDA
     bool lost = false;
+    bool loses_next = false;  ///< for tests: the next call that can say so finds the device lost
     std::atomic<int> messages{0};
 
     Parts() = default;
@@ -40,6 +41,11 @@ struct Device::Parts {
     VkResult noted(VkResult result) {
         if (result == VK_ERROR_DEVICE_LOST) lost = true;
         return result;
+    }
+    /// Asked before work is given to the driver: a device that was lost once takes none any more.
+    bool takes_no_work() {
+        if (loses_next) lost = true;
+        return lost;
     }
 };
 

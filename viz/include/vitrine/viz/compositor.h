@@ -38,6 +38,9 @@ class Device {
     int validation_messages() const;   ///< errors and warnings the layer reported so far
     bool validates() const;            ///< the layer was asked for and is installed
     bool is_lost() const;              ///< true after the driver reported a lost device: create a new one
+    /// For tests: from now on the driver seems to answer that the device is lost, as after a reset of the graphics
+    /// card.
+    void lose();
     struct Parts;
     Parts& parts() const { return *parts_; }
 
