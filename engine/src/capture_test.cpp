@@ -104,7 +104,7 @@ struct InDouble {
     /// bias is added, |s|, the log-sum-exp subtracted, |s - lse|, and the exponential is within 2 units in the last
     /// place, which is 4.
     explicit InDouble(const SoftmaxMixing& mixing) {
-        const kernels::AttentionParams& p = *mixing.given().value().host;
+        const kernels::AttentionParams& p = *mixing.params().value();
         const at::Tensor terms = mixing.q().to(at::kDouble).unsqueeze(2) * mixing.k().to(at::kDouble).unsqueeze(1) *
                                  mixing.parts().scale;  // [heads, queries, keys, dim]
         EXPECT_EQ(terms.size(3), 16);

@@ -11,6 +11,7 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/accumulate.h>
 
 namespace vitrine {
 
@@ -252,15 +253,23 @@ Result<at::Tensor> device_left(const DeviceReady& ready, const at::Tensor& r, st
     return out;
 }
 
-Result<at::Tensor> device_right(const DeviceReady& ready, const at::Tensor& v, std::string& shown) {
-    // Values come one set a head here, and the kernel wants one a key head: shared keys are spelled out.
+namespace {
+
+/// With shared keys spelled out, one set a head: for values that are not shared as the keys are.
+DeviceReady one_key_head_each(const DeviceReady& ready) {
     DeviceReady each = ready;
-    if (each.params.key_heads != each.params.heads) {
-        each.k = ready.k.repeat_interleave(each.params.heads / each.params.key_heads, 0);
-        each.params.k = each.k.data_ptr();
-        set_strides(each.params.k_stride, each.k);
-        each.params.key_heads = each.params.heads;
-    }
+    if (each.params.key_heads == each.params.heads) return each;
+    each.k = ready.k.repeat_interleave(each.params.heads / each.params.key_heads, 0);
+    each.params.k = each.k.data_ptr();
+    set_strides(each.params.k_stride, each.k);
+    each.params.key_heads = each.params.heads;
+    return each;
+}
+
+}  // namespace
+
+Result<at::Tensor> device_right(const DeviceReady& ready, const at::Tensor& v, std::string& shown) {
+    const DeviceReady each = one_key_head_each(ready);
     const at::Tensor values = last_stride_one(v.detach().to(ready.q.options()));
     DeviceGradient g;
     g.v = values.data_ptr();
@@ -275,6 +284,17 @@ Result<at::Tensor> device_right(const DeviceReady& ready, const at::Tensor& v, s
 
 Result<at::Tensor> device_sensitivity(const DeviceReady& ready, const at::Tensor& v, const at::Tensor& d_output,
                                       kernels::SweepFunctor functor, const at::Tensor& r, std::string& shown) {
+    if (v.size(0) != ready.params.key_heads) {
+        if (ready.params.heads % v.size(0) != 0)
+            return fail(ErrorCode::Unsupported, "{} heads cannot share {} heads of values", ready.params.heads,
+                        v.size(0));
+        const DeviceReady each = one_key_head_each(ready);
+        if (v.size(0) != each.params.heads)
+            return device_sensitivity(each, v.repeat_interleave(each.params.heads / v.size(0), 0), d_output, functor, r,
+                                      shown);
+        if (ready.params.key_heads != each.params.key_heads)
+            return device_sensitivity(each, v, d_output, functor, r, shown);
+    }
     const DeviceAttention& p = ready.params;
     const at::Tensor values = last_stride_one(v.detach().to(ready.q.options()));
     const at::Tensor gradient = last_stride_one(d_output.detach().to(ready.q.options()));
@@ -294,35 +314,39 @@ Result<at::Tensor> device_sensitivity(const DeviceReady& ready, const at::Tensor
     return out;
 }
 
-Result<std::vector<at::Tensor>> device_rows_of_layers(std::span<const DeviceReady* const> layers,
-                                                      const Indices& queries, bool head_mean, std::string& shown) {
-    const auto count = static_cast<std::int64_t>(queries.size());
-    // One allocation for all: the smaller models' rows take less time than as many allocations.
+Result<std::vector<at::Tensor>> device_pieces_of_layers(std::span<const DeviceReady* const> layers,
+                                                        const Indices& tokens, bool rows, bool head_mean,
+                                                        std::string& shown) {
+    const auto count = static_cast<std::int64_t>(tokens.size());
+    const auto shape_of = [&](const DeviceAttention& p) {
+        std::vector<std::int64_t> shape = rows ? std::vector{count, p.keys} : std::vector{p.queries, count};
+        if (!head_mean) shape.insert(shape.begin(), p.heads);
+        return shape;
+    };
+    // One allocation for all: the smaller models' pieces take less time than as many allocations.
     std::int64_t numbers = 0;
-    for (const DeviceReady* layer : layers)
-        numbers += (head_mean ? 1 : layer->params.heads) * count * layer->params.keys;
+    for (const DeviceReady* layer : layers) numbers += c10::multiply_integers(shape_of(layer->params));
     const at::Tensor all = at::empty({numbers}, floats_beside(layers.front()->q));
-    std::vector<at::Tensor> rows;
+    std::vector<at::Tensor> pieces;
     std::vector<DeviceAttention> maps;
     std::vector<float*> to;
     std::int64_t at = 0;
     for (const DeviceReady* layer : layers) {
-        const DeviceAttention& p = layer->params;
-        const std::int64_t size = (head_mean ? 1 : p.heads) * count * p.keys;
-        const at::Tensor one = all.narrow(0, at, size);
-        rows.push_back(head_mean ? one.view({count, p.keys}) : one.view({p.heads, count, p.keys}));
-        maps.push_back(p);
-        to.push_back(one.data_ptr<float>());
+        const std::vector<std::int64_t> shape = shape_of(layer->params);
+        const std::int64_t size = c10::multiply_integers(shape);
+        pieces.push_back(all.narrow(0, at, size).view(shape));
+        maps.push_back(layer->params);
+        to.push_back(pieces.back().data_ptr<float>());
         at += size;
     }
-    Call call(Operation::MapRows, *layers.front());
+    Call call(rows ? Operation::MapRows : Operation::MapColumns, *layers.front());
     VITRINE_CHECK(call.done(call.problem(), shown));
-    const List list(queries, all.device());
-    const std::span<float* const> none;
-    VITRINE_CHECK(call.done(cuda::map_rows(maps, list.listed, head_mean ? none : std::span<float* const>(to),
-                                           head_mean ? std::span<float* const>(to) : none, call.launch()),
+    const List list(tokens, all.device());
+    const std::span<float*const> none, each(to);
+    VITRINE_CHECK(call.done((rows ? cuda::map_rows : cuda::map_columns)(maps, list.listed, head_mean ? none : each,
+                                                                        head_mean ? each : none, call.launch()),
                             shown));
-    return rows;
+    return pieces;
 }
 
 #else  // without the kernels nothing is taken, and nothing below is reached
@@ -349,8 +373,8 @@ Result<at::Tensor> device_sensitivity(const DeviceReady&, const at::Tensor&, con
                                       const at::Tensor&, std::string&) {
     return absent();
 }
-Result<std::vector<at::Tensor>> device_rows_of_layers(std::span<const DeviceReady* const>, const Indices&, bool,
-                                                      std::string&) {
+Result<std::vector<at::Tensor>> device_pieces_of_layers(std::span<const DeviceReady* const>, const Indices&, bool, bool,
+                                                        std::string&) {
     return absent();
 }
 

@@ -44,12 +44,14 @@ Result<at::Tensor> device_tile(const DeviceReady& ready, const Indices& heads, s
 Result<at::Tensor> device_left(const DeviceReady& ready, const at::Tensor& r, std::string& shown);
 /// v: [heads, keys, dim]. [heads, queries, dim]
 Result<at::Tensor> device_right(const DeviceReady& ready, const at::Tensor& v, std::string& shown);
-/// v: [key heads, keys, dim], d_output: [heads, queries, dim], of q's type. [heads, keys]
+/// v: [key or value heads, keys, dim], d_output: [heads, queries, dim], of q's type. [heads, keys]
 Result<at::Tensor> device_sensitivity(const DeviceReady& ready, const at::Tensor& v, const at::Tensor& d_output,
                                       kernels::SweepFunctor functor, const at::Tensor& r, std::string& shown);
-/// The same rows of many layers in one launch, on the device. Each [heads, queries, keys], or [queries, keys].
-Result<std::vector<at::Tensor>> device_rows_of_layers(std::span<const DeviceReady* const> layers,
-                                                      const Indices& queries, bool head_mean, std::string& shown);
+/// The same rows, or columns, of many layers in one launch, on the device, as pieces of one tensor. Each [heads,
+/// queries, keys], or without heads their mean.
+Result<std::vector<at::Tensor>> device_pieces_of_layers(std::span<const DeviceReady* const> layers,
+                                                        const Indices& tokens, bool rows, bool head_mean,
+                                                        std::string& shown);
 
 /// rows_of_layers with its answers where the kept tensors are.
 Result<LayerRows> rows_of_layers_there(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean);

@@ -32,10 +32,8 @@ constexpr std::int64_t kMostPackedBytes = std::int64_t{256} << 20;
 /// The blocks of a flow and one list of tokens that serves all of them.
 struct Blocks {
     std::vector<const Mixing*> mixings;
-    /// What the kernels of the CPU, or those of a device, are given; both empty where blocks have to be asked one by
-    /// one.
-    std::vector<kernels::AttentionParams> params;
-    std::vector<const DeviceReady*> there;
+    std::vector<kernels::AttentionParams> params;  ///< empty where they have to be asked one by one
+    std::vector<const DeviceReady*> there;         ///< instead of `params`, where all lie on a device
     std::vector<std::int64_t> tokens;
 
     std::size_t size() const { return mixings.size(); }
@@ -83,25 +81,27 @@ Result<Blocks> blocks_of(const Flow& flow, std::span<const std::int64_t> tokens,
         found.params.push_back(*given.host);
         packed_bytes += kernels::packed_keys_size(found.params.back()) * static_cast<std::int64_t>(sizeof(float));
     }
-    if (!found.params.empty() && !found.there.empty()) {
+    if (found.there.size() != found.size()) found.there.clear();
+    if (found.params.size() != found.size()) {
         found.params.clear();
-        found.there.clear();
+        return found;
     }
     if (side == Side::Queries)
-        for (std::size_t l = 0; l < found.params.size(); ++l)
+        for (std::size_t l = 0; l < found.size(); ++l)
             found.params[l] = VITRINE_TRY(
                 static_cast<const SoftmaxMixing&>(*found.mixings[l]).row_params(packed_bytes <= kMostPackedBytes));
     return found;
 }
 
-Result<LayerRows> pieces_of_layers(const Flow& flow, std::span<const std::int64_t> tokens, bool head_mean, Side side) {
+/// On a device they stay there.
+Result<LayerRows> pieces_there(const Flow& flow, std::span<const std::int64_t> tokens, bool head_mean, Side side) {
     return guarded([&]() -> Result<LayerRows> {
         const Blocks blocks = VITRINE_TRY(blocks_of(flow, tokens, side));
         const bool rows = side == Side::Queries;
         LayerRows found;
-        if (rows && !blocks.there.empty()) {
-            found.rows =
-                VITRINE_TRY(device_rows_of_layers(blocks.there, blocks.tokens, head_mean, found.implementation));
+        if (!blocks.there.empty()) {
+            found.rows = VITRINE_TRY(
+                device_pieces_of_layers(blocks.there, blocks.tokens, rows, head_mean, found.implementation));
             return found;
         }
         if (blocks.params.empty()) {
@@ -128,6 +128,20 @@ Result<LayerRows> pieces_of_layers(const Flow& flow, std::span<const std::int64_
     });
 }
 
+Result<LayerRows> pieces_of_layers(const Flow& flow, std::span<const std::int64_t> tokens, bool head_mean, Side side) {
+    return guarded([&]() -> Result<LayerRows> {
+        LayerRows found = VITRINE_TRY(pieces_there(flow, tokens, head_mean, side));
+        if (found.rows.empty() || found.rows.front().is_cpu()) return found;
+        // They are pieces of one tensor: one copy brings them all.
+        std::int64_t numbers = 0;
+        for (const at::Tensor& piece : found.rows) numbers += piece.numel();
+        const at::Tensor host = found.rows.front().as_strided({numbers}, {1}, 0).to(at::kCPU);
+        for (at::Tensor& piece : found.rows)
+            piece = host.narrow(0, piece.storage_offset(), piece.numel()).view(piece.sizes());
+        return found;
+    });
+}
+
 Status check_top(std::int64_t top, std::int64_t keys, const std::string& name) {
     if (top < 1 || top > keys)
         return fail(ErrorCode::BadInput, "the largest {} entries were asked for, {} has {}", top, name, keys);
@@ -137,21 +151,11 @@ Status check_top(std::int64_t top, std::int64_t keys, const std::string& name) {
 }  // namespace
 
 Result<LayerRows> rows_of_layers_there(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean) {
-    return pieces_of_layers(flow, queries, head_mean, Side::Queries);
+    return pieces_there(flow, queries, head_mean, Side::Queries);
 }
 
 Result<LayerRows> rows_of_layers(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean) {
-    return guarded([&]() -> Result<LayerRows> {
-        LayerRows found = VITRINE_TRY(rows_of_layers_there(flow, queries, head_mean));
-        if (found.rows.empty() || found.rows.front().is_cpu()) return found;
-        // They are pieces of one tensor: one copy brings them all.
-        std::int64_t numbers = 0;
-        for (const at::Tensor& rows : found.rows) numbers += rows.numel();
-        const at::Tensor host = found.rows.front().as_strided({numbers}, {1}, 0).to(at::kCPU);
-        for (at::Tensor& rows : found.rows)
-            rows = host.narrow(0, rows.storage_offset(), rows.numel()).view(rows.sizes());
-        return found;
-    });
+    return pieces_of_layers(flow, queries, head_mean, Side::Queries);
 }
 
 Result<LayerRows> columns_of_layers(const Flow& flow, std::span<const std::int64_t> keys, bool head_mean) {

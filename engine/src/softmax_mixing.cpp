@@ -13,6 +13,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
@@ -97,27 +98,35 @@ Result<MixingCheck> check_rows(const Mixing& m,
         for (std::int64_t& i : picked) i = kept[static_cast<std::size_t>(i)];
 
     const at::Tensor p = VITRINE_TRY(rows(picked));  // [heads, 8, keys]
-    found.row_sum_error = (p.sum(-1) - 1).abs().max().item<double>();
-    double largest = 0, worst = 0;
+    at::Tensor worst, largest;
     if (v.defined() && used.defined()) {
-        // Where the values are, and a head at a time: of a large picture they are no small copy.
+        // Where the values are, and of a large picture a head at a time: there they are no small copy.
         const at::Tensor there = p.to(v.device());
+        const std::int64_t step = std::max<std::int64_t>(1, (std::int64_t{1} << 26) / (m.keys * v.size(-1)));
         std::vector<at::Tensor> products;
-        for (std::int64_t h = 0; h < m.heads; ++h) {
-            const double factor = head_factors.empty() ? 1 : head_factors[static_cast<std::size_t>(h)];
-            products.push_back(there.select(0, h).matmul(v.select(0, h).detach().to(at::kFloat)) * factor);
+        for (std::int64_t h = 0; h < m.heads; h += step) {
+            const std::int64_t count_now = std::min(step, m.heads - h);
+            products.push_back(there.narrow(0, h, count_now).matmul(v.narrow(0, h, count_now).detach().to(at::kFloat)));
         }
-        const at::Tensor ours = at::stack(products).to(at::kCPU);
-        const at::Tensor theirs = host_float(used.index_select(1, at::tensor(places).to(used.device())));
-        worst = (ours - theirs).abs().max().item<double>();
-        largest = theirs.abs().max().item<double>();
-        if (!std::isfinite((ours - theirs).abs().sum().item<double>())) worst = std::numeric_limits<double>::infinity();
+        at::Tensor ours = products.size() == 1 ? products.front() : at::cat(products);
+        if (!head_factors.empty())
+            ours = ours * at::tensor(head_factors, at::kFloat).to(ours.device()).reshape({m.heads, 1, 1});
+        const at::Tensor theirs = used.index_select(1, at::tensor(places).to(used.device())).detach().to(at::kFloat);
+        worst = (ours - theirs).abs().max();
+        largest = theirs.abs().max();
     }
     // Uniform over the sampled rows: the sweep then costs no more than the rows did.
     at::Tensor r = at::zeros({m.queries});
     for (const std::int64_t i : picked) r.data_ptr<float>()[i] = 1.0F / static_cast<float>(count);
-    found.output_error = largest > 0 ? worst / largest : worst;
-    found.mass_error = (VITRINE_TRY(m.left(r.to(m.device()))).sum(-1) - 1).abs().max().item<double>();
+    const at::Tensor mass = (VITRINE_TRY(m.left(r.to(m.device()))).sum(-1) - 1).abs().max();
+    // A device is asked once, for all of them. What is not a number stays one and fails its comparison.
+    std::vector<at::Tensor> found_there{(p.sum(-1) - 1).abs().max(), mass.to(p.device())};
+    if (worst.defined()) found_there.insert(found_there.end(), {worst.to(p.device()), largest.to(p.device())});
+    const at::Tensor numbers = at::stack(found_there).to(at::kCPU, at::kDouble);
+    const double* const number = numbers.const_data_ptr<double>();
+    found.row_sum_error = number[0];
+    found.mass_error = number[1];
+    if (worst.defined()) found.output_error = number[3] > 0 ? number[2] / number[3] : number[2];
     const double limit = tolerance(used.defined() ? used : v);
     const double sum_limit = limit > 1e-3 ? 1e-3 : 1e-4;
     if (!(found.output_error <= limit))
@@ -452,9 +461,6 @@ Result<at::Tensor> SoftmaxMixing::sensitivity(const at::Tensor& r, Sensitivity f
             VITRINE_TRY(output_gradient(*this, d_output, state->used_v.size(-1), parts_.head_factors));
         const kernels::SweepFunctor wanted = functor_of(functor);
         if (state->there) {
-            if (state->used_v.size(0) != state->used_k.size(0))
-                return fail(ErrorCode::Unsupported, "{} has {} heads of values and {} of keys", name,
-                            state->used_v.size(0), state->used_k.size(0));
             std::string shown;
             const at::Tensor w = VITRINE_TRY(weights(*this, r, state->used_q.device()));
             const at::Tensor out =
@@ -491,8 +497,14 @@ Result<SoftmaxMixing::Given> SoftmaxMixing::given() const {
     return state->there ? Given{nullptr, state->there.get()} : Given{&state->params, nullptr};
 }
 
+Result<const kernels::AttentionParams*> SoftmaxMixing::params() const {
+    const Given it = VITRINE_TRY(given());
+    if (it.host == nullptr) return fail(ErrorCode::Unsupported, "what {} kept lies on a device", name);
+    return it.host;
+}
+
 Result<kernels::AttentionParams> SoftmaxMixing::row_params(bool may_pack) const {
-    kernels::AttentionParams p = VITRINE_TRY(ready())->params;
+    kernels::AttentionParams p = *VITRINE_TRY(params());
     std::lock_guard lock(mutex_);
     if (may_pack && looked_at_ && !packed_keys_.defined()) {
         const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::PackKeys, p));
@@ -536,11 +548,11 @@ std::int64_t SoftmaxMixing::size_bytes() const {
     std::int64_t bytes = 0;
     std::vector<at::Tensor> kept{parts_.q, parts_.k, parts_.v, parts_.lse, parts_.output, sampled_output_};
     if (recipe_) kept.push_back(recipe_->input);
-    for (const ScoreTerm& term : parts_.terms) kept.push_back(term.tensor);
     {
         std::lock_guard lock(mutex_);
         kept.push_back(packed_keys_);
     }
+    for (const ScoreTerm& term : parts_.terms) kept.push_back(term.tensor);
     for (const at::Tensor& x : kept) {
         if (!x.defined() || !x.has_storage()) continue;
         const void* storage = x.storage().unsafeGetStorageImpl();

@@ -76,7 +76,9 @@ class SoftmaxMixing final : public Mixing {
         const DeviceReady* device = nullptr;
     };
     Result<Given> given() const;
-    /// The host's parameters for rows. From the second call on with packed keys, where `may_pack`.
+    /// The former alone.
+    Result<const kernels::AttentionParams*> params() const;
+    /// The same for rows. From the second call on with packed keys, where `may_pack`.
     Result<kernels::AttentionParams> row_params(bool may_pack) const;
 
   private:

@@ -64,7 +64,7 @@ TEST(SoftmaxMixing, TakesABooleanMaskAsItIs) {
         const SoftmaxMixing two(parts);
         EXPECT_LT(largest(one.rows({}, {}).value() - map_of(one, keep)), 1e-6);
         EXPECT_LT(largest(two.rows({}, {}).value() - map_of(two, keep.logical_and(padding.select(0, 0)))), 1e-6);
-        const kernels::AttentionParams& p = *one.given().value().host;
+        const kernels::AttentionParams& p = *one.params().value();
         EXPECT_EQ(p.bias, nullptr) << "a byte a pair, and no float";
         ASSERT_NE(p.mask, nullptr);
         EXPECT_EQ(p.mask_stride[0], 0) << "not repeated for every head";
@@ -181,7 +181,7 @@ TEST(LogSumExp, OfOurPassOfFlashAttentionAndOfTheFormulaAgree) {
             SoftmaxParts parts = parts_of(3, 3, 3, tokens, static_cast<std::uint64_t>(tokens));
             parts.scale *= spread;
             const SoftmaxMixing mixing(parts);
-            const auto& p = *mixing.given().value().host;  // no log-sum-exp was given, so it is ours
+            const auto& p = *mixing.params().value();  // no log-sum-exp was given, so it is ours
             at::Tensor ours = at::empty({3, tokens});
             std::copy_n(p.lse, 3 * tokens, ours.data_ptr<float>());
             const at::Tensor scores =

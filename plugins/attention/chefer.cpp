@@ -130,6 +130,7 @@ class Chefer final : public Explainer {
         std::vector<at::Tensor> outputs;
         std::vector<std::string> names;
         outputs_of(flow, outputs, names);
+        const at::AutoGradMode with_graph(true);  // also for a caller who has gradients off
         const auto d_outputs = VITRINE_TRY(gradients(target.of(capture->output[0]), outputs, names));
         const auto total = static_cast<std::int64_t>(flow.steps.size());
         for (std::int64_t at = total; at-- > 0;)
@@ -171,6 +172,7 @@ class Chefer final : public Explainer {
             if (first_of_all) {
                 const TargetScore target = VITRINE_TRY(score_of(context, capture->output));
                 VITRINE_CHECK(walk.start(capture->flow, target));
+                const at::AutoGradMode with_graph(true);
                 score = target.of(capture->output[0]);
             } else {
                 if (!capture->flow.known()) return fail(ErrorCode::Unsupported, "{}", capture->flow.unknown);
