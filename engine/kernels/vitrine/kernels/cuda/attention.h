@@ -40,9 +40,9 @@ enum class Operation : std::uint8_t {
     Fused,
     TopK
 };
-inline constexpr Operation kOperations[] = {
-    Operation::LogSumExp, Operation::MapRows,          Operation::MapColumns, Operation::MapTile, Operation::MapApply,
-    Operation::MapSweep,  Operation::MapSweepGradient, Operation::Fused,      Operation::TopK};
+inline constexpr Operation kOperations[] = {Operation::LogSumExp,        Operation::MapRows,  Operation::MapColumns,
+                                            Operation::MapTile,          Operation::MapApply, Operation::MapSweep,
+                                            Operation::MapSweepGradient, Operation::Fused,    Operation::TopK};
 /// "map_rows"
 const char* name_of(Operation operation) noexcept;
 
@@ -157,8 +157,8 @@ const char* top_k(const float* values, std::int64_t rows, std::int64_t count, st
 inline constexpr std::int64_t kMaxTopK = 1024;
 
 /// The piece [q0, q1) x [k0, k1) pooled over pool x pool blocks; blocks at the far edges pool what they have.
-/// mean, maximum: [heads, ceil((q1 - q0) / pool), ceil((k1 - k0) / pool)]; either may be null. With head_mean the map is
-/// averaged over the heads first and the heads' axis is absent. No workspace.
+/// mean, maximum: [heads, ceil((q1 - q0) / pool), ceil((k1 - k0) / pool)]; either may be null. With head_mean the map
+/// is averaged over the heads first and the heads' axis is absent. No workspace.
 const char* map_tile(const DeviceAttention& attention, std::int64_t q0, std::int64_t q1, std::int64_t k0,
                      std::int64_t k1, std::int64_t pool, bool head_mean, float* mean, float* maximum,
                      const Launch& launch) noexcept;
@@ -168,8 +168,8 @@ const char* map_tile(const DeviceAttention& attention, std::int64_t q0, std::int
 const char* map_apply(const DeviceAttention& attention, const DeviceGradient& values, float* out,
                       const Launch& launch) noexcept;
 
-/// How often entries of p fall in equal parts of [low, high): counts[0] below low, counts[1 + b] in part b, counts[bins +
-/// 1] from high on. The part of x is floor((x - low) * (bins / (high - low))) in fp32, so it grows with x.
+/// How often entries of p fall in equal parts of [low, high): counts[0] below low, counts[1 + b] in part b, counts[bins
+/// + 1] from high on. The part of x is floor((x - low) * (bins / (high - low))) in fp32, so it grows with x.
 struct Histogram {
     std::int64_t* counts = nullptr;  ///< [heads, bins + 2], overwritten; null: none wanted
     std::int32_t bins = 0;           ///< 1 to kMaxBins

@@ -1,0 +1,199 @@
+// One map fused of all heads by mean, maximum or minimum, never formed: its rows, row sums, weighted column sums and
+// counts, by mma.sync.
+//
+// The exponential grows with its argument, so the greatest (least) of the heads is found among the exponents and one
+// exponential an entry is enough. Tiles of keys (the accumulators' rows) and queries of each head stream through shared
+// memory; a block keeps one side's place and walks along the other: keys for the weighted sum, queries for the rest.
+#include <vitrine/kernels/cuda/launches.cuh>
+
+namespace vitrine::kernels::cuda {
+namespace {
+
+constexpr int kSide = 128, kWarps = 8, kThreads = kWarps * 32;
+constexpr int kChunk = 256;  // bytes of a row that are in shared memory at a time
+
+template <Element kElement, bool kGeneral>
+__global__ void __launch_bounds__(kThreads) fused_kernel(const __grid_constant__ FusedTask task) {
+    extern __shared__ __align__(128) char shared[];
+    __shared__ float crossing[4][kSide];
+    const Problem& p = task.p;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int warp_key = warp / 2 * 32, warp_query = warp % 2 * 64;
+    const int chunks = (p.row_bytes + kChunk - 1) / kChunk;
+    const int pitch = pitch_of(min(p.row_bytes, kChunk));
+    const int stage_bytes = 2 * kSide * pitch;
+    const std::uint32_t stages = shared_address(shared);
+    const bool sweep = task.mode == FusedMode::Sweep;
+    const int queries = task.mode == FusedMode::Rows ? task.listed : task.count != nullptr ? *task.count : p.queries;
+    const auto query = [&](int x) {
+        if (x >= queries) return -1;
+        if (task.mode == FusedMode::Rows)
+            return static_cast<int>(task.list != nullptr ? task.list[x] : task.host_list[x]);
+        return task.index != nullptr ? task.index[x] : x;
+    };
+    const int walked = ((sweep ? queries : p.keys) + kSide - 1) / kSide;
+    const int begin = static_cast<int>(static_cast<long long>(walked) * blockIdx.y / task.splits);
+    const int end = static_cast<int>(static_cast<long long>(walked) * (blockIdx.y + 1) / task.splits);
+    const int per_tile = p.heads * chunks;
+    const int total = (end - begin) * per_tile;
+    const auto copy_stage = [&](int x) {
+        const int at = begin + x / per_tile, h = x % per_tile / chunks, from = x % per_tile % chunks * kChunk;
+        const int bytes = min(kChunk, p.row_bytes - from), pieces = steps_of(bytes) * 2;
+        const int first_key = (sweep ? blockIdx.x : at) * kSide, first_query = (sweep ? at : blockIdx.x) * kSide;
+        const std::uint32_t stage = stages + x % 2 * stage_bytes;
+        const char* q = p.q + h * p.q_stride[0] + from;
+        const char* k = p.k + h / p.group * p.k_stride[0] + from;
+        copy_rows(stage, pitch, kSide, pieces, bytes, p.q,
+                  [&](int row) { return first_key + row < p.keys ? k + (first_key + row) * p.k_stride[1] : nullptr; });
+        copy_rows(stage + kSide * pitch, pitch, kSide, pieces, bytes, p.q, [&](int row) {
+            const int i = query(first_query + row);
+            return i >= 0 ? q + i * p.q_stride[1] : nullptr;
+        });
+        commit_copies();
+    };
+    const float empty = task.fusion == Fusion::Max   ? minus_infinity()
+                        : task.fusion == Fusion::Min ? plus_infinity()
+                                                     : 0;
+    float sum[16] = {};  // by key (m, half) in a sweep, by query (n, parity) for row sums
+    float s[2][8][4], fused[2][8][4];
+    if (total > 0) copy_stage(0);
+    for (int x = 0; x < total; ++x) {
+        if (x + 1 < total) {
+            copy_stage(x + 1);
+            wait_copies<1>();
+        } else {
+            wait_copies<0>();
+        }
+        __syncthreads();
+        const int at = begin + x / per_tile, h = x % per_tile / chunks, chunk = x % per_tile % chunks;
+        const int first_key = (sweep ? blockIdx.x : at) * kSide + warp_key;
+        const int first_query = (sweep ? at : blockIdx.x) * kSide + warp_query;
+        if (chunk == 0) clear(s);
+        const std::uint32_t stage = stages + x % 2 * stage_bytes;
+        multiply_tiles<kElement>(s, stage + warp_key * pitch, pitch, stage + (kSide + warp_query) * pitch, pitch,
+                                 steps_of(min(kChunk, p.row_bytes - chunk * kChunk)));
+        if (chunk + 1 == chunks) {
+#pragma unroll
+            for (int n = 0; n < 8; ++n) {
+                int i[2];
+                float lse[2];
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    i[c] = query(first_query + n * 8 + t * 2 + c);
+                    lse[c] =
+                        i[c] >= 0 ? safe_lse(p.lse[static_cast<long long>(h) * p.queries + i[c]]) : plus_infinity();
+                    if (i[c] < 0) i[c] = p.queries;  // outside: general problems must not read there
+                }
+#pragma unroll
+                for (int m = 0; m < 2; ++m)
+#pragma unroll
+                    for (int w = 0; w < 4; ++w) {
+                        const int j = first_key + m * 16 + w / 2 * 8 + g;
+                        const float e = exponent<kGeneral>(p, s[m][n][w], h, i[w % 2], j, lse[w % 2]);
+                        float& f = fused[m][n][w];
+                        if (h == 0) f = empty;
+                        if (task.fusion == Fusion::Mean)
+                            f += exp2_fast(e);
+                        else if (task.fusion == Fusion::Max)
+                            f = e > f || e != e ? e : f;
+                        else
+                            f = e < f || e != e ? e : f;
+                    }
+            }
+        }
+        if (chunk + 1 == chunks && h + 1 == p.heads) {
+            const float share = 1.0F / static_cast<float>(p.heads);
+            float part[16] = {};
+#pragma unroll
+            for (int n = 0; n < 8; ++n)
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    const int place = first_query + n * 8 + t * 2 + c;
+                    const int i = query(place);
+                    const float r = sweep && i >= 0 ? task.weight[place].x : 0.0F;
+#pragma unroll
+                    for (int m = 0; m < 2; ++m)
+#pragma unroll
+                        for (int half = 0; half < 2; ++half) {
+                            const int j = first_key + m * 16 + half * 8 + g;
+                            if (i < 0 || j >= p.keys) continue;
+                            const float f = fused[m][n][half * 2 + c];
+                            const float value = task.fusion == Fusion::Mean ? f * share : exp2_fast(f);
+                            if (task.mode == FusedMode::Rows) {
+                                task.out[static_cast<long long>(place) * p.keys + j] = value;
+                            } else if (task.mode == FusedMode::Histogram) {
+                                const std::uint32_t bits = __float_as_uint(value);
+                                const long long bin = static_cast<long long>(bits - task.first) >> task.shift;
+                                if (bits < task.first) {
+                                    if (task.below != nullptr) atomicAdd(task.below, 1ULL);
+                                } else if (bin < task.bins) {
+                                    atomicAdd(&task.counts[bin], 1ULL);
+                                }
+                            } else {
+                                const FusedDropped& d = task.dropped;
+                                const bool dropped =
+                                    !(j == d.kept_key && i < d.kept_queries) &&
+                                    (value < d.threshold ||
+                                     (value == d.threshold && static_cast<long long>(i) * p.keys + j < d.tie_end));
+                                const float kept = dropped ? 0.0F : value;
+                                if (sweep)
+                                    part[m * 2 + half] = fmaf(r, kept, part[m * 2 + half]);
+                                else
+                                    part[n * 2 + c] += kept;
+                            }
+                        }
+                }
+#pragma unroll
+            for (int y = 0; y < 16; ++y) sum[y] += part[y];
+        }
+        __syncthreads();
+    }
+    if (sweep) {
+        // Four lanes share a key, two warps its queries.
+#pragma unroll
+        for (int y = 0; y < 4; ++y) {
+            float all = sum[y];
+            all += __shfl_xor_sync(~0U, all, 1);
+            all += __shfl_xor_sync(~0U, all, 2);
+            if (t == 0) crossing[warp % 2][warp_key + y / 2 * 16 + y % 2 * 8 + g] = all;
+        }
+        __syncthreads();
+        for (int x = threadIdx.x; x < kSide; x += kThreads) {
+            const int j = blockIdx.x * kSide + x;
+            if (j < p.keys) task.out[static_cast<long long>(blockIdx.y) * p.keys + j] = crossing[0][x] + crossing[1][x];
+        }
+    } else if (task.mode == FusedMode::RowSums) {
+        // Eight lanes share a query, four warps its keys.
+#pragma unroll
+        for (int y = 0; y < 16; ++y) {
+            float all = sum[y];
+            all += __shfl_xor_sync(~0U, all, 4);
+            all += __shfl_xor_sync(~0U, all, 8);
+            all += __shfl_xor_sync(~0U, all, 16);
+            if (g == 0) crossing[warp / 2][warp_query + y / 2 * 8 + t * 2 + y % 2] = all;
+        }
+        __syncthreads();
+        for (int x = threadIdx.x; x < kSide; x += kThreads) {
+            const int i = blockIdx.x * kSide + x;
+            if (i < p.queries)
+                task.out[static_cast<long long>(blockIdx.y) * p.queries + i] =
+                    (crossing[0][x] + crossing[1][x]) + (crossing[2][x] + crossing[3][x]);
+        }
+    }
+}
+
+}  // namespace
+
+const char* launch_fused(Element element, const FusedTask& task, const Launch& launch) {
+    return with_element(element, [&](auto e) {
+        const int own = task.mode == FusedMode::Sweep  ? task.p.keys
+                        : task.mode == FusedMode::Rows ? task.listed
+                                                       : task.p.queries;
+        const dim3 grid((own + kSide - 1) / kSide, task.splits);
+        const int bytes = 2 * 2 * kSide * pitch_of(min(task.p.row_bytes, kChunk));
+        return launch_kernel(is_general(task.p) ? fused_kernel<e(), true> : fused_kernel<e(), false>, task, grid,
+                             kThreads, bytes, launch);
+    });
+}
+
+}  // namespace vitrine::kernels::cuda

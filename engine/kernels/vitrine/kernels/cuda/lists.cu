@@ -1,0 +1,170 @@
+// Small kernels beside the products: the list of queries a sweep visits, sums of partial results, and the greatest
+// values.
+#include <vitrine/kernels/cuda/launches.cuh>
+
+namespace vitrine::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 1024;
+
+/// Sum over the lower threads of the block; `total` gets the whole. Exact, so the order cannot matter.
+__device__ int sum_below(int mine, int& total) {
+    __shared__ int of_warp[32];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int sum = mine;
+    for (int step = 1; step < 32; step *= 2) {
+        const int other = __shfl_up_sync(~0U, sum, step);
+        if (lane >= step) sum += other;
+    }
+    __syncthreads();
+    if (lane == 31) of_warp[warp] = sum;
+    __syncthreads();
+    int before = 0;
+    total = 0;
+    for (int w = 0; w < kThreads / 32; ++w) {
+        if (w < warp) before += of_warp[w];
+        total += of_warp[w];
+    }
+    return before + sum - mine;
+}
+
+__global__ void __launch_bounds__(kThreads) list_kernel(const __grid_constant__ ListTask task) {
+    constexpr int kEach = 16;
+    const int h = blockIdx.x;
+    const float* r = task.r + h * task.r_head_stride;
+    const float* lse = task.lse == nullptr ? nullptr : task.lse + static_cast<long long>(h) * task.queries;
+    int* index = task.list.index + h * task.list.padded;
+    float2* weight = task.list.weight + h * task.list.padded;
+    int count = 0;
+    for (long long base = 0; base < task.queries; base += kThreads * kEach) {
+        const long long first = base + threadIdx.x * kEach;
+        float2 x[kEach];
+        int mine = 0;
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) {
+            x[e] = make_float2(0, 0);
+            if (first + e < task.queries)
+                x[e] = make_float2(r[first + e], lse == nullptr ? 0.0F : safe_lse(lse[first + e]));
+            // A row that is masked entirely adds nothing; a NaN must.
+            mine += x[e].x != 0 && x[e].y != plus_infinity();
+        }
+        int total;
+        int to = count + sum_below(mine, total);
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) {
+            if (x[e].x == 0 || x[e].y == plus_infinity()) continue;
+            index[to] = static_cast<int>(first + e);
+            weight[to++] = x[e];
+        }
+        count += total;
+    }
+    if (threadIdx.x == 0) task.list.count[h] = count;
+    const int end = (count + kListTile - 1) / kListTile * kListTile;
+    for (int x = count + threadIdx.x; x < end; x += kThreads) {
+        index[x] = 0;
+        weight[x] = make_float2(0, plus_infinity());
+    }
+}
+
+struct SumTask {
+    const float* part;
+    long long count;
+    int splits;
+    float* out;
+};
+__global__ void sum_kernel(const __grid_constant__ SumTask task) {
+    const long long x = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (x >= task.count) return;
+    float sum = 0;
+    for (int s = 0; s < task.splits; ++s) sum += task.part[s * task.count + x];
+    task.out[x] = sum;
+}
+
+struct TopKTask {
+    const float* values;
+    int count, k;
+    float* out_values;
+    std::int64_t* out_indices;
+};
+
+/// Greater keys first: the value's order in the upper half, the lower index in the lower half. No two are alike.
+__device__ unsigned long long key_of(float value, int index) {
+    const unsigned bits = __float_as_uint(value);
+    const unsigned ordered = (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
+    return static_cast<unsigned long long>(ordered) << 32 | static_cast<unsigned>(~index);
+}
+
+__global__ void __launch_bounds__(kThreads) top_k_kernel(const __grid_constant__ TopKTask task) {
+    __shared__ unsigned long long found[kMaxTopK];
+    __shared__ int counts[256];
+    __shared__ int chosen, left, filled;
+    const float* values = task.values + static_cast<long long>(blockIdx.x) * task.count;
+    // The k-th greatest key, eight bits at a time from the top: how many keys that agree so far have each next byte.
+    unsigned long long prefix = 0;
+    if (threadIdx.x == 0) left = task.k;
+    for (int shift = 56; shift >= 0; shift -= 8) {
+        if (threadIdx.x < 256) counts[threadIdx.x] = 0;
+        __syncthreads();
+        for (int i = threadIdx.x; i < task.count; i += kThreads) {
+            const unsigned long long key = key_of(values[i], i);
+            if (shift == 56 || key >> (shift + 8) == prefix >> (shift + 8))
+                atomicAdd(&counts[static_cast<int>(key >> shift & 255)], 1);
+        }
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            int byte = 255, above = left;
+            while (byte > 0 && counts[byte] < above) above -= counts[byte--];
+            chosen = byte;
+            left = above;
+        }
+        __syncthreads();
+        prefix |= static_cast<unsigned long long>(chosen) << shift;
+    }
+    if (threadIdx.x == 0) filled = 0;
+    found[threadIdx.x] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < task.count; i += kThreads) {
+        const unsigned long long key = key_of(values[i], i);
+        if (key >= prefix) found[atomicAdd(&filled, 1)] = key;  // any order: sorted below
+    }
+    __syncthreads();
+    for (int width = 2; width <= kMaxTopK; width *= 2)
+        for (int step = width / 2; step > 0; step /= 2) {
+            const int x = threadIdx.x, y = x ^ step;
+            if (y > x) {
+                const bool falling = (x & width) == 0;
+                const unsigned long long a = found[x], b = found[y];
+                if ((a < b) == falling) {
+                    found[x] = b;
+                    found[y] = a;
+                }
+            }
+            __syncthreads();
+        }
+    if (threadIdx.x < task.k) {
+        const int i = static_cast<int>(~static_cast<unsigned>(found[threadIdx.x]));
+        const long long to = static_cast<long long>(blockIdx.x) * task.k + threadIdx.x;
+        task.out_values[to] = values[i];
+        task.out_indices[to] = i;
+    }
+}
+static_assert(kMaxTopK == kThreads);
+
+}  // namespace
+
+const char* launch_list(const ListTask& task, int heads, const Launch& launch) {
+    return launch_kernel(list_kernel, task, dim3(heads), kThreads, 0, launch);
+}
+
+const char* launch_sum(const float* part, long long count, int splits, float* out, const Launch& launch) {
+    const SumTask task{part, count, splits, out};
+    return launch_kernel(sum_kernel, task, dim3(static_cast<unsigned>((count + 255) / 256)), 256, 0, launch);
+}
+
+const char* launch_top_k(const float* values, long long rows, int count, int k, float* out_values,
+                         std::int64_t* out_indices, const Launch& launch) {
+    const TopKTask task{values, count, k, out_values, out_indices};
+    return launch_kernel(top_k_kernel, task, dim3(static_cast<unsigned>(rows)), kThreads, 0, launch);
+}
+
+}  // namespace vitrine::kernels::cuda
