@@ -5,6 +5,8 @@
 
 #include <charconv>
 
+#include <vitrine/device.h>
+
 #include "cli/commands.h"
 
 #include <fmt/ranges.h>
@@ -167,6 +169,9 @@ Status attention(const Common& common, const AttentionOptions& options) {
     if (common.json || options.top > 0) {
         document["file"] = options.out;
         document["shape"] = out.sizes().vec();
+        document["capture_bytes"] = capture->size_bytes;
+        if (const at::Device device = flow.steps.front().mixing->device(); !device.is_cpu())
+            document["device_peak_bytes"] = peak_bytes(device);
         fmt::print("{}\n", document.dump(2));
     } else {
         say(fmt::format("wrote {} [{}]", options.out, fmt::join(out.sizes().vec(), ", ")));

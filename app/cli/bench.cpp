@@ -1,4 +1,5 @@
 // vitrine bench: measurements, each with its answer verified first.
+#include <ATen/Parallel.h>
 #include <vitrine/bench.h>
 
 #include "cli/commands.h"
@@ -26,10 +27,13 @@ void print(const std::string& prefix, const nlohmann::json& value) {
 }
 
 Status bench_attention_suite(const Common& common, const BenchOptions& options) {
+    if (common.threads > 0) at::set_num_threads(static_cast<int>(common.threads));
     nlohmann::json results = nlohmann::json::array();
-    for (const std::string& name : options.cases.empty() ? attention_bench_cases() : options.cases) {
+    for (const std::string& name :
+         options.cases.empty() ? attention_bench_cases(common.device == "cpu") : options.cases) {
         say("measuring " + name);
-        results.push_back(VITRINE_TRY(bench_attention(name, static_cast<int>(options.repeats))));
+        results.push_back(VITRINE_TRY(bench_attention(name, static_cast<int>(options.repeats), common.device,
+                                                      common.dtype, common.memory_bytes)));
         if (!common.json) {
             print("", results.back());
             fmt::print("\n");

@@ -135,10 +135,11 @@ int run(const std::vector<std::string>& arguments) {
     bench_command->add_option("--model", common.model, "a model (default: starter)");
     bench_command->add_option("--image", bench_options.image, "a picture (default: built in)");
     bench_command->add_option("--case", bench_options.cases, "attention: these cases only");
-    bench_command->add_option("--repeats", bench_options.repeats, "measurements")->check(CLI::Range(3, 100000));
+    bench_command->add_option("--repeats", bench_options.repeats, "measurements")->check(CLI::Range(1, 100000));
     bench_command->add_option("--threads", common.threads, "compute threads")->check(CLI::Range(1, 1024));
     bench_command->add_option("--device", common.device, "cpu or cuda[:N]");
     bench_command->add_option("--dtype", common.dtype, "fp32, bf16 or fp16");
+    bench_command->add_option("--memory", common.memory, "attention: budget for what a capture keeps, such as 2GB");
     bench_command->add_flag("--trust", common.trust, "run a TorchScript file: it is a program");
     bench_command->add_flag("--json", common.json, "print one JSON document");
     bench_command->callback([&] { chosen = [&] { return bench(common, bench_options); }; });

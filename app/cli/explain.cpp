@@ -1,5 +1,6 @@
 // vitrine explain: why a model answered so, as raw maps, overlays and a manifest.
 #include <vitrine/base/file.h>
+#include <vitrine/device.h>
 
 #include <chrono>
 #include <set>
@@ -108,6 +109,7 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
         nlohmann::json entry{{"name", name},
                              {"settings", values_of(method.settings)},
                              {"source", method.explainer->description().source}};
+        reset_peak_bytes(at::Device(common.device));
         const auto begin = std::chrono::steady_clock::now();
         auto result = [&]() -> Result<Attribution> {
             if (auto why = method.explainer->why_not(model))
@@ -115,6 +117,7 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
             return method.explainer->explain(context, method.settings);
         }();
         entry["time_ms"] = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+        if (const at::Device device(common.device); !device.is_cpu()) entry["device_peak_bytes"] = peak_bytes(device);
         const Status finish = [&]() -> Status {
             if (!result) return tl::make_unexpected(result.error());
             const Attribution& attribution = *result;

@@ -23,66 +23,21 @@
 #include <vitrine/kernels/floor.h>
 #include <vitrine/registry.h>
 
+#include "bench_attention.h"
 #include "softmax_mixing.h"
 #include "torch_errors.h"
 
 namespace vitrine {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-struct Shape {
-    const char* name;
-    const char* title;
-    std::int64_t image, patch, width, depth, heads;
-};
-
-constexpr Shape kShapes[] = {{"vit_s_1370", "ViT-S/14, 518 px, 1370 tokens", 518, 14, 384, 12, 6},
-                             {"vit_ti_197", "ViT-Ti/16, 224 px, 197 tokens", 224, 16, 192, 12, 3},
-                             {"vit_micro_50", "1 block of width 64, 50 tokens", 56, 8, 64, 1, 2}};
-
-double median(std::vector<double> x) {
-    std::sort(x.begin(), x.end());
-    const std::size_t half = x.size() / 2;
-    return x.size() % 2 == 1 ? x[half] : (x[half - 1] + x[half]) / 2;
-}
-
-/// Timed work by name, one sample of each a round, so that what disturbs the machine disturbs all of them.
-class Interleaved {
-  public:
-    /// A sample is the mean of `count` runs in a row.
-    void add(std::string name, std::function<Status()> work, int count = 1) {
-        jobs_.push_back({std::move(name), std::move(work), count});
-    }
-    Status run(int repeats) {
-        for (int round = -1; round < repeats; ++round)
-            for (const auto& [name, work, count] : jobs_) {
-                const auto start = Clock::now();
-                for (int i = 0; i < count; ++i) VITRINE_CHECK(work());
-                const double ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count() / count;
-                if (round >= 0) times_[name].push_back(ms);  // the first round warms up
-            }
-        return {};
-    }
-    double ms(const std::string& name) const { return median(times_.at(name)); }
-    bool has(const std::string& name) const { return times_.count(name) != 0; }
-    /// Median of the ratios of neighbours: what slows a whole round falls out.
-    double ratio(const std::string& a, const std::string& b) const {
-        std::vector<double> ratios;
-        for (std::size_t i = 0; i < times_.at(a).size(); ++i) ratios.push_back(times_.at(a)[i] / times_.at(b)[i]);
-        return median(ratios);
-    }
-    const std::map<std::string, std::vector<double>>& times() const { return times_; }
-
-  private:
-    struct Job {
-        std::string name;
-        std::function<Status()> work;
-        int count;
-    };
-    std::vector<Job> jobs_;
-    std::map<std::string, std::vector<double>> times_;
-};
+constexpr BenchShape kShapes[] = {{"vit_s_1370", "ViT-S/14, 518 px, 1370 tokens", 518, 14, 384, 12, 6, true},
+                                  {"vit_ti_197", "ViT-Ti/16, 224 px, 197 tokens", 224, 16, 192, 12, 3, true},
+                                  {"vit_micro_50", "1 block of width 64, 50 tokens", 56, 8, 64, 1, 2, true},
+                                  {"vit_b_197", "ViT-B/16, 224 px, 197 tokens", 224, 16, 768, 12, 12, false},
+                                  {"vit_l_1370", "ViT-L/14, 518 px, 1370 tokens", 518, 14, 1024, 24, 16, false},
+                                  {"vit_b_16385", "ViT-B/16, 2048 px, 16385 tokens", 2048, 16, 768, 12, 12, false},
+                                  {"vit_b_160000", "ViT-B/16, 6400 px, 160001 tokens", 6400, 16, 768, 12, 12, false},
+                                  {"vit_l_160000", "ViT-L/16, 6400 px, 160001 tokens", 6400, 16, 1024, 24, 16, false}};
 
 /// The walk of rollout by sweeps, from the class token.
 Result<at::Tensor> roll_by_sweeps(const Flow& flow) {
@@ -115,41 +70,50 @@ Result<std::vector<at::Tensor>> rows_by_matmul(const Flow& flow) {
 
 double worst(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
 
-nlohmann::json target(double value, double limit, bool at_most) {
-    return {{"value", value},
-            {at_most ? "at_most" : "at_least", limit},
-            {"met", at_most ? value <= limit : value >= limit}};
-}
-
 }  // namespace
 
-std::vector<std::string> attention_bench_cases() {
+std::vector<std::string> attention_bench_cases(bool on_cpu) {
     std::vector<std::string> names;
-    for (const Shape& shape : kShapes) names.emplace_back(shape.name);
+    for (const BenchShape& shape : kShapes)
+        if (shape.on_cpu == on_cpu) names.emplace_back(shape.name);
     return names;
 }
 
-Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats) {
+Result<std::unique_ptr<Model>> bench_model(const BenchShape& shape) {
+    const Architecture* vit = VITRINE_TRY(registry().architecture("vit"));
+    Settings settings(vit->parameters());
+    for (const auto& [name, value] : {std::pair<const char*, std::string>{"image_size", std::to_string(shape.image)},
+                                      {"patch", std::to_string(shape.patch)},
+                                      {"width", std::to_string(shape.width)},
+                                      {"depth", std::to_string(shape.depth)},
+                                      {"heads", std::to_string(shape.heads)},
+                                      {"registers", "0"},
+                                      {"layer_scale", "0"},
+                                      {"classes", "1000"}})
+        VITRINE_CHECK(settings.set(name, value));
+    return vit->create(settings, 1);
+}
+
+Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats, const std::string& device_name,
+                                       const std::string& dtype_name, std::int64_t memory_budget) {
     const auto* shape =
-        std::find_if(std::begin(kShapes), std::end(kShapes), [&](const Shape& s) { return case_name == s.name; });
+        std::find_if(std::begin(kShapes), std::end(kShapes), [&](const BenchShape& s) { return case_name == s.name; });
     if (shape == std::end(kShapes))
-        return fail(ErrorCode::BadInput, "there is no case '{}', there are {}", case_name,
-                    fmt::join(attention_bench_cases(), ", "));
+        return fail(ErrorCode::BadInput, "there is no case '{}', there are {} for the CPU and {} for a device",
+                    case_name, fmt::join(attention_bench_cases(true), ", "),
+                    fmt::join(attention_bench_cases(false), ", "));
+    const at::Device device = VITRINE_TRY(device_named(device_name));
+    const at::ScalarType dtype = VITRINE_TRY(dtype_named(dtype_name));
+    if (device.is_cpu() && dtype != at::kFloat)
+        return fail(ErrorCode::Unsupported, "the bench runs in fp32 on the CPU, {} was asked for", dtype_name);
+    if (device.is_cpu() && shape->image / shape->patch > kMostPatchesForMaps)
+        return fail(ErrorCode::Unsupported, "{} is for a device: its peers form maps of {} x {} on the CPU", case_name,
+                    shape->image / shape->patch * (shape->image / shape->patch) + 1,
+                    shape->image / shape->patch * (shape->image / shape->patch) + 1);
     if (repeats < 1) return fail(ErrorCode::BadInput, "{} repeats were asked for, expected 1 or more", repeats);
     return guarded([&]() -> Result<nlohmann::json> {
-        const Architecture* vit = VITRINE_TRY(registry().architecture("vit"));
-        Settings settings(vit->parameters());
-        for (const auto& [name, value] :
-             {std::pair<const char*, std::string>{"image_size", std::to_string(shape->image)},
-              {"patch", std::to_string(shape->patch)},
-              {"width", std::to_string(shape->width)},
-              {"depth", std::to_string(shape->depth)},
-              {"heads", std::to_string(shape->heads)},
-              {"registers", "0"},
-              {"layer_scale", "0"},
-              {"classes", "1000"}})
-            VITRINE_CHECK(settings.set(name, value));
-        const auto model = VITRINE_TRY(vit->create(settings, 1));
+        if (!device.is_cpu()) return bench_attention_on_device(*shape, device, dtype, repeats, memory_budget);
+        const auto model = VITRINE_TRY(bench_model(*shape));
         const at::Tensor pixels =
             at::randn({1, 3, shape->image, shape->image}, at::make_generator<at::CPUGeneratorImpl>(2));
         const auto threads = static_cast<std::int64_t>(at::get_num_threads());
@@ -190,7 +154,7 @@ Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats
         const at::Tensor ones = at::randn({tokens}).abs();
         std::vector<double> flops;
         at::Tensor kept_rows;
-        Interleaved timed;
+        Interleaved timed(device);
         const auto empty_caches = [&]() -> Status {
             kernels::measure_read(large, threads, kKernelThreads);
             return {};
@@ -242,7 +206,7 @@ Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats
             timed.add(std::string("explain_") + method, [&, explainer = *explainer]() -> Status {
                 Input input;
                 input.pixels = pixels;
-                ExplainContext context(*model, input, {.index = 3});
+                ExplainContext context(*model, input, {.index = 3, .versus = {}});
                 return explainer->explain(context, Settings(explainer->parameters())).map([](const Attribution&) {});
             });
         }

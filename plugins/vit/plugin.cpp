@@ -89,7 +89,7 @@ class VitArchitecture : public Architecture {
 
     std::vector<Parameter> parameters() const override {
         return {
-            {"image_size", std::int64_t{128}, "side of the square input", "px", "", 8, 4096, {}},
+            {"image_size", std::int64_t{128}, "side of the square input", "px", "", 8, 16384, {}},
             {"patch", std::int64_t{8}, "side of a patch", "px", "", 1, 256, {}},
             {"width", std::int64_t{192}, "width of a token", "", "DeiT-Ti", 8, 8192, {}},
             {"depth", std::int64_t{9}, "number of blocks", "", "", 1, 256, {}},

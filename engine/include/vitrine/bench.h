@@ -20,8 +20,9 @@ namespace vitrine {
 ///                 and every Mixing passed its check
 Result<nlohmann::json> bench_capture(Model& model, const at::Tensor& pixels, int repeats);
 
-/// The cases of bench_attention: "vit_s_1370", "vit_ti_197", and a tiny one for tests.
-std::vector<std::string> attention_bench_cases();
+/// The cases of bench_attention that are for the CPU ("vit_s_1370", "vit_ti_197", and a tiny one for tests) or for a device
+/// ("vit_b_197", "vit_l_1370", "vit_b_16385", "vit_b_160000", "vit_l_160000").
+std::vector<std::string> attention_bench_cases(bool on_cpu = true);
 
 /// What looking at attention costs beside the forward, on a random-weight model of the vit architecture: capture, one row of all layers
 /// and heads, all maps, rollout by sweeps, the gradient methods; beside matmul and softmax over the same kept keys, the dense product,
@@ -29,7 +30,12 @@ std::vector<std::string> attention_bench_cases();
 ///
 /// @param repeats  rounds after one of warm-up
 /// @return         medians in milliseconds, floors, ratios (medians of the ratios of a round), the stated targets and whether they are met
-/// @error BadInput  there is no such case
-Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats);
+/// @param device   "cpu" or "cuda[:N]"; on a device the forward is the fastest of its attention backends, answers stay there while timed,
+///                 peak memory is the allocator's, and times are not of a CUDA graph: they hold the launches
+/// @param memory_budget  bytes that a capture may keep; 0 as in CaptureOptions
+/// @error BadInput     there is no such case
+/// @error Unsupported  no such device
+Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats, const std::string& device = "cpu",
+                                       const std::string& dtype = "fp32", std::int64_t memory_budget = 0);
 
 }  // namespace vitrine
