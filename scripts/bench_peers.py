@@ -32,14 +32,15 @@ class Maps(nn.Module):
 
     def __init__(self, attn):
         super().__init__()
-        self.attn, self.map, self.keep = attn, None, False
+        self.attn, self.map, self.keep, self.hold = attn, None, False, True
 
     def forward(self, x, **_):
         a, (b, n, c) = self.attn, x.shape
         q, k, v = a.qkv(x).reshape(b, n, 3, a.num_heads, c // a.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
         self.q, self.k = (q, k) if self.keep else (None, None)
-        self.map = ((q * a.scale) @ k.transpose(-2, -1)).softmax(-1)
-        return a.proj((self.map @ v).transpose(1, 2).reshape(b, n, c))
+        weights = ((q * a.scale) @ k.transpose(-2, -1)).softmax(-1)
+        self.map = weights if self.hold else None
+        return a.proj((weights @ v).transpose(1, 2).reshape(b, n, c))
 
 
 def rollout(maps):
@@ -61,9 +62,11 @@ def chefer(model, pixels):
 def legrad(model, pixels):
     tokens = []
     hooks = [b.register_forward_hook(lambda _m, _i, out: tokens.append(out)) for b in model.blocks]
-    model(pixels)
-    for hook in hooks:
-        hook.remove()
+    try:
+        model(pixels)
+    finally:
+        for hook in hooks:
+            hook.remove()
     total = 0
     for x, b in zip(tokens, model.blocks):
         score = model.head(model.norm(x.mean(1)))[0, TARGET]
@@ -153,14 +156,25 @@ def main():
         if not agreement[name] < bound:
             raise SystemExit(f"{name}: vitrine and the peer differ by {agreement[name]:.1e} of the largest value, allowed {bound:.0e}")
 
-    maps_fit = tokens <= 5000 or on_device
-    with torch.no_grad():
-        if maps_fit:
+    def kept_keys():
+        """Queries and keys of every layer, one map at a time."""
+        for b in plain.blocks:
+            b.attn.keep, b.attn.hold = True, False
+        with torch.no_grad():
             plain(pixels)
-            maps = [b.attn.map for b in plain.blocks]
-            ours(args.program, "attention", folder, out / "picture.ppm", "--layer", "all", "--head", "all", "--query", "cls", "--out", out / "row.npy",
-                 "--set", "preprocess.resize=none", *common)
-            compare("row", np.load(out / "row.npy").reshape(depth, heads, tokens), torch.stack([m[0, :, 0] for m in maps]).float().cpu())
+        found = [(b.attn.q.clone(), b.attn.k.clone()) for b in plain.blocks]
+        for b in plain.blocks:
+            b.attn.keep, b.attn.hold, b.attn.q, b.attn.k = False, True, None, None
+        return found
+
+    def rows():
+        with torch.no_grad():
+            return [((q[:, :, :1] * (q.shape[-1] ** -0.5)) @ k.transpose(-2, -1)).softmax(-1) for q, k in kept]
+
+    kept = kept_keys()
+    ours(args.program, "attention", folder, out / "picture.ppm", "--layer", "all", "--head", "all", "--query", "cls", "--out", out / "row.npy",
+         "--set", "preprocess.resize=none", *common)
+    compare("row", np.load(out / "row.npy").reshape(depth, heads, tokens), torch.stack([r[0, :, 0] for r in rows()]).float().cpu())
     wanted = {"rollout": (lambda: rollout([b.attn.map for b in plain.blocks]), False), "chefer": (lambda: chefer(plain, pixels), True),
               "legrad": (lambda: legrad(plain, pixels), True)}
     for name, (answer, graph) in wanted.items():
@@ -173,7 +187,8 @@ def main():
             theirs = theirs.float().cpu()
         except torch.OutOfMemoryError:
             missing[name] = "the peer runs out of memory"
-            torch.cuda.empty_cache()
+            if on_device:
+                torch.cuda.empty_cache()
             continue
         finally:
             for b in plain.blocks:
@@ -198,21 +213,6 @@ def main():
 
     def with_graph(method):
         return method(plain, pixels.clone().requires_grad_(True))
-
-    kept = []
-    for b in plain.blocks:
-        b.attn.keep = True
-    try:
-        forward(plain)
-        kept = [(b.attn.q.clone(), b.attn.k.clone()) for b in plain.blocks]
-    except torch.OutOfMemoryError:
-        missing["row_matmul"] = "out of memory"
-    for b in plain.blocks:
-        b.attn.keep, b.attn.map = False, None
-
-    def rows():
-        with torch.no_grad():
-            return [((q[:, :, :1] * (q.shape[-1] ** -0.5)) @ k.transpose(-2, -1)).softmax(-1) for q, k in kept]
 
     peers += [Peer("forward", forward), Peer("maps_by_hooks", keeping_maps, "capture"), Peer("rollout_dense", dense_rollout, "explain_rollout"),
               Peer("row_rerun_unfused", keeping_maps, "row"), Peer("row_matmul", rows, "row"),
@@ -276,7 +276,7 @@ def main():
             if on_device:
                 peer.peak = torch.cuda.max_memory_allocated()
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            peer.missing = str(error).splitlines()[0]
+            peer.missing = str(error).splitlines()[0].split(". ")[0]
             missing[peer.name] = peer.missing
         for b in plain.blocks:
             b.attn.map = None
@@ -341,7 +341,7 @@ def plot(result, file):
     axes.set(yticks=places, yticklabels=[f"{p[0]}\n{p[2]}" for p in pairs], xscale="log", xlabel="ms (log)",
              title=f"{result['case']}, {result['device']}, {result['dtype']}")
     axes.invert_yaxis()
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axes.margins(x=0.15)
     figure.savefig(file)
 
