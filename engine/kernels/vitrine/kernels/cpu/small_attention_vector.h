@@ -60,7 +60,7 @@ struct SmallAttention {
     using Float = typename S::Float;
     static constexpr int kLanes = S::kLanes;
     static constexpr int kRows = S::kRows;
-    static constexpr Index kGroups = 8;  ///< of kRows queries, one item's
+    static constexpr Index kGroups = 8;  ///< of kRows queries, at most one item's
 
     /// Scores of one group against one panel into `to` [kRows][pitch], minus infinity behind the last key.
     template <int NV>
@@ -122,16 +122,31 @@ struct SmallAttention {
         return high == kNothing ? kNothing : high + std::log(total);
     }
 
+    static void pack_values(const SmallAttentionParams& s, const float* v, Index keys, float* to) {
+        over_vectors<S>(s.value_dim, [&](Index at, auto nv, auto) {
+            constexpr int NV = nv();
+            const auto last = S::first(s.value_dim - (at + NV - 1) * kLanes);
+            float* row = to + at * kLanes * keys;
+            for (Index j = 0; j < keys; ++j, row += NV * kLanes) {
+                const float* from = v + j * s.v_stride[1] + at * kLanes;
+                for (int x = 0; x + 1 < NV; ++x) S::store(row + x * kLanes, S::load(from + x * kLanes));
+                S::store(row + (NV - 1) * kLanes, S::load(from + (NV - 1) * kLanes, last));
+            }
+        });
+    }
+
     static void run(const AttentionParams& p, const SmallAttentionParams& s, const ParallelFor& parallel_for) {
         const Index groups = pieces(p.queries, kRows), blocks = pieces(groups, kGroups);
         const Index panels = pieces(p.keys, A::kPanel), pitch = pieces(p.keys, kLanes) * kLanes;
+        const Index wide = pieces(s.value_dim, kLanes) * kLanes;
         const Tokens keys{nullptr, 0, p.keys}, queries{nullptr, 0, p.queries};
         parallel_for(p.heads * blocks, [&](Index begin, Index end) {
             Scratch<float> packed(panels * p.head_dim * A::kPanel), group(p.head_dim * kRows), rows(kRows * pitch);
-            Scratch<float> waste(p.keys);
-            Index head = -1;
+            // Values [vectors taken together][key][vectors]: rows of a fused qkv tensor lie in few sets of the cache.
+            Scratch<float> waste(p.keys), values(p.keys * wide);
+            Index head = -1, values_of = -1;
             for (Index item = begin; item < end; ++item) {
-                const Index h = item / blocks, g0 = item % blocks * kGroups;
+                const Index h = item / blocks, block = item % blocks;
                 if (A::key_head(p, h) != head) {
                     head = A::key_head(p, h);
                     for (Index b = 0; b < panels; ++b) {
@@ -140,8 +155,11 @@ struct SmallAttention {
                                       A::keys_of(p, h), keys, first, count, p.head_dim);
                     }
                 }
-                const float* v = s.v + value_head(p, s, h) * s.v_stride[0];
-                for (Index g = g0; g < least(g0 + kGroups, groups); ++g) {
+                if (value_head(p, s, h) != values_of) {
+                    values_of = value_head(p, s, h);
+                    pack_values(s, s.v + values_of * s.v_stride[0], p.keys, values.data());
+                }
+                for (Index g = groups * block / blocks; g < groups * (block + 1) / blocks; ++g) {
                     const Index query = g * kRows, n = least(kRows, p.queries - query);
                     A::pack_panel(group.data(), kRows, A::queries_of(p, h), queries, query, n, p.head_dim);
                     for (Index b = 0; b < panels; ++b) {
@@ -159,13 +177,13 @@ struct SmallAttention {
                         if (m < n) s.lse[at] = lse;
                     }
                     float* out = s.out + h * s.out_stride[0] + query * s.out_stride[1];
-                    over_vectors<S>(s.value_dim, [&](Index at, auto nv, auto partial) {
+                    over_vectors<S>(s.value_dim, [&](Index at, auto nv, auto) {
                         constexpr int NV = nv();
                         Float acc[kRows][NV];
                         A::template clear<NV>(acc);
                         const auto last = S::first(s.value_dim - (at + NV - 1) * kLanes);
-                        weigh<S, kRows, NV, partial()>(rows.data(), pitch, v + at * kLanes, s.v_stride[1], p.keys, last,
-                                                       acc);
+                        weigh<S, kRows, NV, false>(rows.data(), pitch, values.data() + at * kLanes * p.keys,
+                                                   NV * kLanes, p.keys, last, acc);
                         for (int m = 0; m < kRows && m < n; ++m) {
                             float* to = out + m * s.out_stride[1] + at * kLanes;
                             for (int x = 0; x + 1 < NV; ++x) S::store(to + x * kLanes, acc[m][x]);
