@@ -559,111 +559,35 @@ struct Memory {
     alignas(16) float map[kWarps][Body::kMapFloats > 0 ? Body::kMapFloats : 4];
     alignas(16) float out[kRows * out_pitch(Body::kDim)];
     float high[kWarps][kRows], sum[kWarps][kRows], block_high[kRows], block_sum[kRows];
-    std::uint64_t arrived[kWarps][Body::kStages];
     int ticket;
     int prefix[1];  ///< batches + 1
 };
 
-/// The tiles of one warp on their way to shared memory. A stage is filled with the warp's keys and values of a tile;
-/// rows beyond the last key and columns beyond the head's width hold zeros. On 9.0 each lane sends one row by the bulk
-/// copy engine, before that every 16 bytes are a copy of their own.
+/// Begins to copy the warp's keys and values of a tile to shared memory, 16 bytes at a time. Rows beyond the last key
+/// and columns beyond the head's width become zeros. (The bulk copy engine of 9.0, a row a copy, was tried: a warp
+/// issues such copies one after the other, and was slower at every size.)
 template <class Body>
-class Loads {
+__device__ void load_tile(const Args& a, const Cursor& c, int tile, typename Body::Element (*to)[Memory<Body>::kTile]) {
     using T = typename Body::Element;
-    static constexpr int kTile = Memory<Body>::kTile, kPer = 16 / sizeof(T);
-
-  public:
-    __device__ Loads(const Args& a, Memory<Body>& memory)
-        : a_(a), tiles_(memory.tiles[threadIdx.x / 32]), arrived_(memory.arrived[threadIdx.x / 32]) {
-#if __CUDA_ARCH__ >= 900
-        const int lane = threadIdx.x % 32;
-        if (lane < Body::kStages)
-            asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(arrived_ + lane)) : "memory");
-        if (a.dim < Body::kDim)
-            for (int x = lane; x < Body::kStages * 2 * Body::kKeys; x += 32)
-                for (int d = a.dim; d < Body::kDim; d += kPer) zero(&tiles_[0][0][0] + x * Body::kPitch + d);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-        __syncwarp();
-#endif
-    }
-
-    /// Begins to fill `stage` with tile `tile` of the output under the cursor.
-    __device__ void start(const Cursor& c, int tile, int stage) {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        const int key = (tile - c.first) * kWarps * Body::kKeys + warp * Body::kKeys;
-        const T* k = static_cast<const T*>(a_.k) + c.batch * a_.k_stride[0] + c.head * a_.k_stride[1];
-        const T* v = static_cast<const T*>(a_.v) + c.batch * a_.v_stride[0] + c.head * a_.v_stride[1];
-#if __CUDA_ARCH__ >= 900
-        const int rows = min(Body::kKeys, max(0, c.length - key)), bytes = a_.dim * static_cast<int>(sizeof(T));
-        const std::uint32_t barrier = shared_address(arrived_ + stage);
-        if (lane == 0)
-            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(2 * rows * bytes)
-                         : "memory");
-        __syncwarp();
-        if (lane < 2 * Body::kKeys) {
-            const int side = lane / Body::kKeys, row = lane % Body::kKeys;
-            T* to = tiles_[stage][side] + row * Body::kPitch;
-            if (row < rows) {
-                const T* from = (side == 0 ? k : v) + (key + row) * (side == 0 ? a_.k_stride[2] : a_.v_stride[2]);
-                asm volatile(
-                    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                        shared_address(to)),
-                    "l"(from), "r"(bytes), "r"(barrier)
-                    : "memory");
-            } else {
-                for (int d = 0; d < Body::kDim; d += kPer) zero(to + d);
-                asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            }
-        }
-#else
-        constexpr int kChunks = Body::kDim / kPer, kAll = kChunks * Body::kKeys;
+    constexpr int kPer = 16 / sizeof(T), kChunks = Body::kDim / kPer, kAll = kChunks * Body::kKeys;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int key = (tile - c.first) * kWarps * Body::kKeys + warp * Body::kKeys;
 #pragma unroll
-        for (int side = 0; side < 2; ++side) {
-            const std::int64_t stride = side == 0 ? a_.k_stride[2] : a_.v_stride[2];
-            const T* from = (side == 0 ? k : v) + key * stride;
+    for (int side = 0; side < 2; ++side) {
+        const std::int64_t* stride = side == 0 ? a.k_stride : a.v_stride;
+        const T* from =
+            static_cast<const T*>(side == 0 ? a.k : a.v) + c.batch * stride[0] + c.head * stride[1] + key * stride[2];
 #pragma unroll
-            for (int i = 0; i < (kAll + 31) / 32; ++i) {
-                const int x = lane + 32 * i, row = x / kChunks, chunk = x % kChunks * kPer;
-                if (kAll % 32 != 0 && x >= kAll) break;
-                // Where nothing is there, the address is one that can be read.
-                const bool there = key + row < c.length && chunk < a_.dim;
-                copy16(shared_address(tiles_[stage][side] + row * Body::kPitch + chunk),
-                       there ? static_cast<const void*>(from + row * stride + chunk) : a_.k, there);
-            }
+        for (int i = 0; i < (kAll + 31) / 32; ++i) {
+            const int x = lane + 32 * i, row = x / kChunks, chunk = x % kChunks * kPer;
+            if (kAll % 32 != 0 && x >= kAll) break;
+            // Where nothing is there, the address is one that can be read.
+            const bool there = key + row < c.length && chunk < a.dim;
+            copy16_of_line(shared_address(to[side] + row * Body::kPitch + chunk),
+                           there ? static_cast<const void*>(from + row * stride[2] + chunk) : a.k, there);
         }
-#endif
     }
-    /// Ends what start() began, also where it was not called: one commit a tile.
-    __device__ void commit() {
-#if __CUDA_ARCH__ < 900
-        commit_copies();
-#endif
-    }
-    /// The oldest tile is there. `round`: how often its stage was filled before.
-    __device__ void wait(int stage, int round) {
-#if __CUDA_ARCH__ >= 900
-        std::uint32_t done = 0;
-        while (done == 0)
-            asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
-                         : "=r"(done)
-                         : "r"(shared_address(arrived_ + stage)), "r"(round % 2)
-                         : "memory");
-#else
-        wait_copies<Body::kStages - 2>();
-#endif
-        __syncwarp();
-    }
-    __device__ const T* keys(int stage) const { return tiles_[stage][0]; }
-    __device__ const T* values(int stage) const { return tiles_[stage][1]; }
-
-  private:
-    __device__ static void zero(T* at) { *reinterpret_cast<uint4*>(at) = make_uint4(0, 0, 0, 0); }
-
-    const Args& a_;
-    T (*tiles_)[2][kTile];
-    std::uint64_t* arrived_;
-};
+}
 
 template <class Body>
 __global__ void __launch_bounds__(kThreads, Body::kBlocks) probe_kernel(const __grid_constant__ Args a) {
@@ -699,29 +623,26 @@ __global__ void __launch_bounds__(kThreads, Body::kBlocks) probe_kernel(const __
     if (begin >= end) return;
 
     Cursor ahead = now;
-    Loads<Body> loads(a, memory);
     const auto load = [&](int tile, int stage) {
         if (tile < end) {
             if (tile == ahead.first + ahead.tiles) ahead.next(a);
-            loads.start(ahead, tile, stage);
+            load_tile<Body>(a, ahead, tile, memory.tiles[warp][stage]);
         }
-        loads.commit();
+        commit_copies();
     };
 #pragma unroll
     for (int s = 0; s < Body::kStages - 1; ++s) load(begin + s, s);
 
     Body body;
     body.begin(a, now, memory.queries);
-    int stage = 0, round = 0, segment = begin;
+    int stage = 0, segment = begin;
     for (int tile = begin; tile < end; ++tile) {
-        loads.wait(stage, round);
+        wait_copies<Body::kStages - 2>();
+        __syncwarp();
         load(tile + Body::kStages - 1, stage == 0 ? Body::kStages - 1 : stage - 1);
-        body.step(a, now, loads.keys(stage), loads.values(stage),
+        body.step(a, now, memory.tiles[warp][stage][0], memory.tiles[warp][stage][1],
                   (tile - now.first) * kWarps * Body::kKeys + warp * Body::kKeys, memory.queries, memory.map[warp]);
-        if (++stage == Body::kStages) {
-            stage = 0;
-            ++round;
-        }
+        stage = stage + 1 == Body::kStages ? 0 : stage + 1;
         const bool finish = tile + 1 == now.first + now.tiles;
         if (!finish && tile + 1 < end) continue;
 
