@@ -93,6 +93,18 @@ TEST_F(Kernels, AreListedForEveryOperation) {
         EXPECT_TRUE(names.count(wanted)) << wanted;
 }
 
+TEST_F(Kernels, ThoseOfADeviceSayWhatIsMissing) {
+    int found = 0;
+    for (const auto& kernel : registry().kernels()) {
+        if (kernel->implementation() != "cuda") continue;
+        ++found;
+        const auto why = kernel->why_not();
+        EXPECT_TRUE(!why || why->find("CUDA device") != std::string::npos || why->find("nvcc") != std::string::npos)
+            << *why;
+    }
+    EXPECT_EQ(found, 2);
+}
+
 TEST_F(Kernels, TheLeanOneNamesItsPaperAndWhatRuns) {
     std::set<std::string> probes;
     for (const auto& kernel : registry().kernels()) {
@@ -108,6 +120,7 @@ TEST_F(Kernels, TheLeanOneNamesItsPaperAndWhatRuns) {
         EXPECT_TRUE(runs) << kernel->implementation();
     }
     EXPECT_TRUE(probes.count("attn_decode_lean"));
+    EXPECT_TRUE(probes.count("probe_cuda"));
     EXPECT_TRUE(probes.count("probe_reference"));
 }
 

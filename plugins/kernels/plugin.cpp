@@ -3,6 +3,10 @@
 #include <vitrine/kernels/chooser.h>
 #include <vitrine/registry.h>
 
+#if VITRINE_DEVICE_KERNELS
+#include <vitrine/kernels/cuda/attention.h>
+#endif
+
 namespace vitrine::plugin::kernel_list {
 namespace {
 
@@ -37,6 +41,32 @@ class AttentionKernel final : public Kernel {
     const kernels::AttentionKernels& table_;
 };
 
+/// A kernel that runs on a CUDA device alone.
+class DeviceKernel final : public Kernel {
+  public:
+    explicit DeviceKernel(kernels::Operation operation) : operation_(operation) {}
+    Description description() const override {
+        const std::string name = kernels::name_of(operation_);
+        const bool lean = operation_ == kernels::Operation::Probe;
+        return {name + "_cuda", name + ", CUDA", kernels::summary_of(operation_), lean ? kLeanPaper : "",
+                lean ? kLeanSystem : 0};
+    }
+    std::string operation() const override { return kernels::name_of(operation_); }
+    std::string implementation() const override { return "cuda"; }
+    std::optional<std::string> why_not() const override {
+#if VITRINE_DEVICE_KERNELS
+        if (kernels::cuda::device_count() == 0) return "there is no CUDA device";
+        if (kernels::cuda::compute_capability(0) < 80) return "the CUDA device is older than compute capability 8.0";
+        return std::nullopt;
+#else
+        return "this program was built without nvcc";
+#endif
+    }
+
+  private:
+    kernels::Operation operation_;
+};
+
 /// The probe under the name of its system, in the form that this machine runs.
 class LeanDecode final : public Kernel {
   public:
@@ -62,5 +92,7 @@ VITRINE_PLUGIN(kernels) {
     for (const kernels::Operation operation : kernels::kOperations)
         for (const kernels::AttentionKernels* table : kernels::attention_kernels())
             registry.add(std::make_unique<plugin::kernel_list::AttentionKernel>(operation, *table));
+    for (const kernels::Operation operation : {kernels::Operation::SmallAttention, kernels::Operation::Probe})
+        registry.add(std::make_unique<plugin::kernel_list::DeviceKernel>(operation));
     registry.add(std::make_unique<plugin::kernel_list::LeanDecode>());
 }
