@@ -184,8 +184,11 @@ struct SmallAttention {
                         const auto last = S::first(s.value_dim - (at + NV - 1) * kLanes);
                         weigh<S, kRows, NV, false>(rows.data(), pitch, values.data() + at * kLanes * p.keys,
                                                    NV * kLanes, p.keys, last, acc);
-                        for (int m = 0; m < kRows && m < n; ++m) {
+#pragma GCC unroll 8
+                        for (int m = 0; m < kRows; ++m) {
+                            if (m >= n) break;
                             float* to = out + m * s.out_stride[1] + at * kLanes;
+#pragma GCC unroll 4
                             for (int x = 0; x + 1 < NV; ++x) S::store(to + x * kLanes, acc[m][x]);
                             S::store(to + (NV - 1) * kLanes, acc[m][NV - 1], last);
                         }
