@@ -23,7 +23,7 @@ __device__ __forceinline__ std::uint32_t split(float a, float b, std::uint32_t& 
     }
 }
 
-template <Element kElement>
+template <Element kElement, bool kGeneral>
 __global__ void __launch_bounds__(kWarps * 32) apply_kernel(const __grid_constant__ ApplyTask task) {
     extern __shared__ __align__(128) char shared[];
     const Problem& p = task.p;
@@ -77,7 +77,9 @@ __global__ void __launch_bounds__(kWarps * 32) apply_kernel(const __grid_constan
             for (int w = 0; w < 4; ++w) {
                 const int i = first + warp * 16 + lane / 4 + w / 2 * 8;
                 const int j = tile * kKeys + n * 8 + lane % 4 * 2 + w % 2;
-                s[0][n][w] = exp2_fast(exponent<true>(p, s[0][n][w], h, i, j, lse[w / 2]));
+                // Keys behind the last one lie at zero, whose entry may be infinite: their values are zero, their
+                // product not.
+                s[0][n][w] = j < p.keys ? exp2_fast(exponent<kGeneral>(p, s[0][n][w], h, i, j, lse[w / 2])) : 0.0F;
             }
         const std::uint32_t values = stage + kKeys * pitch;
         if constexpr (kElement == Element::F32) {
@@ -146,7 +148,8 @@ const char* launch_apply(Element element, const ApplyTask& task, const Launch& l
         const int stage = kKeys * (pitch + kValues * static_cast<int>(size_of(e())) + 16);
         t.stages = kRows * pitch + 2 * stage <= kSharedLimit ? 2 : 1;
         const dim3 grid((t.p.queries + kRows - 1) / kRows, t.p.heads, (t.v.dim + kValues - 1) / kValues);
-        return launch_kernel(apply_kernel<e()>, t, grid, kWarps * 32, kRows * pitch + t.stages * stage, launch);
+        return launch_kernel(is_general(t.p) ? apply_kernel<e(), true> : apply_kernel<e(), false>, t, grid, kWarps * 32,
+                             kRows * pitch + t.stages * stage, launch);
     });
 }
 

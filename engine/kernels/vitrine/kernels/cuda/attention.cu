@@ -265,6 +265,10 @@ const char* cannot_run(Operation operation, Implementation implementation, const
     }
     if (implementation == Implementation::Reference) return nullptr;
     if (a.head_dim > 256) return "the heads are wider than 256";
+    // Blocks of 8.6 and 8.9 have 99 KB of shared memory where those of 8.0 have 163.
+    if (capability != 80 && capability != 87 && capability != 90 &&
+        std::max(a.head_dim, sweep_gradient ? gradient->value_dim : 0) * size_of(a.element) > 128)
+        return "the device's shared memory is too small for heads of more than 128 bytes";
     if (!aligned(a.q, a.q_stride[0], a.q_stride[1], a.head_dim, a.element) ||
         !aligned(a.k, a.k_stride[0], a.k_stride[1], a.head_dim, a.element))
         return "rows of queries or keys are not aligned to 16 bytes";

@@ -4,13 +4,41 @@
 // The exponential grows with its argument, so the greatest (least) of the heads is found among the exponents and one
 // exponential an entry is enough. Tiles of keys (the accumulators' rows) and queries of each head stream through shared
 // memory; a block keeps one side's place and walks along the other: keys for the weighted sum, queries for the rest.
+#include <type_traits>
+
 #include <vitrine/kernels/cuda/launches.cuh>
 
 namespace vitrine::kernels::cuda {
 namespace {
 
 constexpr int kSide = 128, kWarps = 8, kThreads = kWarps * 32;
-constexpr int kChunk = 256;  // bytes of a row that are in shared memory at a time
+constexpr int kChunk = 256;   // bytes of a row that are in shared memory at a time
+constexpr int kSlots = 2048;  // counts that a block keeps itself: eight powers of two of 256 bins
+
+/// Both tiles of a stage, its queries' numbers and their log-sum-exps.
+__host__ __device__ constexpr int stage_bytes_of(int pitch) { return 2 * kSide * pitch + kSide * 8; }
+
+__device__ __forceinline__ float greater(float a, float b) {  // not-a-number wins, unlike fmaxf's
+    float c;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+    return c;
+}
+__device__ __forceinline__ float lesser(float a, float b) {
+    float c;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+    return c;
+}
+
+/// Counts a bin in the block's own slot, or in the whole where another bin has the slot.
+__device__ __forceinline__ void count_bin(int bin, int* owner, unsigned* own, unsigned long long* all) {
+    const int slot = bin % kSlots;
+    int who = owner[slot];
+    if (who < 0) who = atomicCAS(&owner[slot], -1, bin);
+    if (who < 0 || who == bin)
+        atomicAdd(&own[slot], 1U);
+    else
+        atomicAdd(&all[bin], 1ULL);
+}
 
 template <Element kElement, bool kGeneral>
 __global__ void __launch_bounds__(kThreads) fused_kernel(const __grid_constant__ FusedTask task) {
@@ -21,9 +49,17 @@ __global__ void __launch_bounds__(kThreads) fused_kernel(const __grid_constant__
     const int warp_key = warp / 2 * 32, warp_query = warp % 2 * 64;
     const int chunks = (p.row_bytes + kChunk - 1) / kChunk;
     const int pitch = pitch_of(min(p.row_bytes, kChunk));
-    const int stage_bytes = 2 * kSide * pitch;
+    const int stage_bytes = stage_bytes_of(pitch);
     const std::uint32_t stages = shared_address(shared);
     const bool sweep = task.mode == FusedMode::Sweep;
+    auto* owner = reinterpret_cast<int*>(shared + 2 * stage_bytes);
+    auto* own = reinterpret_cast<unsigned*>(owner + kSlots);
+    unsigned fewer = 0;
+    if (task.mode == FusedMode::Histogram)
+        for (int x = threadIdx.x; x < kSlots; x += kThreads) {
+            owner[x] = -1;
+            own[x] = 0;
+        }
     const int queries = task.mode == FusedMode::Rows ? task.listed : task.count != nullptr ? *task.count : p.queries;
     const auto query = [&](int x) {
         if (x >= queries) return -1;
@@ -49,11 +85,18 @@ __global__ void __launch_bounds__(kThreads) fused_kernel(const __grid_constant__
             const int i = query(first_query + row);
             return i >= 0 ? q + i * p.q_stride[1] : nullptr;
         });
+        if (threadIdx.x < kSide) {
+            const int i = query(first_query + threadIdx.x), at_end = x % 2 * stage_bytes + 2 * kSide * pitch;
+            // Outside it is a number that general problems do not read at, and p = 0.
+            reinterpret_cast<int*>(shared + at_end)[threadIdx.x] = i < 0 ? p.queries : i;
+            float* lse = reinterpret_cast<float*>(shared + at_end) + kSide + threadIdx.x;
+            if (i < 0)
+                *lse = plus_infinity();
+            else
+                copy4(shared_address(lse), p.lse + static_cast<long long>(h) * p.queries + i);
+        }
         commit_copies();
     };
-    const float empty = task.fusion == Fusion::Max   ? minus_infinity()
-                        : task.fusion == Fusion::Min ? plus_infinity()
-                                                     : 0;
     float sum[16] = {};  // by key (m, half) in a sweep, by query (n, parity) for row sums
     float s[2][8][4], fused[2][8][4];
     if (total > 0) copy_stage(0);
@@ -72,33 +115,52 @@ __global__ void __launch_bounds__(kThreads) fused_kernel(const __grid_constant__
         const std::uint32_t stage = stages + x % 2 * stage_bytes;
         multiply_tiles<kElement>(s, stage + warp_key * pitch, pitch, stage + (kSide + warp_query) * pitch, pitch,
                                  steps_of(min(kChunk, p.row_bytes - chunk * kChunk)));
+        const auto* of_queries =
+            reinterpret_cast<const int*>(shared + x % 2 * stage_bytes + 2 * kSide * pitch) + warp_query;
         if (chunk + 1 == chunks) {
+            // fused = f(fused, the natural logarithm of p); the first head begins it.
+            const auto fuse = [&](auto first, const auto& f) {
 #pragma unroll
-            for (int n = 0; n < 8; ++n) {
-                int i[2];
-                float lse[2];
+                for (int n = 0; n < 8; ++n) {
+                    int i[2];
+                    float lse[2];
 #pragma unroll
-                for (int c = 0; c < 2; ++c) {
-                    i[c] = query(first_query + n * 8 + t * 2 + c);
-                    lse[c] =
-                        i[c] >= 0 ? safe_lse(p.lse[static_cast<long long>(h) * p.queries + i[c]]) : plus_infinity();
-                    if (i[c] < 0) i[c] = p.queries;  // outside: general problems must not read there
-                }
-#pragma unroll
-                for (int m = 0; m < 2; ++m)
-#pragma unroll
-                    for (int w = 0; w < 4; ++w) {
-                        const int j = first_key + m * 16 + w / 2 * 8 + g;
-                        const float e = exponent<kGeneral>(p, s[m][n][w], h, i[w % 2], j, lse[w % 2]);
-                        float& f = fused[m][n][w];
-                        if (h == 0) f = empty;
-                        if (task.fusion == Fusion::Mean)
-                            f += exp2_fast(e);
-                        else if (task.fusion == Fusion::Max)
-                            f = e > f || e != e ? e : f;
-                        else
-                            f = e < f || e != e ? e : f;
+                    for (int c = 0; c < 2; ++c) {
+                        i[c] = of_queries[n * 8 + t * 2 + c];
+                        lse[c] = safe_lse(reinterpret_cast<const float*>(of_queries)[kSide + n * 8 + t * 2 + c]);
                     }
+#pragma unroll
+                    for (int m = 0; m < 2; ++m)
+#pragma unroll
+                        for (int w = 0; w < 4; ++w) {
+                            [[maybe_unused]] const int j = first_key + m * 16 + w / 2 * 8 + g;
+                            float e;
+                            if constexpr (kGeneral)
+                                e = i[w % 2] < p.queries && j < p.keys
+                                        ? general_score(p, s[m][n][w], h, i[w % 2], j) - lse[w % 2]
+                                        : minus_infinity();
+                            else
+                                e = fmaf(s[m][n][w], p.scale, -lse[w % 2]);
+                            if constexpr (first())
+                                fused[m][n][w] = f(e, e);
+                            else
+                                fused[m][n][w] = f(fused[m][n][w], e);
+                        }
+                }
+            };
+            using Yes = std::true_type;
+            using No = std::false_type;
+            if (task.fusion == Fusion::Mean) {
+                if (h == 0)
+                    fuse(Yes(), [](float, float e) { return exp2_fast(e * kLog2E); });
+                else
+                    fuse(No(), [](float f, float e) { return f + exp2_fast(e * kLog2E); });
+            } else if (h == 0) {
+                fuse(Yes(), [](float, float e) { return e; });
+            } else if (task.fusion == Fusion::Max) {
+                fuse(No(), greater);
+            } else {
+                fuse(No(), lesser);
             }
         }
         if (chunk + 1 == chunks && h + 1 == p.heads) {
@@ -109,25 +171,25 @@ __global__ void __launch_bounds__(kThreads) fused_kernel(const __grid_constant__
 #pragma unroll
                 for (int c = 0; c < 2; ++c) {
                     const int place = first_query + n * 8 + t * 2 + c;
-                    const int i = query(place);
-                    const float r = sweep && i >= 0 ? task.weight[place].x : 0.0F;
+                    const int i = of_queries[n * 8 + t * 2 + c];
+                    const float r = sweep && i < p.queries ? task.weight[place].x : 0.0F;
 #pragma unroll
                     for (int m = 0; m < 2; ++m)
 #pragma unroll
                         for (int half = 0; half < 2; ++half) {
                             const int j = first_key + m * 16 + half * 8 + g;
-                            if (i < 0 || j >= p.keys) continue;
+                            if (i >= p.queries || j >= p.keys) continue;
                             const float f = fused[m][n][half * 2 + c];
-                            const float value = task.fusion == Fusion::Mean ? f * share : exp2_fast(f);
+                            const float value = task.fusion == Fusion::Mean ? f * share : exp2_fast(f * kLog2E);
                             if (task.mode == FusedMode::Rows) {
                                 task.out[static_cast<long long>(place) * p.keys + j] = value;
                             } else if (task.mode == FusedMode::Histogram) {
                                 const std::uint32_t bits = __float_as_uint(value);
                                 const long long bin = static_cast<long long>(bits - task.first) >> task.shift;
                                 if (bits < task.first) {
-                                    if (task.below != nullptr) atomicAdd(task.below, 1ULL);
+                                    ++fewer;
                                 } else if (bin < task.bins) {
-                                    atomicAdd(&task.counts[bin], 1ULL);
+                                    count_bin(static_cast<int>(bin), owner, own, task.counts);
                                 }
                             } else {
                                 const FusedDropped& d = task.dropped;
@@ -162,6 +224,10 @@ __global__ void __launch_bounds__(kThreads) fused_kernel(const __grid_constant__
             const int j = blockIdx.x * kSide + x;
             if (j < p.keys) task.out[static_cast<long long>(blockIdx.y) * p.keys + j] = crossing[0][x] + crossing[1][x];
         }
+    } else if (task.mode == FusedMode::Histogram) {
+        if (task.below != nullptr && fewer != 0) atomicAdd(task.below, static_cast<unsigned long long>(fewer));
+        for (int x = threadIdx.x; x < kSlots; x += kThreads)
+            if (own[x] != 0) atomicAdd(&task.counts[owner[x]], static_cast<unsigned long long>(own[x]));
     } else if (task.mode == FusedMode::RowSums) {
         // Eight lanes share a query, four warps its keys.
 #pragma unroll
@@ -190,7 +256,8 @@ const char* launch_fused(Element element, const FusedTask& task, const Launch& l
                         : task.mode == FusedMode::Rows ? task.listed
                                                        : task.p.queries;
         const dim3 grid((own + kSide - 1) / kSide, task.splits);
-        const int bytes = 2 * 2 * kSide * pitch_of(min(task.p.row_bytes, kChunk));
+        const int bytes = 2 * stage_bytes_of(pitch_of(min(task.p.row_bytes, kChunk))) +
+                          (task.mode == FusedMode::Histogram ? kSlots * 8 : 0);
         return launch_kernel(is_general(task.p) ? fused_kernel<e(), true> : fused_kernel<e(), false>, task, grid,
                              kThreads, bytes, launch);
     });

@@ -18,9 +18,11 @@ __global__ void __launch_bounds__(kWarps * 32) strip_kernel(const __grid_constan
     const int groups = (task.listed + kFixed - 1) / kFixed;
     const int group = blockIdx.z % groups, first_head = blockIdx.z / groups;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int first = blockIdx.x * kStream + warp * kTiles * 16;
+    // Warps share the streamed rows out, or, where a mean is wanted, the heads of the same rows.
+    const bool mean_wanted = task.mean != 0;
+    const int first = mean_wanted ? blockIdx.x * kTiles * 16 : blockIdx.x * kStream + warp * kTiles * 16;
     if (first >= streamed || first_head >= p.heads) return;
-    const int end_head = task.mean != 0 ? p.heads : first_head + 1;
+    const int begin_head = mean_wanted ? warp : first_head, end_head = mean_wanted ? p.heads : first_head + 1;
     const auto listed = [&](int x) {
         if (x >= task.listed) return -1;
         return static_cast<int>(task.list != nullptr ? task.list[x] : task.host_list[x]);
@@ -28,7 +30,7 @@ __global__ void __launch_bounds__(kWarps * 32) strip_kernel(const __grid_constan
     const int fixed_row = listed(group * kFixed + g);
     const int fixed[2] = {listed(group * kFixed + t * 2), listed(group * kFixed + t * 2 + 1)};
     float mean[kTiles][4] = {};
-    for (int h = first_head; h < end_head; ++h) {
+    for (int h = begin_head; h < end_head; h += kWarps) {
         const char* q = p.q + h * p.q_stride[0];
         const char* k = p.k + h / p.group * p.k_stride[0];
         const char* stream_side = task.rows != 0 ? k : q;
@@ -94,7 +96,12 @@ __global__ void __launch_bounds__(kWarps * 32) strip_kernel(const __grid_constan
                 layer.out[static_cast<long long>(h) * streamed * task.listed + at] = value;
             }
     }
-    if (task.mean == 0 || layer.mean == nullptr) return;
+    if (!mean_wanted || layer.mean == nullptr) return;
+    __shared__ float parts[kWarps][kTiles * 4][32];
+#pragma unroll
+    for (int x = 0; x < kTiles * 4; ++x) parts[warp][x][lane] = mean[x / 4][x % 4];
+    __syncthreads();
+    if (warp != 0) return;
 #pragma unroll
     for (int m = 0; m < kTiles; ++m)
 #pragma unroll
@@ -104,7 +111,9 @@ __global__ void __launch_bounds__(kWarps * 32) strip_kernel(const __grid_constan
             const long long x = group * kFixed + t * 2 + w % 2;
             const long long at =
                 task.rows != 0 ? x * streamed + other : other * static_cast<long long>(task.listed) + x;
-            layer.mean[at] = mean[m][w] / static_cast<float>(p.heads);
+            float sum = 0;
+            for (int part = 0; part < kWarps; ++part) sum += parts[part][m * 4 + w][lane];
+            layer.mean[at] = sum / static_cast<float>(p.heads);
         }
 }
 
@@ -119,7 +128,8 @@ const char* launch_strip(Element element, const StripTask& task, const Launch& l
             heads = max(heads, p.heads);
         }
         const int groups = (task.listed + kFixed - 1) / kFixed;
-        const dim3 grid((streamed + kStream - 1) / kStream, task.layers, groups * (task.mean != 0 ? 1 : heads));
+        const int rows = task.mean != 0 ? kTiles * 16 : kStream;
+        const dim3 grid((streamed + rows - 1) / rows, task.layers, groups * (task.mean != 0 ? 1 : heads));
         if (grid.z > 65535) return "too many rows or columns are listed for one launch";
         return launch_kernel(strip_kernel<e()>, task, grid, kWarps * 32, 0, launch);
     });

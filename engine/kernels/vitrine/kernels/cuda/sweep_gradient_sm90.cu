@@ -56,6 +56,7 @@ __global__ void __launch_bounds__(kThreads, kSteps == 4 ? 2 : 1)
         }
         commit_copies();
     };
+    const float scale = p.scale * kLog2E;
     float sum[2] = {};
     if (begin < end) {
         for (int x = 0; x < kStages - 1; ++x) copy_queries(begin + x);
@@ -73,10 +74,10 @@ __global__ void __launch_bounds__(kThreads, kSteps == 4 ? 2 : 1)
 #pragma unroll
             for (int n = 0; n < 8; ++n) {
                 const float4 w = weights[n * 4 + lane % 4];
+                const float lse[2] = {-kLog2E * w.y, -kLog2E * w.w};
 #pragma unroll
                 for (int x = 0; x < 4; ++x)
-                    s[n * 4 + x] = (x % 2 == 0 ? w.x : w.z) *
-                                   exp2_fast(fmaf(s[n * 4 + x], p.scale, -(x % 2 == 0 ? w.y : w.w)) * kLog2E);
+                    s[n * 4 + x] = (x % 2 == 0 ? w.x : w.z) * exp2_fast(fmaf(s[n * 4 + x], scale, lse[x % 2]));
             }
             wait_products<0>(dp);
             float part[2] = {};

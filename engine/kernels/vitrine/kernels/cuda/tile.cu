@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kSide = 64, kWarps = 4, kThreads = kWarps * 32;
 
-template <Element kElement>
+template <Element kElement, bool kGeneral>
 __global__ void __launch_bounds__(kThreads) tile_kernel(const __grid_constant__ TileTask task) {
     extern __shared__ __align__(128) char shared[];
     __shared__ float part_sum[kThreads], part_high[kThreads];
@@ -42,6 +42,13 @@ __global__ void __launch_bounds__(kThreads) tile_kernel(const __grid_constant__ 
                 commit_copies();
                 wait_copies<0>();
                 __syncthreads();
+                float lse[2];
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const int i = q_at + warp * 16 + lane / 4 + half * 8;
+                    lse[half] =
+                        i < q_end ? safe_lse(p.lse[static_cast<long long>(h) * p.queries + i]) : plus_infinity();
+                }
                 float s[1][8][4];
                 clear(s);
                 multiply_tiles<kElement>(s, q_tile + warp * 16 * pitch, pitch, k_tile, pitch, steps);
@@ -51,9 +58,9 @@ __global__ void __launch_bounds__(kThreads) tile_kernel(const __grid_constant__ 
                     for (int w = 0; w < 4; ++w) {
                         const int i = q_at + warp * 16 + lane / 4 + w / 2 * 8;
                         const int j = k_at + n * 8 + lane % 4 * 2 + w % 2;
-                        if (i >= q_end || j >= k_end) continue;
-                        const float lse = safe_lse(p.lse[static_cast<long long>(h) * p.queries + i]);
-                        value[n][w] += exp2_fast(exponent<true>(p, s[0][n][w], h, i, j, lse));
+                        const float e = exponent<kGeneral>(p, s[0][n][w], h, i, j, lse[w / 2]);
+                        // Outside the piece the sum is not looked at.
+                        value[n][w] += exp2_fast(e);
                     }
             }
             const float share = task.head_mean != 0 ? static_cast<float>(p.heads) : 1.0F;
@@ -119,7 +126,8 @@ const char* launch_tile(Element element, const TileTask& task, const Launch& lau
                         t.head_mean != 0 ? 1 : t.p.heads);
         if (grid.y > 65535) return "the piece has too many cells for one launch";
         const int bytes = 2 * kSide * pitch_of(t.p.row_bytes) + kSide * (kSide + 1) * 4;
-        return launch_kernel(tile_kernel<e()>, t, grid, kThreads, bytes, launch);
+        return launch_kernel(is_general(t.p) ? tile_kernel<e(), true> : tile_kernel<e(), false>, t, grid, kThreads,
+                             bytes, launch);
     });
 }
 
