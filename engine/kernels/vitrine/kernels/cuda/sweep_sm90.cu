@@ -13,33 +13,29 @@ constexpr int pieces_of(int steps) { return (steps + 3) / 4; }
 constexpr int stage_bytes(int steps) { return kTile * 128 * pieces_of(steps) + 1024; }  // the weights take 512
 constexpr int shared_bytes(int steps) { return 1024 + kKeys * 128 * pieces_of(steps) + kStages * stage_bytes(steps); }
 
-/// Adds what 128 keys of this warpgroup get from a tile of queries. sum: the lane's four keys. The weights of two
-/// columns serve eight entries: shared memory is read by the products as well and would be the limit otherwise.
+/// Adds what 64 keys of this warpgroup get from a tile of queries. sum: the lane's two keys.
 template <bool kMap>
-__device__ __forceinline__ void add_tile(const SweepTask& task, const float (&c0)[32], const float (&c1)[32],
-                                         const float4* weights, float (&sum)[4]) {
+__device__ __forceinline__ void add_tile(const SweepTask& task, const float (&c)[32], const float4* weights,
+                                         float (&sum)[2]) {
     const float scale = task.p.scale * kLog2E;
-    float part[4] = {};
+    float part[2] = {};
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
         const float4 w = weights[n * 4 + threadIdx.x % 4];
         const float lse[2] = {-kLog2E * w.y, -kLog2E * w.w};
 #pragma unroll
-        for (int key = 0; key < 4; ++key)
-#pragma unroll
-            for (int column = 0; column < 2; ++column) {
-                const int x = n * 4 + key % 2 * 2 + column;
-                const float dot = key < 2 ? c0[x] : c1[x];
-                float value;
-                if constexpr (kMap)
-                    value = exp2_fast(fmaf(dot, scale, lse[column]));
-                else
-                    value = fmaxf(dot, task.relu * dot);
-                part[key] = fmaf(column == 0 ? w.x : w.z, value, part[key]);
-            }
+        for (int x = 0; x < 4; ++x) {
+            const float dot = c[n * 4 + x];
+            float value;
+            if constexpr (kMap)
+                value = exp2_fast(fmaf(dot, scale, lse[x % 2]));
+            else
+                value = fmaxf(dot, task.relu * dot);
+            part[x / 2] = fmaf(x % 2 == 0 ? w.x : w.z, value, part[x / 2]);
+        }
     }
-#pragma unroll
-    for (int key = 0; key < 4; ++key) sum[key] += part[key];
+    sum[0] += part[0];
+    sum[1] += part[1];
 }
 
 template <Element kElement, int kSteps, bool kMap>
@@ -76,10 +72,12 @@ __global__ void __launch_bounds__(kThreads, kSteps == 4 ? 2 : 1) sweep_kernel(co
         }
         commit_copies();  // empty ones too: the waits count groups
     };
-    float sum[4] = {};
+    float sum[2][2] = {};
     if (begin < end) {
         for (int x = 0; x < kStages - 1; ++x) copy_queries(begin + x);
         float c0[32], c1[32];
+        // Keys that fit stay in registers: half of what the products would read from shared memory.
+        std::uint32_t a0[4][4], a1[4][4];
         for (int tile = begin; tile < end; ++tile) {
             wait_copies<kStages - 2>();
             show_to_wgmma();
@@ -87,11 +85,21 @@ __global__ void __launch_bounds__(kThreads, kSteps == 4 ? 2 : 1) sweep_kernel(co
             copy_queries(tile + kStages - 1);
             const std::uint32_t stage = stages + tile % kStages * stage_bytes(kSteps);
             const auto* weights = reinterpret_cast<const float4*>(shared + (stage - key_tile) + kTile * 128 * kPieces);
-            begin_tile<kElement, kSteps, kKeys>(c0, key_tile, group * 128, stage);
-            begin_tile<kElement, kSteps, kKeys>(c1, key_tile, group * 128 + 64, stage);
-            wait_products<0>(c0);
+            if constexpr (kSteps == 4) {
+                if (tile == begin) {
+                    load_rows(a0, key_tile, group * 128);
+                    load_rows(a1, key_tile, group * 128 + 64);
+                }
+                begin_tile<kElement>(c0, a0, stage);
+                begin_tile<kElement>(c1, a1, stage);
+            } else {
+                begin_tile<kElement, kSteps, kKeys>(c0, key_tile, group * 128, stage);
+                begin_tile<kElement, kSteps, kKeys>(c1, key_tile, group * 128 + 64, stage);
+            }
+            wait_products<1>(c0);
+            add_tile<kMap>(task, c0, weights, sum[0]);  // while the second half is multiplied
             wait_products<0>(c1);
-            add_tile<kMap>(task, c0, c1, weights, sum);
+            add_tile<kMap>(task, c1, weights, sum[1]);
         }
     }
     wait_copies<0>();
@@ -99,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, kSteps == 4 ? 2 : 1) sweep_kernel(co
     for (int m = 0; m < 2; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            float x = sum[m * 2 + half];
+            float x = sum[m][half];
             x += __shfl_xor_sync(~0U, x, 1);
             x += __shfl_xor_sync(~0U, x, 2);
             const int j = first_key + group * 128 + m * 64 + warp * 16 + half * 8 + lane / 4;

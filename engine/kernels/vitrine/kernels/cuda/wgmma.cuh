@@ -77,6 +77,49 @@ __device__ __forceinline__ void multiply_n64(float (&c)[32], std::uint64_t a, st
 #endif
 }
 
+#define VITRINE_WGMMA_N64_REGISTERS(types)                                                                            \
+    asm volatile(                                                                                                     \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                                                  \
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32." types                                                           \
+        " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "           \
+        "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}\n"         \
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]), "+f"(c[8]), \
+          "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]), "+f"(c[16]),      \
+          "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]),     \
+          "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31])                   \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
+
+/// The same with the 64 rows' step in registers, as ldmatrix gives them.
+template <Element kElement>
+__device__ __forceinline__ void multiply_n64(float (&c)[32], const std::uint32_t (&a)[4], std::uint64_t b, int add) {
+#ifdef VITRINE_WGMMA
+    if constexpr (kElement == Element::F16) {
+        VITRINE_WGMMA_N64_REGISTERS("f16.f16");
+    } else {
+        VITRINE_WGMMA_N64_REGISTERS("bf16.bf16");
+    }
+#endif
+}
+
+/// This warp's 16 rows of a swizzled tile of one piece, from row `row` on, all four steps.
+__device__ __forceinline__ void load_rows(std::uint32_t (&a)[4][4], std::uint32_t tile, int row) {
+    row += threadIdx.x / 32 % 4 * 16 + threadIdx.x % 16;
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+        const int chunk = step * 2 + threadIdx.x % 32 / 16;
+        load_matrices(a[step], tile + row * 128 + ((chunk ^ (row & 7)) << 4));
+    }
+}
+
+template <Element kElement>
+__device__ __forceinline__ void begin_tile(float (&c)[32], const std::uint32_t (&a)[4][4], std::uint32_t b_tile) {
+    begin_products();
+    const std::uint64_t b = descriptor_of(b_tile);
+#pragma unroll
+    for (int step = 0; step < 4; ++step) multiply_n64<kElement>(c, a[step], b + ((step * 32) >> 4), step);
+    commit_products();
+}
+
 /// c = A B^T, begun: A is 64 rows of a tile of kARows rows, from row `a_row` on, B a tile of 64 rows. In c a lane holds
 /// rows 16 warp + lane / 4 (and + 8: words 2, 3 of four), columns 8 n + lane % 4 * 2 (and + 1), n = word / 4.
 template <Element kElement, int kSteps, int kARows>
