@@ -134,6 +134,12 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
             entry["checks"] = nlohmann::json::array();
             for (const auto& check : attribution.checks)
                 entry["checks"].push_back({{"name", check.name}, {"passed", check.passed}, {"finding", check.finding}});
+            for (const auto& table : attribution.tables)
+                entry["tables"].push_back({{"name", table.name},
+                                           {"unit", table.unit},
+                                           {"rows", table.rows},
+                                           {"cols", table.cols},
+                                           {"values", table.values}});
             VITRINE_CHECK(save_npy(folder / (name + ".npy"), attribution.map));
             if (attribution.channels.defined())
                 VITRINE_CHECK(save_npy(folder / (name + ".channels.npy"), attribution.channels));

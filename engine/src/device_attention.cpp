@@ -349,6 +349,69 @@ Result<std::vector<at::Tensor>> device_pieces_of_layers(std::span<const DeviceRe
     return pieces;
 }
 
+namespace {
+
+cuda::Fusion fusion_of(kernels::HeadFusion fusion) {
+    return fusion == kernels::HeadFusion::Mean  ? cuda::Fusion::Mean
+           : fusion == kernels::HeadFusion::Max ? cuda::Fusion::Max
+                                                : cuda::Fusion::Min;
+}
+
+cuda::FusedDropped dropped_of(const kernels::Dropped& dropped) {
+    return {dropped.threshold, dropped.tie_end, dropped.kept_key, dropped.kept_queries};
+}
+
+}  // namespace
+
+Result<at::Tensor> device_fused_rows(const DeviceReady& ready, kernels::HeadFusion fusion, const Indices& queries,
+                                     std::string& shown) {
+    at::Tensor out = at::empty({static_cast<std::int64_t>(queries.size()), ready.params.keys}, floats_beside(ready.q));
+    Call call(Operation::Fused, ready);
+    VITRINE_CHECK(call.done(call.problem(), shown));
+    call.scratch(ready.q, cuda::fused_workspace(ready.params));
+    const List list(queries, ready.q.device());
+    VITRINE_CHECK(call.done(
+        cuda::fused_rows(ready.params, fusion_of(fusion), list.listed, out.data_ptr<float>(), call.launch()), shown));
+    return out;
+}
+
+Result<at::Tensor> device_fused_left(const DeviceReady& ready, kernels::HeadFusion fusion, const at::Tensor& r,
+                                     const kernels::Dropped& dropped, std::string& shown) {
+    at::Tensor out = at::empty({ready.params.keys}, floats_beside(ready.q));
+    Call call(Operation::Fused, ready);
+    VITRINE_CHECK(call.done(call.problem(), shown));
+    call.scratch(ready.q, cuda::fused_workspace(ready.params));
+    VITRINE_CHECK(call.done(cuda::fused_sweep(ready.params, fusion_of(fusion), dropped_of(dropped), r.data_ptr<float>(),
+                                              out.data_ptr<float>(), call.launch()),
+                            shown));
+    return out;
+}
+
+Result<at::Tensor> device_fused_row_sums(const DeviceReady& ready, kernels::HeadFusion fusion,
+                                         const kernels::Dropped& dropped, std::string& shown) {
+    at::Tensor out = at::empty({ready.params.queries}, floats_beside(ready.q));
+    Call call(Operation::Fused, ready);
+    VITRINE_CHECK(call.done(call.problem(), shown));
+    call.scratch(ready.q, cuda::fused_workspace(ready.params));
+    VITRINE_CHECK(call.done(cuda::fused_row_sums(ready.params, fusion_of(fusion), dropped_of(dropped),
+                                                 out.data_ptr<float>(), call.launch()),
+                            shown));
+    return out;
+}
+
+Result<at::Tensor> device_fused_counts(const DeviceReady& ready, kernels::HeadFusion fusion, std::uint32_t first,
+                                       int shift, std::int64_t bins, std::string& shown) {
+    at::Tensor out = at::empty({bins + 1}, ready.q.options().dtype(at::kLong));
+    Call call(Operation::Fused, ready);
+    VITRINE_CHECK(call.done(call.problem(), shown));
+    call.scratch(ready.q, cuda::fused_workspace(ready.params));
+    auto* counts = out.data_ptr<std::int64_t>();
+    VITRINE_CHECK(call.done(cuda::fused_histogram(ready.params, fusion_of(fusion), first, shift, bins, counts,
+                                                  counts + bins, call.launch()),
+                            shown));
+    return out;
+}
+
 #else  // without the kernels nothing is taken, and nothing below is reached
 
 bool device_kernels_take(const at::Tensor&) { return false; }
@@ -375,6 +438,22 @@ Result<at::Tensor> device_sensitivity(const DeviceReady&, const at::Tensor&, con
 }
 Result<std::vector<at::Tensor>> device_pieces_of_layers(std::span<const DeviceReady* const>, const Indices&, bool, bool,
                                                         std::string&) {
+    return absent();
+}
+
+Result<at::Tensor> device_fused_rows(const DeviceReady&, kernels::HeadFusion, const Indices&, std::string&) {
+    return absent();
+}
+Result<at::Tensor> device_fused_left(const DeviceReady&, kernels::HeadFusion, const at::Tensor&,
+                                     const kernels::Dropped&, std::string&) {
+    return absent();
+}
+Result<at::Tensor> device_fused_row_sums(const DeviceReady&, kernels::HeadFusion, const kernels::Dropped&,
+                                         std::string&) {
+    return absent();
+}
+Result<at::Tensor> device_fused_counts(const DeviceReady&, kernels::HeadFusion, std::uint32_t, int, std::int64_t,
+                                       std::string&) {
     return absent();
 }
 

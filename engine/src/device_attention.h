@@ -53,6 +53,19 @@ Result<std::vector<at::Tensor>> device_pieces_of_layers(std::span<const DeviceRe
                                                         const Indices& tokens, bool rows, bool head_mean,
                                                         std::string& shown);
 
+/// One map fused of all heads; the meanings are those of fused_sweep.h. [chosen queries, keys]
+Result<at::Tensor> device_fused_rows(const DeviceReady& ready, kernels::HeadFusion fusion, const Indices& queries,
+                                     std::string& shown);
+/// r: [1, queries] fp32 contiguous on the device. [keys]
+Result<at::Tensor> device_fused_left(const DeviceReady& ready, kernels::HeadFusion fusion, const at::Tensor& r,
+                                     const kernels::Dropped& dropped, std::string& shown);
+/// [queries]
+Result<at::Tensor> device_fused_row_sums(const DeviceReady& ready, kernels::HeadFusion fusion,
+                                         const kernels::Dropped& dropped, std::string& shown);
+/// int64 [bins + 1]: the bins, and how many entries lie below the first.
+Result<at::Tensor> device_fused_counts(const DeviceReady& ready, kernels::HeadFusion fusion, std::uint32_t first,
+                                       int shift, std::int64_t bins, std::string& shown);
+
 /// rows_of_layers with its answers where the kept tensors are.
 Result<LayerRows> rows_of_layers_there(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean);
 

@@ -16,6 +16,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
@@ -495,6 +496,107 @@ Result<SoftmaxMixing::Given> SoftmaxMixing::given() const {
     if (recipe_) return fail(ErrorCode::Internal, "the queries and keys of {} are made anew each time", name);
     const auto state = VITRINE_TRY(ready());
     return state->there ? Given{nullptr, state->there.get()} : Given{&state->params, nullptr};
+}
+
+Result<at::Tensor> SoftmaxMixing::fused_rows(kernels::HeadFusion fusion,
+                                             std::span<const std::int64_t> queries_wanted) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const auto wanted = VITRINE_TRY(chosen(queries_wanted, queries, "query", name));
+        const auto state = VITRINE_TRY(ready());
+        if (state->there) {
+            std::string shown;
+            const at::Tensor out = VITRINE_TRY(device_fused_rows(*state->there, fusion, wanted, shown));
+            answered(std::move(shown));
+            return out.to(at::kCPU);
+        }
+        at::Tensor out = at::empty({static_cast<std::int64_t>(wanted.size()), keys});
+        const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::FusedSweep, state->params));
+        choice.kernels->fused->rows(state->params, fusion, wanted, out.data_ptr<float>(), kKernelThreads);
+        answered(choice.shown());
+        return out;
+    });
+}
+
+Result<at::Tensor> SoftmaxMixing::fused_left(kernels::HeadFusion fusion, const at::Tensor& r,
+                                             const kernels::Dropped& dropped) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const auto state = VITRINE_TRY(ready());
+        if (state->there) {
+            std::string shown;
+            const at::Tensor w = VITRINE_TRY(weights(*this, r.reshape({1, -1}), state->used_q.device()));
+            const at::Tensor out = VITRINE_TRY(device_fused_left(*state->there, fusion, w, dropped, shown));
+            answered(std::move(shown));
+            return out.to(r.device());
+        }
+        const at::Tensor w = VITRINE_TRY(weights(*this, r.reshape({1, -1})));
+        at::Tensor out = at::empty({keys});
+        const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::FusedSweep, state->params));
+        choice.kernels->fused->sweep(state->params, fusion, dropped, w.data_ptr<float>(), out.data_ptr<float>(),
+                                     kKernelThreads);
+        answered(choice.shown());
+        return out.to(r.device());
+    });
+}
+
+Result<at::Tensor> SoftmaxMixing::fused_row_sums(kernels::HeadFusion fusion, const kernels::Dropped& dropped) const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const auto state = VITRINE_TRY(ready());
+        if (state->there) {
+            std::string shown;
+            const at::Tensor out = VITRINE_TRY(device_fused_row_sums(*state->there, fusion, dropped, shown));
+            answered(std::move(shown));
+            return out.to(at::kCPU);
+        }
+        at::Tensor out = at::empty({queries});
+        const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::FusedSweep, state->params));
+        choice.kernels->fused->row_sums(state->params, fusion, dropped, out.data_ptr<float>(), kKernelThreads);
+        answered(choice.shown());
+        return out;
+    });
+}
+
+Result<FusedCounts> SoftmaxMixing::fused_counts(kernels::HeadFusion fusion, std::uint32_t first, int shift,
+                                                std::int64_t bins) const {
+    return guarded([&]() -> Result<FusedCounts> {
+        const auto state = VITRINE_TRY(ready());
+        FusedCounts out;
+        if (state->there) {
+            std::string shown;
+            const at::Tensor counts =
+                VITRINE_TRY(device_fused_counts(*state->there, fusion, first, shift, bins, shown)).to(at::kCPU);
+            answered(std::move(shown));
+            const auto* numbers = counts.const_data_ptr<std::int64_t>();
+            out.bins.assign(numbers, numbers + bins);
+            out.below = numbers[bins];
+            return out;
+        }
+        out.bins.resize(static_cast<std::size_t>(bins));
+        const auto choice = VITRINE_TRY(kernels::choose(kernels::Operation::FusedSweep, state->params));
+        choice.kernels->fused->histogram(state->params, fusion, first, shift, bins, out.bins.data(), &out.below,
+                                         kKernelThreads);
+        answered(choice.shown());
+        return out;
+    });
+}
+
+Result<at::Tensor> SoftmaxMixing::entropy() const {
+    return guarded([&]() -> Result<at::Tensor> {
+        const auto state = VITRINE_TRY(ready());
+        // Terms beside scale q . k are not linear in the keys: the general way.
+        if (!parts_.terms.empty() || state->params.softcap > 0) return Mixing::entropy();
+        // -ln p_ij = lse_i - s_ij, and sum_j p_ij s_ij = scale q_i . (P K)_i: one pass with the keys as values. A
+        // column of ones gives sum_j p_ij, by which lse_i counts: where that is a rounding off 1, the scores are times
+        // as much.
+        const at::Tensor q = (state->there ? state->there->q : state->q).to(at::kFloat),
+                         lse = state->there ? state->there->lse : state->lse;
+        at::Tensor k = (state->there ? state->there->k : state->k).to(at::kFloat);
+        if (k.size(0) != heads) k = k.repeat_interleave(heads / k.size(0), 0);
+        // On a device eight of them, so that rows stay aligned.
+        const at::Tensor ones = at::ones({heads, keys, state->there ? 8 : 1}, k.options());
+        const at::Tensor sums = VITRINE_TRY(right(at::cat({k, ones}, -1)));
+        const at::Tensor scores = parts_.scale * (q * sums.slice(2, 0, k.size(2))).sum(-1);
+        return at::Tensor((lse * sums.select(2, k.size(2)) - scores).clamp_min(0)).to(at::kCPU);
+    });
 }
 
 Result<const kernels::AttentionParams*> SoftmaxMixing::params() const {

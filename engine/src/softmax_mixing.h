@@ -57,6 +57,13 @@ class SoftmaxMixing final : public Mixing {
     Result<at::Tensor> left(const at::Tensor& r) const override;
     Result<at::Tensor> right(const at::Tensor& v) const override;
     Result<at::Tensor> sensitivity(const at::Tensor& r, Sensitivity functor, const at::Tensor& d_output) const override;
+    Result<at::Tensor> fused_rows(kernels::HeadFusion fusion, std::span<const std::int64_t> queries) const override;
+    Result<at::Tensor> fused_left(kernels::HeadFusion fusion, const at::Tensor& r,
+                                  const kernels::Dropped& dropped) const override;
+    Result<at::Tensor> fused_row_sums(kernels::HeadFusion fusion, const kernels::Dropped& dropped) const override;
+    Result<FusedCounts> fused_counts(kernels::HeadFusion fusion, std::uint32_t first, int shift,
+                                     std::int64_t bins) const override;
+    Result<at::Tensor> entropy() const override;
     Result<MixingCheck> check(std::uint64_t seed = 0) const override;
     at::Device device() const override;
     std::int64_t size_bytes() const override;

@@ -1,4 +1,4 @@
-// What the methods of this folder share, and the dense reference of rollout that other rollouts are held to.
+// What the methods of this folder share.
 #pragma once
 
 #include <memory>
@@ -15,6 +15,8 @@ std::unique_ptr<Explainer> make_raw_attention();
 std::unique_ptr<Explainer> make_rollout();
 std::unique_ptr<Explainer> make_chefer();
 std::unique_ptr<Explainer> make_legrad();
+std::unique_ptr<Explainer> make_attention_distance();
+std::unique_ptr<Explainer> make_attention_entropy();
 
 /// The scalar that gradient methods explain: a logit, or the difference of two.
 struct TargetScore {
@@ -28,44 +30,52 @@ struct TargetScore {
 /// @error Unsupported  the model has no classes
 Result<TargetScore> score_of(const ExplainContext& context, const at::Tensor& output);
 
-/// How heads become one map.
-enum class Fusion : std::uint8_t { Mean, Max, Min };
+using kernels::HeadFusion;
 
 struct RolloutSettings {
-    Fusion fusion = Fusion::Mean;
-    double discard_ratio =
-        0;  ///< share of the smallest entries of each fused map that is set to zero, the class token's column kept
+    HeadFusion fusion = HeadFusion::Mean;
+    /// Share of the smallest entries of each fused map that is set to zero: as many as the ratio of all entries rounded
+    /// down, those of smallest_entries().
+    double discard_ratio = 0;
     bool residual = true;  ///< (A + I) / 2 where a block has a residual path; false: A alone
+    /// As vit-explain's code does, not as its comments say: the entry at row 0 and column 0 is never dropped
+    /// (otherwise: none of the class token's column), and the entry at row i and column j is divided by the sum of row
+    /// j (otherwise: of row i), so that the result is no distribution where rows do not all have the same sum.
+    bool as_vit_explain = false;
 };
 
-/// Attention rollout by the dense product of all maps: exact, and slow for many tokens.
+/// Attention rollout by sweeps: no map is formed.
 ///
-/// Takes the readout back through the steps of the flow, last to first: r becomes r A', A' = rows of (A + I) made to
-/// sum to 1, A the fused heads; r A at a step without a residual path, such as a pooling head.
+/// Takes the start back through the steps of the flow, last to first: r becomes r A', A' the rows of (F + I) made to
+/// sum to 1, F the fused heads; r F' at a step without a residual path, such as a pooling head (nothing is dropped
+/// there).
 ///
 /// @param flow   known, row-stochastic Mixings
-/// @return       [input tokens], float32, non-negative, sums to 1 within 1e-5
+/// @param start  over the queries of the last step, or, with fewer `steps`, of that one; undefined: the flow's readout
+/// @param steps  how many steps of the flow are walked, from the first; 0 is all
+/// @param shown  set to the implementation that ran, "map_sweep avx512"; may be null
+/// @return       [input tokens], float32, non-negative; sums to what the start sums to within 1e-5, unless
+///               `as_vit_explain` or a row of a step without a residual path has nothing left
 /// @error Unsupported  the flow or its readout is unknown, a Mixing whose rows do not sum to 1, named
 /// @error Cancelled    stop was requested
-/// @cost         layers * heads * tokens^2 for the maps, tokens^2 memory a head
+/// @cost         a step: one sweep for the mean of heads; two for their maximum or minimum; four when entries are
+///               dropped. Memory of one row a head, and the queries once more.
 /// @source       S. Abnar, W. Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, arXiv 2005.00928,
-/// section 3;
-///               fusion and discard ratio as in J. Gildenblat's vit-explain (vit_rollout.py)
-Result<at::Tensor> roll_out_dense(const Flow& flow, const RolloutSettings& settings, std::stop_token stop = {},
-                                  const std::function<void(const Progress&)>& progress = {});
-
-/// The same by sweeps: a step costs one sum over the rows of each head, and no map is formed.
-///
-/// The mean over heads only, without discarding: other fusions and the discard threshold look at whole maps.
-///
-/// @param shown  set to the implementation that ran, "map_sweep avx512"; may be null
-/// @return       as roll_out_dense; within 1e-5 of it
-/// @error        as roll_out_dense; Unsupported for other settings, named
-/// @cost         one sweep a step, tokens^2 width multiply-adds; memory of one row a head
-Result<at::Tensor> roll_out(const Flow& flow, const RolloutSettings& settings, std::stop_token stop = {},
+///               section 3; fusion and discard ratio: J. Gildenblat, vit-explain, vit_rollout.py (1d68f22)
+Result<at::Tensor> roll_out(const Flow& flow, const RolloutSettings& settings, const at::Tensor& start = {},
+                            std::size_t steps = 0, std::stop_token stop = {},
                             const std::function<void(const Progress&)>& progress = {}, std::string* shown = nullptr);
-/// Whether roll_out() can do these settings.
-bool can_sweep(const RolloutSettings& settings);
+
+/// Where a walk back begins, in the command line's words: "readout", "cls", "ROW,COL" of the patch grid, or a token's
+/// index.
+struct Start {
+    at::Tensor weights;     ///< over the queries of step `steps` - 1; [tokens], sums to 1
+    std::size_t steps = 0;  ///< how many steps of the flow it lies behind: a token is one of the last block's
+    std::string name;       ///< "the readout", "the class token", "patch 3, 7"
+};
+/// @error BadInput     no such word or token
+/// @error Unsupported  no class token, no known grid, an unknown readout
+Result<Start> start_of(const Flow& flow, const std::string& words);
 
 /// A distribution over the input tokens as a map over the patch grid: prefix columns are dropped without renormalising.
 ///

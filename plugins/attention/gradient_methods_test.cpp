@@ -107,6 +107,27 @@ TEST_F(GradientMethods, RefuseAClassThatIsNotThere) {
     EXPECT_TRUE(make_legrad()->why_not(*model));
 }
 
+TEST_F(GradientMethods, SayInWordsWhereTheEndOfTheModelCannotBeReached) {
+    const auto legrad = make_legrad();
+    EXPECT_FALSE(legrad->why_not(*model));
+    auto traced = open_model((kData / "capture_timm_fused_traced.pt").string(), {.trust = true});
+    ASSERT_TRUE(traced) << traced.error().message;
+    (*traced)->info().classes = 11;
+    ASSERT_TRUE(legrad->why_not(**traced));
+    EXPECT_NE(legrad->why_not(**traced)->find("traced"), std::string::npos) << *legrad->why_not(**traced);
+    EXPECT_FALSE(make_chefer()->why_not(**traced));
+    // An architecture that does not say how its end is run alone.
+    struct Other final : Model {
+        at::Tensor forward(const at::Tensor& pixels) override { return pixels; }
+        TokenLayout layout(std::int64_t, std::int64_t) const override { return {}; }
+        void to(at::Device, at::ScalarType) override {}
+    } other;
+    other.info().layers = 2;
+    other.info().classes = 3;
+    ASSERT_TRUE(legrad->why_not(other));
+    EXPECT_NE(legrad->why_not(other)->find("final norm and head"), std::string::npos);
+}
+
 TEST_F(GradientMethods, StopWhenAsked) {
     for (const auto& method : {make_chefer(), make_legrad()}) {
         ExplainContext context(*model, input, {});

@@ -3,40 +3,10 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/layer_norm.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/ones.h>
 
 namespace vitrine::plugin::attention {
 namespace {
-
-/// What turns the mean of a layer's tokens into logits: the final norm and the head, by timm's names.
-struct Tail {
-    at::Tensor norm_weight, norm_bias, head_weight, head_bias;
-
-    static Result<Tail> of(Model& model) {
-        Tail tail;
-        for (const auto& [name, tensor] : model.parameters()) {
-            if (name == "norm.weight" || (name == "fc_norm.weight" && !tail.norm_weight.defined()))
-                tail.norm_weight = tensor;
-            if (name == "norm.bias" || (name == "fc_norm.bias" && !tail.norm_bias.defined())) tail.norm_bias = tensor;
-            if (name == "head.weight") tail.head_weight = tensor;
-            if (name == "head.bias") tail.head_bias = tensor;
-        }
-        if (!tail.norm_weight.defined() || !tail.head_weight.defined() ||
-            tail.head_weight.size(1) != tail.norm_weight.numel())
-            return fail(ErrorCode::Unsupported,
-                        "{} has no final norm and linear head of one width, by which LeGrad scores a layer",
-                        model.info().name);
-        return tail;
-    }
-    /// [tokens, width] -> [classes]
-    at::Tensor logits(const at::Tensor& tokens) const {
-        const at::Tensor mean = tokens.mean(0, true).to(norm_weight.scalar_type());
-        const at::Tensor normed = at::layer_norm(mean, {norm_weight.numel()}, norm_weight, norm_bias, 1e-6);
-        return at::linear(normed, head_weight, head_bias).to(at::kFloat).select(0, 0);
-    }
-};
 
 class LeGrad final : public Explainer {
   public:
@@ -61,12 +31,11 @@ class LeGrad final : public Explainer {
         if (auto why = needs_attention(model)) return why;
         if (model.info().classes == 0) return model.info().name + " has no classes, and this method explains a class";
         if (!model.is_native()) return "the final norm and head of a traced model cannot be reached";
-        return std::nullopt;
+        return model.no_layer_answer();
     }
     bool class_specific() const override { return true; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
-        const Tail tail = VITRINE_TRY(Tail::of(context.model));
         const std::int64_t layers = context.model.info().layers;
         const std::int64_t first = settings.text("preset") == "package" ? std::max<std::int64_t>(layers - 2, 0) : 0;
         // No gradient goes from layer to layer: each is done with as the run passes it, and only one graph exists.
@@ -76,48 +45,75 @@ class LeGrad final : public Explainer {
                 VITRINE_TRY(score_of(context, VITRINE_TRY(run(context.model, context.input.pixels, context.stop))));
         at::Tensor sum;
         std::string shown;
-        TokenLayout key_layout;
+        TokenLayout layout;
         std::optional<Check> check;
-        CaptureOptions options;
-        options.gradients = true;
-        options.stop = context.stop;
-        for (std::int64_t layer = first; layer < layers; ++layer)
-            options.points.push_back(fmt::format("blocks.{}", layer));
-        options.visit = [&](const std::string& point, const at::Tensor& x, const FlowStep* step) -> Status {
-            const std::int64_t layer = step != nullptr ? step->layer : -1;
-            if (point != fmt::format("blocks.{}", layer))
-                return fail(ErrorCode::Unsupported, "the attention before {} of {} was not seen", point,
-                            context.model.info().name);
-            const Mixing& mixing = *step->mixing;
+        std::int64_t done = 0;
+        /// Adds what the layer's score says of this attention: the block's own, or that of the pooling head reading it.
+        const auto add = [&](const Mixing& mixing, const at::Tensor& answer) -> Status {
+            if (!target) target = VITRINE_TRY(score_of(context, answer));
             at::Tensor score;
             {
                 const at::AutoGradMode mode(true);
-                const at::Tensor logits = tail.logits(x.select(0, 0));
-                if (!target) target = VITRINE_TRY(score_of(context, logits.unsqueeze(0)));
-                score = target->of(logits);
+                score = target->of(answer.select(0, 0).to(at::kFloat));
             }
-            // Autograd walks from the score to this layer's attention: the block's tail.
+            // Autograd walks from the score to this attention only.
             const auto d_output = VITRINE_TRY(gradients(score, {mixing.output()}, {"the output of " + mixing.name}));
             const at::Tensor r = at::ones({mixing.queries}, at::TensorOptions().device(mixing.device())) /
                                  static_cast<double>(mixing.queries);
             const at::Tensor one = VITRINE_TRY(mixing.sensitivity(r, Sensitivity::ReluDP, d_output.front())).mean(0);
             sum = sum.defined() ? sum + one : one;
             shown = mixing.implementation();
-            if (layer == first) key_layout = mixing.key_layout;
-            if (layer + 1 == layers) check = as_check(mixing, VITRINE_TRY(mixing.check(context.seed)));
-            if (context.progress) context.progress({layer - first + 1, layers - first, "layers"});
+            layout = mixing.key_layout;
+            if (++done == layers - first) check = as_check(mixing, VITRINE_TRY(mixing.check(context.seed)));
+            if (context.progress) context.progress({done, layers - first, "layers"});
             return {};
         };
+        // A pooling head is run again on each layer's tokens, after the run, and is all of the tail.
+        const bool pooler = context.model.info().readout == Readout::AttentionPool;
+        std::vector<std::pair<at::Tensor, TokenLayout>> tokens;
+        CaptureOptions options;
+        options.gradients = !pooler;
+        options.stop = context.stop;
+        for (std::int64_t layer = first; layer < layers; ++layer)
+            options.points.push_back(fmt::format("blocks.{}", layer));
+        options.visit = [&](const std::string& point, const at::Tensor& x, const FlowStep* step) -> Status {
+            if (point != fmt::format("blocks.{}", step != nullptr ? step->layer : -1))
+                return fail(ErrorCode::Unsupported, "the attention before {} of {} was not seen", point,
+                            context.model.info().name);
+            if (pooler) {
+                tokens.emplace_back(x, step->mixing->query_layout);
+                return {};
+            }
+            at::Tensor answer;
+            {
+                const at::AutoGradMode mode(true);
+                answer = context.model.layer_answer(x, step->mixing->query_layout);
+            }
+            return add(*step->mixing, answer);
+        };
         const auto capture = VITRINE_TRY(run_captured(context.model, context.input.pixels, options));
+        for (const auto& [x, of_block] : tokens) {
+            if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+            CaptureOptions of_end;
+            of_end.gradients = true;
+            of_end.stop = context.stop;
+            const auto pooled = VITRINE_TRY(run_captured(
+                [&](const at::Tensor& leaf) { return context.model.layer_answer(leaf, of_block); }, x, of_end));
+            if (pooled->flow.steps.empty())
+                return fail(ErrorCode::Unsupported, "the pooling head of {} was not seen", context.model.info().name);
+            VITRINE_CHECK(add(*pooled->flow.steps.back().mixing, pooled->output));
+        }
         if (!sum.defined()) return fail(ErrorCode::Unsupported, "{} has no layers", context.model.info().name);
         sum = sum.to(at::kCPU) / static_cast<double>(layers - first);
-        Attribution out = VITRINE_TRY(to_attribution(sum, key_layout));
+        Attribution out = VITRINE_TRY(to_attribution(sum, layout));
         const double all = sum.sum().item<double>();
         out.prefix_mass = all > 0 ? out.prefix_mass / all : 0;
         out.notes.clear();
         out.method = "legrad";
-        out.explained = target->explained +
-                        fmt::format(", read from the mean of the tokens after each of {} layers", layers - first);
+        out.explained =
+            target->explained + fmt::format(", read {} each of {} layers",
+                                            pooler ? "by the pooling head after" : "from the mean of the tokens after",
+                                            layers - first);
         out.class_specific = true;
         out.implementation = shown;
         if (check) out.checks.push_back(*check);

@@ -1,5 +1,5 @@
-// Registers the methods that read attention: one layer's rows, their product over the layers, and the two that weigh it
-// by gradients.
+// Registers the methods that read attention: one layer's rows, their product over the layers, the two that weigh it by
+// gradients, and how far and how widely each head looks.
 #include "attention.h"
 
 #include <vitrine/registry.h>
@@ -9,4 +9,6 @@ VITRINE_PLUGIN(attention) {
     registry.add(vitrine::plugin::attention::make_rollout());
     registry.add(vitrine::plugin::attention::make_chefer());
     registry.add(vitrine::plugin::attention::make_legrad());
+    registry.add(vitrine::plugin::attention::make_attention_distance());
+    registry.add(vitrine::plugin::attention::make_attention_entropy());
 }

@@ -1,70 +1,69 @@
-// Attention rollout, by the dense product of all maps: the reference that matrix-free rollouts are held to.
+// Attention rollout by sweeps: the start is carried back through the layers, and no map is formed.
 #include "attention.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/eye.h>
-#include <ATen/ops/matmul.h>
+#include <ATen/ops/zeros.h>
 
+#include <charconv>
 #include <cmath>
 
 namespace vitrine::plugin::attention {
 namespace {
 
-at::Tensor fuse(const at::Tensor& map, Fusion fusion) {
-    switch (fusion) {
-        case Fusion::Mean:
-            return map.mean(0);
-        case Fusion::Max:
-            return std::get<0>(map.max(0));
-        case Fusion::Min:
-            return std::get<0>(map.min(0));
-    }
-    return {};
-}
-
-/// Sets the smallest entries of the whole map to zero. The published code keeps flat index 0 only, "the class token":
-/// we keep what it meant, the class token's column, so that patches cannot lose their way to it.
-at::Tensor discard(at::Tensor map, double ratio, bool has_class_token) {
-    const auto count = static_cast<std::int64_t>(static_cast<double>(map.numel()) * ratio);
-    if (count < 1) return map;
-    const at::Tensor flat = map.flatten();
-    const at::Tensor smallest = std::get<1>(flat.topk(count, 0, /*largest=*/false));
-    at::Tensor kept = flat.clone();
-    kept.index_fill_(0, smallest, 0);
-    kept = kept.reshape(map.sizes());
-    if (has_class_token) kept.select(1, 0).copy_(map.select(1, 0));
-    return kept;
+bool has_class_token(const TokenLayout& layout) {
+    return layout.known() && !layout.prefix.empty() && layout.prefix.front() == "cls";
 }
 
 class Rollout final : public Explainer {
   public:
     Description description() const override {
         return {"rollout", "Attention rollout",
-                "Follows attention from the readout through all layers back to the patches",
+                "Follows attention from the readout, or from a token, through all layers back to the patches",
                 "S. Abnar, W. Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, arXiv 2005.00928", 0};
     }
 
     std::vector<Parameter> parameters() const override {
-        Parameter fusion{"fusion", std::string("mean"),   "how the heads of a layer become one map",
-                         "",       "the paper: mean",     {},
-                         {},       {"mean", "max", "min"}};
-        Parameter discard_ratio{"discard_ratio",
-                                0.0,
-                                "share of each map's smallest entries that is set to zero",
-                                "",
-                                "the paper: none",
-                                0.0,
-                                0.99,
-                                {}};
-        Parameter residual{"residual",
-                           true,
-                           "count the residual path as half of each block, (A + I) / 2",
-                           "",
-                           "the paper, section 3",
-                           {},
-                           {},
-                           {}};
-        return {fusion, discard_ratio, residual};
+        return {{"preset",
+                 std::string("paper"),
+                 "whose details hold: vit-explain keeps one entry when it discards, divides by other rows' sums and by "
+                 "the largest patch, and starts at the class token",
+                 "",
+                 "paper: Abnar and Zuidema, section 3; vit-explain: J. Gildenblat's vit_rollout.py",
+                 {},
+                 {},
+                 {"paper", "vit-explain"}},
+                {"fusion",
+                 std::string("mean"),
+                 "how the heads of a layer become one map",
+                 "",
+                 "paper and vit-explain: mean",
+                 {},
+                 {},
+                 {"mean", "max", "min"}},
+                {"discard_ratio",
+                 -1.0,
+                 "share of each map's smallest entries that is set to zero; below 0: as the preset has it",
+                 "",
+                 "paper: 0; vit-explain: 0.9",
+                 -1.0,
+                 0.999,
+                 {}},
+                {"residual",
+                 true,
+                 "count the residual path as half of each block, (A + I) / 2",
+                 "",
+                 "paper, section 3",
+                 {},
+                 {},
+                 {}},
+                {"start",
+                 std::string("readout"),
+                 "where the walk begins: readout, cls, ROW,COL of the patch grid, or a token's index",
+                 "",
+                 "where the model reads its answer",
+                 {},
+                 {},
+                 {}}};
     }
 
     std::optional<std::string> why_not(const Model& model) const override { return needs_attention(model); }
@@ -75,20 +74,34 @@ class Rollout final : public Explainer {
         const Flow& flow = capture->flow;
         RolloutSettings wanted;
         const std::string fusion = settings.text("fusion");
-        wanted.fusion = fusion == "max" ? Fusion::Max : fusion == "min" ? Fusion::Min : Fusion::Mean;
+        wanted.fusion = fusion == "max" ? HeadFusion::Max : fusion == "min" ? HeadFusion::Min : HeadFusion::Mean;
+        wanted.as_vit_explain = settings.text("preset") == "vit-explain";
         wanted.discard_ratio = settings.number("discard_ratio");
+        if (wanted.discard_ratio < 0) wanted.discard_ratio = wanted.as_vit_explain ? 0.9 : 0;
         wanted.residual = settings.flag("residual");
-        std::string shown = "dense product reference";
+        std::string words = settings.text("start");
+        if (wanted.as_vit_explain && words == "readout") words = "cls";
+        const Start start = VITRINE_TRY(start_of(flow, words));
+        std::string shown;
         const at::Tensor tokens =
-            VITRINE_TRY(can_sweep(wanted) ? roll_out(flow, wanted, context.stop, context.progress, &shown)
-                                          : roll_out_dense(flow, wanted, context.stop, context.progress));
+            VITRINE_TRY(roll_out(flow, wanted, start.weights, start.steps, context.stop, context.progress, &shown));
         Attribution out = VITRINE_TRY(to_attribution(tokens, flow.steps.front().mixing->key_layout));
+        const double all = tokens.sum().item<double>();
+        if (wanted.as_vit_explain) {
+            // vit_rollout.py ends with the division by the largest value of its mask.
+            out.map = out.map / out.map.max().clamp_min(1e-30);
+            out.prefix_mass = all > 0 ? out.prefix_mass / all : 0;
+            out.notes.clear();
+            out.notes.push_back("divided by the largest patch, and by the row sums of keys instead of queries");
+        } else {
+            const double mass = std::abs(all - 1);
+            out.checks.push_back({"mass", mass < 1e-4, fmt::format("sums to 1 within {:.0e}", mass)});
+        }
         out.method = "rollout";
-        out.explained = fmt::format("attention from the readout through {} layers", flow.layers());
+        out.explained = fmt::format("attention from {} through {} layers", start.name, flow.layers());
         out.implementation = shown;
-        const double mass = std::abs(tokens.sum().item<double>() - 1);
-        out.checks.push_back({"mass", mass < 1e-4, fmt::format("sums to 1 within {:.0e}", mass)});
         for (const FlowStep& step : flow.steps) {
+            if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
             const MixingCheck found = VITRINE_TRY(step.mixing->check(context.seed));
             if (!found.passed || &step == &flow.steps.back()) out.checks.push_back(as_check(*step.mixing, found));
         }
@@ -97,18 +110,113 @@ class Rollout final : public Explainer {
     }
 };
 
-}  // namespace
+/// One step without its token map. r is over its queries.
+Result<at::Tensor> step_back(const FlowStep& step, const RolloutSettings& settings, const at::Tensor& r,
+                             const std::stop_token& stop) {
+    const Mixing& mixing = *step.mixing;
+    const bool residual = step.residual && settings.residual;
+    const auto entries = static_cast<double>(mixing.queries * mixing.keys);
+    const auto count = step.layer >= 0 ? static_cast<std::int64_t>(entries * settings.discard_ratio) : 0;
+    if (settings.fusion == HeadFusion::Mean && count < 1) {
+        // Rows of the mean map sum to 1, so that those of F + I sum to 2.
+        const at::Tensor there = r.to(mixing.device());  // a walk over many layers need not leave the device
+        const at::Tensor through = VITRINE_TRY(mixing.left(there)).mean(0);
+        return residual ? at::Tensor((through + there) / 2) : through;
+    }
+    kernels::Dropped dropped = VITRINE_TRY(smallest_entries(mixing, settings.fusion, count, stop));
+    if (settings.as_vit_explain) {
+        dropped.kept_key = 0;
+        dropped.kept_queries = 1;
+    } else if (has_class_token(mixing.key_layout)) {
+        // What its comment means: no patch loses its way to the class token.
+        dropped.kept_key = 0;
+        dropped.kept_queries = mixing.queries;
+    }
+    const at::Tensor sums = VITRINE_TRY(mixing.fused_row_sums(settings.fusion, dropped)) + (residual ? 1.0 : 0.0);
+    const at::Tensor share = sums.clamp_min(1e-30).reciprocal();  // a row with nothing left stays empty
+    if (settings.as_vit_explain && mixing.queries == mixing.keys) {
+        // a / a.sum(-1) of a [1, N, N] tensor divides by a [1, N] one, and that is broadcast along the columns.
+        const at::Tensor here = r.to(share.device());
+        const at::Tensor through = VITRINE_TRY(mixing.fused_left(settings.fusion, here, dropped));
+        return at::Tensor((residual ? at::Tensor(through + here) : through) * share);
+    }
+    const at::Tensor weights = r.to(share.device()) * share;
+    const at::Tensor through = VITRINE_TRY(mixing.fused_left(settings.fusion, weights, dropped));
+    return residual ? at::Tensor(through + weights) : through;
+}
 
-Result<at::Tensor> roll_out_dense(const Flow& flow, const RolloutSettings& settings, std::stop_token stop,
-                                  const std::function<void(const Progress&)>& progress) {
+Status check_flow(const Flow& flow) {
     if (flow.steps.empty() || !flow.known())
         return fail(ErrorCode::Unsupported, "rollout needs to know how the layers are joined: {}",
                     flow.unknown.empty() ? "no attention was seen in this model" : flow.unknown);
-    if (!flow.readout.defined())
+    return {};
+}
+
+}  // namespace
+
+Result<Start> start_of(const Flow& flow, const std::string& words) {
+    VITRINE_CHECK(check_flow(flow));
+    Start start;
+    start.steps = flow.steps.size();
+    if (words == "readout") {
+        if (!flow.readout.defined())
+            return fail(ErrorCode::Unsupported,
+                        "it is not known from which tokens this model reads its answer; start from a token");
+        start.weights = flow.readout.to(at::kFloat).reshape({-1});
+        start.name = "the readout";
+        return start;
+    }
+    while (start.steps > 0 && flow.steps[start.steps - 1].layer < 0) --start.steps;
+    if (start.steps == 0) return fail(ErrorCode::Unsupported, "there is no block to start from");
+    const Mixing& mixing = *flow.steps[start.steps - 1].mixing;
+    const TokenLayout& layout = mixing.query_layout;
+    std::int64_t token = 0;
+    if (words == "cls") {
+        if (!has_class_token(layout))
+            return fail(ErrorCode::Unsupported, "{} has no class token to start from; use readout, ROW,COL or a token",
+                        mixing.name);
+        start.name = "the class token";
+    } else {
+        const char* const end = words.data() + words.size();
+        auto parsed = std::from_chars(words.data(), end, token);
+        bool good = parsed.ec == std::errc{};
+        if (good && parsed.ptr != end && *parsed.ptr == ',') {
+            const std::int64_t row = token;
+            std::int64_t col = 0;
+            parsed = std::from_chars(parsed.ptr + 1, end, col);
+            good = parsed.ec == std::errc{} && parsed.ptr == end;
+            if (good && !layout.known())
+                return fail(ErrorCode::Unsupported, "patches cannot be named here: {}; give a token's index",
+                            layout.unknown);
+            if (good && (row < 0 || row >= layout.rows || col < 0 || col >= layout.cols))
+                return fail(ErrorCode::BadInput, "patch {}, {} is not there: the grid is {} x {}", row, col,
+                            layout.rows, layout.cols);
+            token = layout.token_at(row, col);
+        }
+        if (!good || parsed.ptr != end)
+            return fail(ErrorCode::BadInput, "the start is '{}', expected readout, cls, ROW,COL or a token's index",
+                        words);
+        if (token < 0) token += mixing.queries;
+        if (token < 0 || token >= mixing.queries)
+            return fail(ErrorCode::BadInput, "token {} is not there: {} has {}, from 0 to {}", words, mixing.name,
+                        mixing.queries, mixing.queries - 1);
+        start.name = layout.name_of(token);
+    }
+    start.weights = at::zeros({mixing.queries});
+    start.weights[token].fill_(1);
+    return start;
+}
+
+Result<at::Tensor> roll_out(const Flow& flow, const RolloutSettings& settings, const at::Tensor& start,
+                            std::size_t steps, std::stop_token stop,
+                            const std::function<void(const Progress&)>& progress, std::string* shown) {
+    VITRINE_CHECK(check_flow(flow));
+    if (steps == 0) steps = flow.steps.size();
+    if (!start.defined() && !flow.readout.defined())
         return fail(ErrorCode::Unsupported, "rollout needs to know from which tokens this model reads its answer");
     try {
-        at::Tensor r = flow.readout.to(at::kFloat).reshape({1, -1});
-        const auto total = static_cast<std::int64_t>(flow.steps.size());
+        at::Tensor r = (start.defined() ? start : flow.readout).to(at::kFloat).reshape({-1});
+        const auto total = static_cast<std::int64_t>(steps);
         for (std::int64_t at = total - 1; at >= 0; --at) {
             if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
             const FlowStep& step = flow.steps[static_cast<std::size_t>(at)];
@@ -116,24 +224,16 @@ Result<at::Tensor> roll_out_dense(const Flow& flow, const RolloutSettings& setti
             if (!mixing.row_stochastic())
                 return fail(ErrorCode::Unsupported, "rollout needs rows that sum to 1, and those of {} do not",
                             mixing.name);
-            const bool residual = step.residual && settings.residual;
-            if (residual && mixing.queries != mixing.keys)
+            if (step.residual && settings.residual && mixing.queries != mixing.keys)
                 return fail(ErrorCode::Unsupported,
                             "rollout needs as many keys as queries beside a residual path, and {} has {} and {}",
                             mixing.name, mixing.keys, mixing.queries);
-            at::Tensor map = fuse(VITRINE_TRY(mixing.rows({}, {})), settings.fusion);
-            if (step.layer >= 0)
-                map = discard(map, settings.discard_ratio,
-                              !mixing.key_layout.prefix.empty() && mixing.key_layout.prefix.front() == "cls");
-            if (residual) map = map + at::eye(mixing.queries);
-            // For the mean of all heads the rows sum to 1 or 2 already; for other fusions the published code divides as
-            // here.
-            map = map / map.sum(-1, true).clamp_min(1e-30);
-            r = at::matmul(r, map);
-            if (step.before) r = step.before->back(r.reshape({-1})).reshape({1, -1});
+            r = VITRINE_TRY(step_back(step, settings, r, stop));
+            if (shown != nullptr) *shown = mixing.implementation();
+            if (step.before) r = step.before->back(r);
             if (progress) progress({total - at, total, "layers"});
         }
-        return r.reshape({-1}).contiguous();
+        return r.to(at::kCPU).contiguous();
     } catch (const c10::Error& error) {
         return fail(ErrorCode::Internal, "{}", error.what_without_backtrace());
     }

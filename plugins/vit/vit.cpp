@@ -616,6 +616,27 @@ at::Tensor VitModel::answer(at::Tensor x, const TokenLayout& tokens) const {
     return logits.to(at::kFloat);
 }
 
+std::optional<std::string> VitModel::no_layer_answer() const {
+    if (config_.classes == 0) return "it has no classes";
+    return std::nullopt;
+}
+
+at::Tensor VitModel::layer_answer(const at::Tensor& tokens, const TokenLayout& layout) const {
+    const auto normed = [&](const at::Tensor& x) { return config_.final_norm ? norm(x, norm_, config_.width) : x; };
+    at::Tensor pooled;
+    if (config_.pool == Pool::AttentionPool) {
+        pooled = pool_by_attention(normed(tokens), layout);
+    } else {
+        pooled = normed(tokens.mean(1));
+        // A head over class token and mean of the patches gets the mean of all tokens for both.
+        if (config_.pool == Pool::ClassAndMean) pooled = at::cat({pooled, pooled}, 1);
+    }
+    if (config_.fc_norm) pooled = norm(pooled, fc_norm_, pooled.size(1));
+    auto logits = linear(pooled, head_);
+    if (config_.distillation_head) logits = (logits + linear(pooled, head_distillation_)) / 2;
+    return logits.to(at::kFloat);
+}
+
 nlohmann::json timm_config(const VitModel& model, const std::string& name) {
     const VitConfig& c = model.config();
     const Preprocess& p = model.preprocess();

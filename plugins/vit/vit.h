@@ -101,6 +101,8 @@ class VitModel : public Model {
     std::optional<Chain> chain(std::int64_t input_height, std::int64_t input_width) override;
     TokenLayout layout(std::int64_t input_height, std::int64_t input_width) const override;
     std::vector<NamedPoint> points() const override;
+    std::optional<std::string> no_layer_answer() const override;
+    at::Tensor layer_answer(const at::Tensor& tokens, const TokenLayout& layout) const override;
     /// The tensors that forward reads, by timm's names. Train them in place (requires_grad, optimiser steps under
     /// NoGradGuard).
     std::vector<std::pair<std::string, at::Tensor>> parameters() override { return tensors_; }

@@ -29,6 +29,14 @@ struct Check {
     std::string finding;  ///< "within 3e-7"
 };
 
+/// Numbers beside a map: one for each head of each layer, say. Goes into the manifest.
+struct Table {
+    std::string name;                          ///< "attention_distance"
+    std::string unit;                          ///< "input pixels"; "" when it has none
+    std::vector<std::string> rows, cols;       ///< labels: "blocks.3.attn", "head 2"
+    std::vector<std::vector<double>> values;   ///< one list a row, which may be shorter than `cols`
+};
+
 /// The result of one method on one picture.
 struct Attribution {
     std::string method;
@@ -41,6 +49,7 @@ struct Attribution {
     std::string explained;      ///< "attention of the class token", "logit of tabby"
     std::string implementation; ///< what computed it
     std::vector<Check> checks;
+    std::vector<Table> tables;
     std::vector<std::string> notes;
     bool partial = false;
 };

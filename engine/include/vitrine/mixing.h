@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <vitrine/base/result.h>
+#include <vitrine/kernels/fused_sweep.h>
 #include <vitrine/layout.h>
 
 namespace vitrine {
@@ -39,6 +41,12 @@ enum class Sensitivity : std::uint8_t {
 
 /// What a cell of a pooled tile holds of the entries below it.
 enum class Pooling : std::uint8_t { Mean, Max };
+
+/// How many entries of a fused map have bits in each bin, and how many lie below the first.
+struct FusedCounts {
+    std::vector<std::int64_t> bins;
+    std::int64_t below = 0;
+};
 
 class Mixing {
   public:
@@ -69,6 +77,20 @@ class Mixing {
     /// @return          [heads, keys]
     /// @error Unsupported  it kept no values, or P is not made by a softmax or kept whole
     virtual Result<at::Tensor> sensitivity(const at::Tensor& r, Sensitivity functor, const at::Tensor& d_output) const;
+
+    // One map fused of all heads, never formed (kernels/fused_sweep.h). All five see the same numbers, bit for bit. Here they are made of
+    // rows(), some queries at a time; kinds that know better override all five.
+    /// Chosen rows; `queries` empty means all. [queries, keys]
+    virtual Result<at::Tensor> fused_rows(kernels::HeadFusion fusion, std::span<const std::int64_t> queries) const;
+    /// sum_i r_i f_ij over what is not dropped. r is [queries]. -> [keys], where r is
+    virtual Result<at::Tensor> fused_left(kernels::HeadFusion fusion, const at::Tensor& r, const kernels::Dropped& dropped = {}) const;
+    /// sum_j f_ij over what is not dropped. [queries]
+    virtual Result<at::Tensor> fused_row_sums(kernels::HeadFusion fusion, const kernels::Dropped& dropped = {}) const;
+    /// How many entries have which bits: see kernels::fused_histogram.
+    virtual Result<FusedCounts> fused_counts(kernels::HeadFusion fusion, std::uint32_t first, int shift, std::int64_t bins) const;
+    /// -sum_j p_ij ln p_ij, in nats; not below 0. [heads, queries]
+    virtual Result<at::Tensor> entropy() const;
+
     /// On 8 random rows a head: P V equals the output the model used (1e-4 relative in fp32, 2e-2 in bf16), rows sum to 1, mass is kept.
     virtual Result<MixingCheck> check(std::uint64_t seed = 0) const = 0;
 
@@ -89,6 +111,15 @@ class Mixing {
     /// [heads, queries, dim]
     virtual at::Tensor output() const { return {}; }
 };
+
+/// What drops the `count` smallest of all entries of a fused map, no more and no less: the threshold is the count-th smallest, found by
+/// two counting passes, and of entries that equal it the first ones in row-major order go, as a stable sort would have it (torch.topk
+/// does not say which). Zeros are all dropped, since nobody can tell.
+///
+/// @error Unsupported  fewer than `count` entries are numbers below 2
+/// @error Cancelled    stop was requested
+/// @cost  two passes over the map; a third over its first rows when not all ties are dropped
+Result<kernels::Dropped> smallest_entries(const Mixing& mixing, kernels::HeadFusion fusion, std::int64_t count, std::stop_token stop = {});
 
 /// A linear map between the tokens of one Mixing's output and the next one's input (pooling, merging, re-gridding).
 class TokenMap {

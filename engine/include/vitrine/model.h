@@ -73,6 +73,11 @@ class Model {
     /// it is. A model that has one also gives recipes (report_recipe in capture.h).
     virtual bool has_chain() const { return false; }
     virtual std::optional<Chain> chain(std::int64_t /*input_height*/, std::int64_t /*input_width*/) { return std::nullopt; }
+    /// Why no answer can be read from an earlier layer's tokens; empty when layer_answer() gives one.
+    virtual std::optional<std::string> no_layer_answer() const { return "the final norm and head of this architecture cannot be run alone"; }
+    /// What the end of the model (final norm, head) says of a block's output, read from the mean of all its tokens, or by the pooling head
+    /// where there is one, which reports its mixing. [1, tokens, width] -> [1, classes], with the graph.
+    virtual at::Tensor layer_answer(const at::Tensor& /*tokens*/, const TokenLayout& /*layout*/) const { return {}; }
     /// Trainable tensors by name (the model's own storage); empty where they cannot be reached.
     virtual std::vector<std::pair<std::string, at::Tensor>> parameters() { return {}; }
     /// Moves weights to a device and type.
