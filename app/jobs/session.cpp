@@ -21,6 +21,12 @@ QImage image_of(const ImageView& view) {
         .copy();
 }
 
+/// A run, or what it would take where the person is asked first.
+struct Looked {
+    std::optional<Look> look;
+    std::optional<RunCost> asking;
+};
+
 /// How the engine thread reaches this one: a queued call that Qt drops when the receiver is gone.
 JobThread::Deliver through(QObject* receiver) {
     return [receiver](std::function<void()> closure) {
@@ -233,6 +239,7 @@ void Session::decodeThumbnails() {
 }
 
 void Session::dropResults() {
+    asking_.reset();
     look_.reset();
     row_.reset();
     strip_.reset();
@@ -249,21 +256,38 @@ void Session::dropResults() {
 
 // ---- asking ---------------------------------------------------------------------------------------------------------
 
-void Session::lookNow() {
+void Session::lookNow(bool consented) {
     looking_ = true;
+    asking_.reset();
     jobs_.cancel("explain");
     jobs_.cancel("check");
     post(
         {.tag = "look", .title = "Running " + model_->title},
-        [](Workbench& bench, JobControl& job) { return bench.look(job.stop()); },
-        [this](Result<Look> look) {
+        [consented](Workbench& bench, JobControl& job) -> Result<Looked> {
+            if (!consented)
+                if (auto cost = VITRINE_TRY(bench.cost()); cost.needs_word) return Looked{{}, std::move(cost)};
+            return Looked{VITRINE_TRY(bench.look(job.stop())), {}};
+        },
+        [this](Result<Looked> looked) {
             looking_ = false;
-            if (!look) {
-                tell(look.error(), QStringLiteral("running the model on the picture"));
+            if (!looked) {
+                tell(looked.error(), QStringLiteral("running the model on the picture"));
                 Q_EMIT lookChanged();
                 return;
             }
-            look_ = std::move(*look);
+            if (!looked->look) {
+                asking_ = std::move(looked->asking);
+                Q_EMIT lookChanged();
+                Q_EMIT noticed({Notice::Kind::Warning,
+                                QStringLiteral("This picture is large for this model. ") + text(asking_->sentence),
+                                {},
+                                QStringLiteral("Compute"),
+                                [self = QPointer<Session>(this)] {
+                                    if (self) self->runAnyway();
+                                }});
+                return;
+            }
+            look_ = std::move(*looked->look);
             milestone("model run");
             const int layers = static_cast<int>(look_->heads.size());
             if (layer_ < 0 || layer_ >= layers) layer_ = layers - 1;
@@ -290,10 +314,14 @@ void Session::lookNow() {
     Q_EMIT lookChanged();
 }
 
+void Session::runAnyway() {
+    if (asking_) lookNow(true);
+}
+
 /// Takes up again what was stopped for something that then failed.
 void Session::resume() {
     if (!model_ || !picture_) return;
-    if (!look_)
+    if (!look_ && !asking_)
         lookNow();
     else if (!explanation_ && explain_trouble_.isEmpty())
         explainNow();
@@ -438,7 +466,7 @@ void Session::setVersus(std::optional<std::int64_t> index) {
     if (const auto* facts = methodFacts(); facts && facts->class_specific) explainNow();
 }
 
-void Session::refreshExplanation() { explainNow(); }
+void Session::refreshExplanation() { asking_ ? runAnyway() : explainNow(); }
 
 int Session::heads() const {
     if (!look_ || layer_ < 0 || layer_ >= static_cast<int>(look_->heads.size())) return 0;

@@ -8,6 +8,7 @@
 #include <QString>
 #include <QStringList>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -30,6 +31,8 @@ struct Notice {
     enum class Kind { Hint, Warning, Failure };
     Kind kind = Kind::Hint;
     QString sentence, detail;
+    QString action{};             ///< words of a button beside it; empty for none
+    std::function<void()> act{};  ///< what the button does; the notice goes
 };
 
 class Session : public QObject {
@@ -67,6 +70,7 @@ class Session : public QObject {
     void preferExplanation(bool yes);  ///< what is shown when nothing is hovered or pinned
     void refreshExplanation();
     void cancelAll();
+    void runAnyway();  ///< the person's word to a run that is long or large
 
     // ---- reading ------------------------------------------------------------------------------------------------
     const std::vector<FilmFrame>& film() const { return film_; }
@@ -83,6 +87,8 @@ class Session : public QObject {
     const QString& explainTrouble() const { return explain_trouble_; }
     bool explaining() const { return explaining_; }
     bool looking() const { return looking_; }
+    /// What waits for the person's word before the model runs on the picture; nothing when nothing does.
+    const std::optional<RunCost>& asking() const { return asking_; }
     const QString& method() const { return method_; }
     const MethodFacts* methodFacts() const;
     const MethodSettings& settings() const;  ///< of the chosen method: what differs from its defaults
@@ -125,7 +131,7 @@ class Session : public QObject {
     template <class Job, class Then>
     void post(JobLabel label, Job job, Then then);
     void tell(const Error& error, const QString& about);
-    void lookNow();
+    void lookNow(bool consented = false);
     void resume();
     void explainNow();
     void rowNow();
@@ -147,6 +153,7 @@ class Session : public QObject {
     std::vector<Finding> replay_;
     QString explain_trouble_;
     bool explaining_ = false, looking_ = false;
+    std::optional<RunCost> asking_;
     QString method_;
     std::map<QString, MethodSettings> settings_;  ///< by method, kept while the window is open
     std::optional<std::int64_t> target_, versus_;

@@ -314,6 +314,20 @@ Result<ImageView> Workbench::thumbnail(const std::filesystem::path& file, std::i
         resize(photo.image, length(photo.image.width), length(photo.image.height), Interpolation::Bilinear))));
 }
 
+Result<RunCost> Workbench::cost() const {
+    // Beyond these a person would rather be asked: the wait is felt, or the memory is missed elsewhere.
+    constexpr double kLong_s = 5;
+    constexpr std::int64_t kLarge = 2'000'000'000;
+    if (!parts_->model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
+    if (!parts_->photo) return fail(ErrorCode::NotFound, "there is no picture yet: open one");
+    const auto& preprocess = parts_->model->preprocess();
+    const auto cost = capture_cost(*parts_->model, preprocess.input_height, preprocess.input_width);
+    RunCost out;
+    out.needs_word = cost.seconds > kLong_s || cost.kept() > kLarge || cost.keep == CaptureCost::Keep::Nothing;
+    if (out.needs_word) out.sentence = cost.sentence(parts_->model->info().layers);
+    return out;
+}
+
 Result<Look> Workbench::look(std::stop_token stop) {
     auto& at_hand = *parts_;
     if (!at_hand.model) return fail(ErrorCode::NotFound, "there is no model yet: open one");

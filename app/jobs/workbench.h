@@ -140,6 +140,12 @@ struct MapPiece {
     static std::string name_of(std::int64_t token, const std::vector<std::string>& names, std::int64_t cols);
 };
 
+/// What running the model on the picture would take, known before it is done.
+struct RunCost {
+    std::string sentence;     ///< "160 001 tokens: keeps 5.9 GB, ...; about 2 s"
+    bool needs_word = false;  ///< it is long or large: nothing runs before the person says so
+};
+
 struct Finding {
     std::string name, finding;
     bool passed = true;
@@ -183,6 +189,8 @@ class Workbench {
     /// A small version for the filmstrip; leaves the bench alone. The longer side is `side` pixels.
     Result<ImageView> thumbnail(const std::filesystem::path& file, std::int64_t side) const;
 
+    /// @error NotFound there is no model or no picture
+    Result<RunCost> cost() const;
     /// Runs the model on the picture and keeps the capture. @error NotFound there is no model or no picture
     Result<Look> look(std::stop_token stop);
     /// @error BadInput layer or head out of range; NotFound nothing was captured

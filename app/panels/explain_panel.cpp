@@ -233,6 +233,8 @@ void ExplainPanel::refreshPredictions() {
         empty = tr("Open a model to see its answer");
     else if (!session_.picture())
         empty = tr("Open a picture to see the answer");
+    else if (session_.asking())
+        empty = tr("Not run yet: F5 or Compute starts it");
     else if (session_.looking())
         empty = tr("Running the model");
     else if (look && session_.model()->classes == 0)

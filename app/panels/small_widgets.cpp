@@ -317,14 +317,23 @@ NoticeBar::NoticeBar(QWidget* parent) : QFrame(parent) {
     text_->setObjectName(QStringLiteral("noticeText"));
     text_->setWordWrap(true);
     text_->setTextInteractionFlags(Qt::TextSelectableByMouse);
+    action_ = new QPushButton;
+    action_->setObjectName(QStringLiteral("noticeAction"));
+    action_->setProperty("primary", true);
     copy_ = new QToolButton;
     copy_->setToolTip(tr("Copy the details"));
     close_ = new QToolButton;
     close_->setToolTip(tr("Dismiss"));
     row->addWidget(sign_);
     row->addWidget(text_, 1);
+    row->addWidget(action_);
     row->addWidget(copy_);
     row->addWidget(close_);
+    connect(action_, &QPushButton::clicked, this, [this] {
+        const auto act = notice_.act;
+        dismiss();
+        if (act) act();
+    });
     connect(copy_, &QToolButton::clicked, this, [this] {
         QApplication::clipboard()->setText(notice_.detail.isEmpty() ? notice_.sentence : notice_.detail);
     });
@@ -351,6 +360,8 @@ void NoticeBar::restyle() {
 void NoticeBar::show(const Notice& notice) {
     notice_ = notice;
     text_->setText(notice.sentence);
+    action_->setText(notice.action);
+    action_->setVisible(!notice.action.isEmpty());
     copy_->setVisible(notice.kind == Notice::Kind::Failure || !notice.detail.isEmpty());
     restyle();
     setVisible(true);

@@ -6,6 +6,7 @@
 #include <QImage>
 #include <QLabel>
 #include <QMainWindow>
+#include <QPushButton>
 #include <QToolButton>
 #include <QWidget>
 
@@ -120,6 +121,7 @@ class NoticeBar : public QFrame {
     Notice notice_;
     QLabel* sign_;
     QLabel* text_;
+    QPushButton* action_;
     QToolButton* copy_;
     QToolButton* close_;
 };

@@ -974,7 +974,7 @@ void MainWindow::refreshActions() {
     for (auto* action : {a.layer_up, a.layer_down, a.head_up, a.head_down, a.flip})
         enable(action, layers, look ? no_layers : no_answer);
     enable(a.target, session_->model() && session_->model()->classes > 0, tr("It needs a model with classes"));
-    enable(a.again, look, no_answer);
+    enable(a.again, look || session_->asking(), no_answer);
     enable(a.starter, Workbench::has_starter(), tr("The built-in model is not part of this build"));
     a.grid->setChecked(view_settings_.grid);
     a.solid->setChecked(view_settings_.solid);

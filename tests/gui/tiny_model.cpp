@@ -7,12 +7,13 @@
 
 namespace vitrine::test {
 
-Status write_tiny_model(const std::filesystem::path& folder) {
-    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
-    const auto model = VITRINE_TRY(architecture->tiny(7));
+namespace {
+
+Status write_model(const std::filesystem::path& folder, const Architecture& architecture, Model& model,
+                   const std::string& title) {
     std::vector<at::Tensor> kept;
     std::vector<NamedTensor> named;
-    for (const auto& [name, parameter] : model->parameters()) {
+    for (const auto& [name, parameter] : model.parameters()) {
         kept.push_back(parameter.detach().to(at::kCPU, at::kFloat).contiguous());
         TensorEntry entry;
         entry.dtype = DType::F32;
@@ -24,7 +25,29 @@ Status write_tiny_model(const std::filesystem::path& folder) {
     std::error_code failed;
     std::filesystem::create_directories(folder, failed);
     VITRINE_CHECK(write_safetensors(folder / "model.safetensors", named, {}));
-    return write_text(folder / "config.json", architecture->configuration(*model, "vit_tiny_test").dump());
+    return write_text(folder / "config.json", architecture.configuration(model, title).dump());
+}
+
+}  // namespace
+
+Status write_tiny_model(const std::filesystem::path& folder) {
+    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
+    const auto model = VITRINE_TRY(architecture->tiny(7));
+    return write_model(folder, *architecture, *model, "vit_tiny_test");
+}
+
+Status write_wide_model(const std::filesystem::path& folder, std::int64_t side) {
+    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
+    Settings settings(architecture->parameters());
+    for (const auto& [name, value] : {std::pair<const char*, std::string>{"image_size", std::to_string(side)},
+                                      {"patch", "16"},
+                                      {"width", "64"},
+                                      {"depth", "1"},
+                                      {"heads", "1"},
+                                      {"classes", "3"}})
+        VITRINE_CHECK(settings.set(name, value));
+    const auto model = VITRINE_TRY(architecture->create(settings, 5));
+    return write_model(folder, *architecture, *model, "vit_wide_test");
 }
 
 }  // namespace vitrine::test

@@ -659,6 +659,43 @@ TEST_F(WindowTest, SettingsOfAMethodAreSetFromItsDeclarationAndTakenBack) {
     EXPECT_EQ(session().settings().at("fusion"), "min");
 }
 
+TEST_F(WindowTest, ALargeRunSaysWhatItTakesAndWaitsForAWord) {
+    const auto wide = folder_->filePath("wide");
+    ASSERT_TRUE(test::write_wide_model(wide.toStdString(), 6400));
+    drop(window_.get(), {wide, photo_});
+    ASSERT_TRUE(wait_until([&] { return session().asking().has_value(); }))
+        << window_->notice()->sentence().toStdString();
+    // The figure and the choice, and nothing was computed.
+    EXPECT_TRUE(window_->notice()->sentence().contains("160001 tokens")) << window_->notice()->sentence().toStdString();
+    EXPECT_FALSE(session().looking());
+    EXPECT_FALSE(session().look());
+    auto* compute = window_->notice()->findChild<QPushButton*>("noticeAction");
+    ASSERT_NE(compute, nullptr);
+    ASSERT_TRUE(compute->isVisible());
+    compute->click();
+    EXPECT_TRUE(session().looking());
+    EXPECT_FALSE(window_->notice()->isVisible());
+    ASSERT_TRUE(wait_until([&] { return session().jobs().running == "look"; }));
+    if (std::getenv("VITRINE_LARGE") != nullptr) {
+        // By hand: all of it, over a minute on two cores.
+        QElapsedTimer timer;
+        timer.start();
+        while (!session().row() && timer.elapsed() < 900'000)
+            QCoreApplication::processEvents(QEventLoop::AllEvents, 50);
+        ASSERT_TRUE(session().row());
+        EXPECT_EQ(session().row()->plane.rows, 400);
+        std::printf("160001 tokens: forward %.0f ms, kept %lld bytes\n", session().look()->forward_ms,
+                    static_cast<long long>(session().look()->capture_bytes));
+    } else {
+        session().cancelAll();
+        EXPECT_FALSE(session().looking());
+    }
+    // What is opened next comes up as always.
+    drop(window_.get(), {model_});
+    ASSERT_TRUE(wait_until([&] { return settled(); }));
+    EXPECT_FALSE(session().asking());
+}
+
 TEST_F(WindowTest, TheWholeMapIsShownInBlocksAndFollowsTheCursor) {
     open_all();
     window_->mapDock()->raise();
