@@ -43,26 +43,36 @@ std::string gigabytes(std::int64_t bytes) {
     return value >= 1e9 ? fmt::format("{:.1f} GB", value / 1e9) : fmt::format("{:.1f} MB", value / 1e6);
 }
 
+/// Two digits: it is an estimate.
+std::string about(double seconds) {
+    if (seconds < 0.0995) return fmt::format("{:.2g} ms", seconds * 1e3);
+    if (seconds < 99.5) return fmt::format("{:.2g} s", seconds);
+    if (seconds < 99.5 * 60) return fmt::format("{:.0f} min", seconds / 60);
+    return fmt::format("{:.0f} h", seconds / 3600);
+}
+
+std::string counted(std::int64_t layers) { return layers == 1 ? "the layer" : fmt::format("{} layers", layers); }
+
 }  // namespace
 
 std::string CaptureCost::sentence(std::int64_t layers) const {
-    const std::string time = seconds > 0 ? fmt::format("; a run takes about {:.2g} s", seconds) : "";
+    const std::string time = seconds > 0 ? fmt::format("; a run takes about {}", about(seconds)) : "";
     switch (keep) {
         case Keep::Whole:
-            return fmt::format("{} tokens: keeps {}, queries, keys, values and outputs of {} layers{}", tokens,
-                               gigabytes(whole), layers, time);
+            return fmt::format("{} tokens: keeps {}, queries, keys, values and outputs of {}{}", tokens,
+                               gigabytes(whole), counted(layers), time);
         case Keep::Inputs:
             return fmt::format(
-                "{} tokens: keeps {}, the inputs of {} layers, because queries and keys would take {} of the {} "
+                "{} tokens: keeps {}, the inputs of {}, because queries and keys would take {} of the {} "
                 "allowed{}",
-                tokens, gigabytes(inputs), layers, gigabytes(whole), gigabytes(budget), time);
+                tokens, gigabytes(inputs), counted(layers), gigabytes(whole), gigabytes(budget), time);
         case Keep::Nothing:
             break;
     }
     const std::string least = inputs > 0
-                                  ? fmt::format("the inputs of {} layers alone take {}, queries and keys {}", layers,
+                                  ? fmt::format("the inputs of {} alone take {}, queries and keys {}", counted(layers),
                                                 gigabytes(inputs), gigabytes(whole))
-                                  : fmt::format("queries and keys of {} layers take {}", layers, gigabytes(whole));
+                                  : fmt::format("queries and keys of {} take {}", counted(layers), gigabytes(whole));
     return fmt::format("a capture of {} tokens does not fit into its budget of {}: {}", tokens, gigabytes(budget),
                        least);
 }

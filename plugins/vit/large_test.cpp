@@ -142,7 +142,7 @@ TEST(LargePictures, TheCostIsKnownBeforeAnythingRuns) {
     EXPECT_EQ(cost.kept(), cost.inputs);
     EXPECT_GT(cost.flops, 4.0 * 160001.0 * 160001.0 * 768);
     EXPECT_GT(cost.seconds, 0);
-    EXPECT_THAT(cost.sentence(1), HasSubstr("keeps 499.2 MB, the inputs of 1 layers"));
+    EXPECT_THAT(cost.sentence(1), HasSubstr("keeps 499.2 MB, the inputs of the layer"));
     EXPECT_EQ(capture_cost(*model, 6400, 6400, std::int64_t{4} << 30).keep, CaptureCost::Keep::Whole);
     // Refused with the figures and before the run: a picture of this size would take minutes.
     const auto refused =
@@ -150,7 +150,7 @@ TEST(LargePictures, TheCostIsKnownBeforeAnythingRuns) {
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, ErrorCode::OutOfMemory);
     EXPECT_THAT(refused.error().message, HasSubstr("a capture of 160001 tokens does not fit into its budget of 100"));
-    EXPECT_THAT(refused.error().message, HasSubstr("the inputs of 1 layers alone take 499.2 MB"));
+    EXPECT_THAT(refused.error().message, HasSubstr("the inputs of the layer alone take 499.2 MB"));
 }
 
 TEST(LargePictures, HiddenTokensMadePieceByPieceGiveTheSameAnswer) {

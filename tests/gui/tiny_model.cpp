@@ -44,6 +44,7 @@ Status write_wide_model(const std::filesystem::path& folder, std::int64_t side) 
                                       {"width", "64"},
                                       {"depth", "1"},
                                       {"heads", "1"},
+                                      {"registers", "0"},
                                       {"classes", "3"}})
         VITRINE_CHECK(settings.set(name, value));
     const auto model = VITRINE_TRY(architecture->create(settings, 5));
