@@ -96,13 +96,14 @@ TEST_F(Kernels, AreListedForEveryOperation) {
 TEST_F(Kernels, ThoseOfADeviceSayWhatIsMissing) {
     int found = 0;
     for (const auto& kernel : registry().kernels()) {
-        if (kernel->implementation() != "cuda") continue;
+        if (kernel->implementation().rfind("cuda", 0) != 0) continue;
         ++found;
         const auto why = kernel->why_not();
         EXPECT_TRUE(!why || why->find("CUDA device") != std::string::npos || why->find("nvcc") != std::string::npos)
             << *why;
     }
-    EXPECT_EQ(found, 2);
+    // Two with one form; where nvcc compiled the map kernels 8 in two forms, 2 of these in a third, and one more.
+    EXPECT_TRUE(found == 2 || found == 2 + 16 + 2 + 1) << found;
 }
 
 TEST_F(Kernels, TheLeanOneNamesItsPaperAndWhatRuns) {

@@ -41,7 +41,18 @@ class AttentionKernel final : public Kernel {
     const kernels::AttentionKernels& table_;
 };
 
-/// A kernel that runs on a CUDA device alone.
+/// Why no CUDA device can be used; empty when one can.
+std::optional<std::string> no_device() {
+#if VITRINE_DEVICE_KERNELS
+    if (kernels::cuda::device_count() == 0) return "there is no CUDA device";
+    if (kernels::cuda::compute_capability(0) < 80) return "the CUDA device is older than compute capability 8.0";
+    return std::nullopt;
+#else
+    return "this program was built without nvcc";
+#endif
+}
+
+/// A kernel that has one form on a CUDA device.
 class DeviceKernel final : public Kernel {
   public:
     explicit DeviceKernel(kernels::Operation operation) : operation_(operation) {}
@@ -53,19 +64,69 @@ class DeviceKernel final : public Kernel {
     }
     std::string operation() const override { return kernels::name_of(operation_); }
     std::string implementation() const override { return "cuda"; }
-    std::optional<std::string> why_not() const override {
-#if VITRINE_DEVICE_KERNELS
-        if (kernels::cuda::device_count() == 0) return "there is no CUDA device";
-        if (kernels::cuda::compute_capability(0) < 80) return "the CUDA device is older than compute capability 8.0";
-        return std::nullopt;
-#else
-        return "this program was built without nvcc";
-#endif
-    }
+    std::optional<std::string> why_not() const override { return no_device(); }
 
   private:
     kernels::Operation operation_;
 };
+
+#if VITRINE_DEVICE_KERNELS
+namespace cuda = kernels::cuda;
+
+const char* summary_of(cuda::Operation operation) {
+    switch (operation) {
+        case cuda::Operation::LogSumExp:
+            return kernels::summary_of(kernels::Operation::LogSumExp);
+        case cuda::Operation::MapRows:
+            return kernels::summary_of(kernels::Operation::MapRowsLayers);
+        case cuda::Operation::MapColumns:
+            return kernels::summary_of(kernels::Operation::MapColumnsLayers);
+        case cuda::Operation::MapTile:
+            return kernels::summary_of(kernels::Operation::MapTile);
+        case cuda::Operation::MapApply:
+            return kernels::summary_of(kernels::Operation::MapApply);
+        case cuda::Operation::MapSweep:
+            return kernels::summary_of(kernels::Operation::MapSweep);
+        case cuda::Operation::MapSweepGradient:
+            return kernels::summary_of(kernels::Operation::MapSweepGradient);
+        case cuda::Operation::Fused:
+            return kernels::summary_of(kernels::Operation::FusedSweep);
+        case cuda::Operation::TopK:
+            return "The largest entries of rows, and where they are.";
+    }
+    return "";
+}
+
+/// One form of one map kernel of a CUDA device.
+class DeviceMapKernel final : public Kernel {
+  public:
+    DeviceMapKernel(cuda::Operation operation, cuda::Implementation implementation)
+        : operation_(operation), implementation_(implementation) {}
+    Description description() const override {
+        const std::string name = cuda::name_of(operation_), form = cuda::name_of(implementation_);
+        return {name + "_" + form, name + ", " + form, summary_of(operation_), "", 0};
+    }
+    std::string operation() const override { return cuda::name_of(operation_); }
+    std::string implementation() const override { return cuda::name_of(implementation_); }
+    std::optional<std::string> why_not() const override {
+        if (auto why = no_device()) return why;
+        if (implementation_ == cuda::Implementation::Sm90 && cuda::compute_capability(0) != 90)
+            return "it needs a device of compute capability 9.0";
+        return std::nullopt;
+    }
+
+  private:
+    cuda::Operation operation_;
+    cuda::Implementation implementation_;
+};
+
+/// wgmma is for the two sweeps alone, and choosing the largest entries has one form.
+bool has_form(cuda::Operation operation, cuda::Implementation implementation) {
+    if (operation == cuda::Operation::TopK) return implementation == cuda::Implementation::Sm80;
+    return implementation != cuda::Implementation::Sm90 || operation == cuda::Operation::MapSweep ||
+           operation == cuda::Operation::MapSweepGradient;
+}
+#endif
 
 /// The probe under the name of its system, in the form that this machine runs.
 class LeanDecode final : public Kernel {
@@ -94,5 +155,11 @@ VITRINE_PLUGIN(kernels) {
             registry.add(std::make_unique<plugin::kernel_list::AttentionKernel>(operation, *table));
     for (const kernels::Operation operation : {kernels::Operation::SmallAttention, kernels::Operation::Probe})
         registry.add(std::make_unique<plugin::kernel_list::DeviceKernel>(operation));
+#if VITRINE_DEVICE_KERNELS
+    for (const kernels::cuda::Operation operation : kernels::cuda::kOperations)
+        for (const kernels::cuda::Implementation form : kernels::cuda::kImplementations)
+            if (plugin::kernel_list::has_form(operation, form))
+                registry.add(std::make_unique<plugin::kernel_list::DeviceMapKernel>(operation, form));
+#endif
     registry.add(std::make_unique<plugin::kernel_list::LeanDecode>());
 }
