@@ -387,12 +387,12 @@ void Session::stripNow() {
         });
 }
 
-void Session::askPiece(std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1, int cells) {
+void Session::askPiece(std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1, int cells, bool largest) {
     if (!look_ || look_->heads.empty()) return;
     post(
         {.tag = "piece", .title = {}, .urgency = Urgency::Normal},
         [=, layer = layer_, head = head_](Workbench& bench, JobControl&) {
-            return bench.piece(layer, head, q0, q1, k0, k1, cells);
+            return bench.piece(layer, head, q0, q1, k0, k1, cells, largest);
         },
         [this](Result<MapPiece> piece) {
             if (!piece) return tell(piece.error(), QStringLiteral("reading a piece of the map"));

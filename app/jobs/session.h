@@ -65,7 +65,7 @@ class Session : public QObject {
     void hover(std::optional<Token> patch);
     void pin(std::optional<Token> patch);
     /// A piece of the map of the chosen layer and head, in at most `cells` blocks a side: see pieceChanged.
-    void askPiece(std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1, int cells);
+    void askPiece(std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1, int cells, bool largest);
     void setLive(bool live);           ///< whether hovering shows attention
     void preferExplanation(bool yes);  ///< what is shown when nothing is hovered or pinned
     void refreshExplanation();

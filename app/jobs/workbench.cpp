@@ -425,7 +425,7 @@ std::string MapPiece::name_of(std::int64_t token, const std::vector<std::string>
 }
 
 Result<MapPiece> Workbench::piece(std::int64_t layer, std::int64_t head, std::int64_t q0, std::int64_t q1,
-                                  std::int64_t k0, std::int64_t k1, std::int64_t cells) const {
+                                  std::int64_t k0, std::int64_t k1, std::int64_t cells, bool largest) const {
     if (!parts_->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
     const auto& flow = parts_->capture->flow;
     const auto* step = flow.block(layer);
@@ -450,7 +450,10 @@ Result<MapPiece> Workbench::piece(std::int64_t layer, std::int64_t head, std::in
     piece.pool = (longest + cells - 1) / cells;
     std::vector<std::int64_t> chosen;
     if (head >= 0) chosen.push_back(head);
-    const auto tile = VITRINE_TRY(mixing.tile(chosen, piece.q0, piece.q1, piece.k0, piece.k1, piece.pool)).mean(0);
+    piece.largest = largest;
+    const auto heads = VITRINE_TRY(mixing.tile(chosen, piece.q0, piece.q1, piece.k0, piece.k1, piece.pool,
+                                               largest ? Pooling::Max : Pooling::Mean));
+    const auto tile = largest ? heads.amax(0) : heads.mean(0);
     piece.plane = make_plane(tile.size(0), tile.size(1), floats_of(tile), false, true);
     piece.milliseconds = milliseconds_since(start);
     piece.implementation = mixing.implementation();

@@ -124,12 +124,13 @@ struct Strip {
     double milliseconds = 0;
 };
 
-/// A piece of one head's map (or of the mean over heads), averaged over pool x pool blocks.
+/// A piece of one head's map (or of all heads), in pool x pool blocks: means, or the largest entries.
 struct MapPiece {
     std::int64_t layer = 0, head = -1;            ///< head -1: mean
     std::int64_t queries = 0, keys = 0;           ///< of the whole map
     std::int64_t q0 = 0, q1 = 0, k0 = 0, k1 = 0;  ///< what it covers
     std::int64_t pool = 1;
+    bool largest = false;                             ///< of a block, and of any head where none is chosen; else means
     Plane plane;                                      ///< [queries / pool, keys / pool]
     std::vector<std::string> query_names, key_names;  ///< the tokens before the patches on either side
     std::int64_t query_cols = 0, key_cols = 0;        ///< patches a row; 0 where patches are not known
@@ -199,7 +200,7 @@ class Workbench {
     /// The map over these queries and keys in at most `cells` x `cells` blocks; the region is cut to the map.
     /// @error BadInput layer or head out of range, an empty region
     Result<MapPiece> piece(std::int64_t layer, std::int64_t head, std::int64_t q0, std::int64_t q1, std::int64_t k0,
-                           std::int64_t k1, std::int64_t cells) const;
+                           std::int64_t k1, std::int64_t cells, bool largest = false) const;
     /// Replays 8 rows of every head and compares with what the model used.
     Result<std::vector<Finding>> check(std::stop_token stop, const Report& report) const;
     /// @error BadInput a setting that the method does not declare or that is out of its range

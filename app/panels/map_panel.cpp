@@ -1,9 +1,11 @@
 // Asks for the blocks that are in view and paints them; the last piece stands in, scaled, until the new one is there.
 #include "map_panel.h"
 
+#include <QHBoxLayout>
 #include <QLabel>
 #include <QMouseEvent>
 #include <QPainter>
+#include <QPushButton>
 #include <QVBoxLayout>
 #include <QWheelEvent>
 
@@ -54,6 +56,13 @@ void MapCanvas::showAll() {
     update();
 }
 
+void MapCanvas::setLargest(bool largest) {
+    if (largest_ == largest) return;
+    largest_ = largest;
+    asked_[0] = -1;
+    refresh();
+}
+
 void MapCanvas::refresh() {
     const auto& look = session_.look();
     if (!isVisible() || !look || look->heads.empty() || session_.layer() < 0) return;
@@ -72,7 +81,7 @@ void MapCanvas::refresh() {
     asked_layer_ = session_.layer();
     asked_head_ = session_.head();
     asked_picture_ = session_.pictureId();
-    session_.askPiece(wanted[0], wanted[1], wanted[2], wanted[3], 256);
+    session_.askPiece(wanted[0], wanted[1], wanted[2], wanted[3], 256, largest_);
 }
 
 void MapCanvas::redraw() {
@@ -270,6 +279,22 @@ MapPanel::MapPanel(Session& session, const ViewSettings& settings, QWidget* pare
     title_->setFont(sans(13, true));
     column->addWidget(title_);
     column->addWidget(quiet(tr("Rows ask, columns are read")));
+    auto* blocks = new QHBoxLayout;
+    blocks->setSpacing(0);
+    means_ = new QPushButton(tr("Means"));
+    largest_ = new QPushButton(tr("Largest"));
+    means_->setProperty("segment", "left");
+    largest_->setProperty("segment", "right");
+    means_->setToolTip(tr("Where a cell holds several entries it shows their mean"));
+    largest_->setToolTip(
+        tr("Where a cell holds several entries it shows the largest, of any head where none is chosen"));
+    for (auto* button : {means_, largest_}) {
+        button->setCheckable(true);
+        button->setAutoExclusive(true);
+        blocks->addWidget(button, 1);
+    }
+    means_->setChecked(true);
+    column->addLayout(blocks);
     canvas_ = new MapCanvas(session, settings);
     column->addWidget(canvas_);
     where_ = new QLabel;
@@ -284,6 +309,7 @@ MapPanel::MapPanel(Session& session, const ViewSettings& settings, QWidget* pare
     column->addWidget(
         quiet(tr("The wheel zooms, dragging pans, a double click shows all. A click pins the row's patch.")));
     column->addStretch(1);
+    connect(largest_, &QPushButton::toggled, canvas_, &MapCanvas::setLargest);
     connect(canvas_, &MapCanvas::underChanged, this, &MapPanel::describe);
     connect(&session_, &Session::evidenceChanged, this, &MapPanel::describe);
     describe();
@@ -293,9 +319,10 @@ void MapPanel::restyle() { canvas_->redraw(); }
 
 void MapPanel::describe() {
     const auto& piece = session_.piece();
-    title_->setText(!piece            ? tr("No map")
-                    : piece->head < 0 ? tr("Layer %1, mean over heads").arg(piece->layer)
-                                      : tr("Layer %1 head %2").arg(piece->layer).arg(piece->head));
+    title_->setText(!piece                              ? tr("No map")
+                    : piece->head < 0 && piece->largest ? tr("Layer %1, largest of any head").arg(piece->layer)
+                    : piece->head < 0                   ? tr("Layer %1, mean over heads").arg(piece->layer)
+                                                        : tr("Layer %1 head %2").arg(piece->layer).arg(piece->head));
     const auto cell = canvas_->under();
     if (!piece) {
         where_->setText(QStringLiteral(" "));
@@ -303,11 +330,14 @@ void MapPanel::describe() {
         facts_->clear();
         return;
     }
-    facts_->setText(tr("%1 \u00d7 %2 tokens, %3\n%4  %5\nscale to %6, the 99.5th percentile")
-                        .arg(count(piece->queries), count(piece->keys),
-                             piece->pool == 1 ? tr("one a cell") : tr("means of %1 \u00d7 %1").arg(piece->pool),
-                             text(piece->implementation), duration(piece->milliseconds),
-                             vitrine::app::value(piece->plane.shown_high)));
+    facts_->setText(
+        tr("%1 \u00d7 %2 tokens, %3\n%4  %5\nscale to %6, the 99.5th percentile")
+            .arg(count(piece->queries), count(piece->keys),
+                 piece->pool == 1
+                     ? tr("one a cell")
+                     : (piece->largest ? tr("largest of %1 \u00d7 %1") : tr("means of %1 \u00d7 %1")).arg(piece->pool),
+                 text(piece->implementation), duration(piece->milliseconds),
+                 vitrine::app::value(piece->plane.shown_high)));
     if (!cell) {
         where_->setText(QStringLiteral(" "));
         value_->setText(QStringLiteral(" "));
@@ -318,7 +348,8 @@ void MapPanel::describe() {
                              text(MapPiece::name_of(cell->key, piece->key_names, piece->key_cols))));
     value_->setText(!cell->value       ? QStringLiteral("\u2013")
                     : piece->pool == 1 ? vitrine::app::value(*cell->value)
-                                       : tr("%1 on average here").arg(vitrine::app::value(*cell->value)));
+                                       : (piece->largest ? tr("%1 at most here") : tr("%1 on average here"))
+                                             .arg(vitrine::app::value(*cell->value)));
 }
 
 }  // namespace vitrine::app

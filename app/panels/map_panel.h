@@ -11,6 +11,7 @@
 #include "panels/view_settings.h"
 
 class QLabel;
+class QPushButton;
 
 namespace vitrine::app {
 
@@ -32,7 +33,8 @@ class MapCanvas : public QWidget {
     };
     std::optional<Cell> under() const { return under_; }
     void showAll();
-    void redraw();   ///< paints the piece anew: another one, or other colours
+    void setLargest(bool largest);  ///< blocks show their largest entry instead of the mean
+    void redraw();                  ///< paints the piece anew: another one, or other colours
     void refresh();  ///< asks for what is in view when it is not at hand; only while the panel can be seen
 
   Q_SIGNALS:
@@ -62,7 +64,7 @@ class MapCanvas : public QWidget {
     QImage image_;
     std::optional<Cell> under_;
     QPointF pressed_, last_;
-    bool dragging_ = false, moved_ = false;
+    bool dragging_ = false, moved_ = false, largest_ = false;
     int asked_layer_ = -2, asked_head_ = -2;
     std::uint64_t asked_picture_ = 0;
     std::int64_t asked_[4] = {-1, -1, -1, -1};
@@ -75,12 +77,14 @@ class MapPanel : public QWidget {
     MapPanel(Session& session, const ViewSettings& settings, QWidget* parent = nullptr);
     void restyle();
     MapCanvas* canvas() const { return canvas_; }
+    QPushButton* largest() const { return largest_; }
     QSize sizeHint() const override { return {304, 480}; }
 
   private:
     void describe();
     Session& session_;
     MapCanvas* canvas_;
+    QPushButton *means_, *largest_;
     QLabel *title_, *where_, *value_, *facts_;
 };
 

@@ -710,6 +710,14 @@ TEST_F(WindowTest, TheWholeMapIsShownInBlocksAndFollowsTheCursor) {
     for (std::int64_t c = 0; c < whole.plane.cols; ++c)
         mass += whole.plane.at(0, c) * static_cast<double>(std::min((c + 1) * whole.pool, whole.keys) - c * whole.pool);
     EXPECT_NEAR(mass, 1, 1e-4);
+    // The largest entries of the same blocks are nowhere below the means.
+    window_->mapPanel()->largest()->click();
+    ASSERT_TRUE(wait_until([&] { return session().piece() && session().piece()->largest; }));
+    for (std::size_t i = 0; i < whole.plane.values->size(); ++i)
+        ASSERT_GE((*session().piece()->plane.values)[i], (*whole.plane.values)[i] - 1e-6F);
+    EXPECT_GT(session().piece()->plane.high, whole.plane.high);
+    window_->mapPanel()->findChild<QPushButton*>()->click();
+    ASSERT_TRUE(wait_until([&] { return !session().piece()->largest; }));
     // Hovering a row of the map shows that token's row on the picture, with the value of the map.
     const auto prefix = static_cast<std::int64_t>(whole.query_names.size());
     const auto at = [&](std::int64_t query, std::int64_t key) {
