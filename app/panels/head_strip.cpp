@@ -131,8 +131,9 @@ void HeadStrip::paintEvent(QPaintEvent*) {
     if (!look || look->heads.empty()) {
         painter.setFont(sans(13));
         painter.setPen(t.secondary);
-        const auto words = !look ? (session_.looking() ? tr("Running the model")
-                                                       : tr("Open a model and a picture to see every head here"))
+        const auto words = !look ? (session_.looking()  ? tr("Running the model")
+                                    : session_.asking() ? tr("The model has not run on this picture yet")
+                                                        : tr("Open a model and a picture to see every head here"))
                                  : tr("This model has no attention layers");
         painter.drawText(rect(), Qt::AlignCenter, words);
         return;

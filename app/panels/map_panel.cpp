@@ -117,7 +117,8 @@ void MapCanvas::paintEvent(QPaintEvent*) {
         painter.setFont(sans(13));
         const auto& look = session_.look();
         painter.drawText(square.adjusted(16, 16, -16, -16), Qt::AlignCenter | Qt::TextWordWrap,
-                         !look                 ? tr("Open a model and a picture to see its maps")
+                         session_.asking()     ? tr("The model has not run on this picture yet")
+                         : !look               ? tr("Open a model and a picture to see its maps")
                          : look->heads.empty() ? tr("This model has no attention layers")
                                                : tr("Computing"));
         return;
