@@ -110,7 +110,9 @@ TEST_F(GradientMethods, RefuseAClassThatIsNotThere) {
 TEST_F(GradientMethods, SayInWordsWhereTheEndOfTheModelCannotBeReached) {
     const auto legrad = make_legrad();
     EXPECT_FALSE(legrad->why_not(*model));
-    auto traced = open_model((kData / "capture_timm_fused_traced.pt").string(), {.trust = true});
+    OpenOptions trusted;
+    trusted.trust = true;
+    auto traced = open_model((kData / "capture_timm_fused_traced.pt").string(), trusted);
     ASSERT_TRUE(traced) << traced.error().message;
     (*traced)->info().classes = 11;
     ASSERT_TRUE(legrad->why_not(**traced));

@@ -87,7 +87,9 @@ TEST_F(Kernels, AreListedForEveryOperation) {
     for (const auto& kernel : registry().kernels()) {
         EXPECT_TRUE(names.insert(kernel->description().name).second) << kernel->description().name;
         EXPECT_FALSE(kernel->description().summary.empty());
-        if (kernel->implementation() == "reference") EXPECT_FALSE(kernel->why_not());
+        if (kernel->implementation() == "reference") {
+            EXPECT_FALSE(kernel->why_not());
+        }
     }
     for (const char* wanted : {"map_rows_reference", "map_sweep_reference", "map_sweep_gradient_reference"})
         EXPECT_TRUE(names.count(wanted)) << wanted;

@@ -258,7 +258,9 @@ TEST_F(CommandLine, ExplainWritesMapsOverlaysAndAManifest) {
     EXPECT_EQ(manifest["methods"].size(), 2u);
     EXPECT_EQ(manifest["target"]["index"], 0);
     for (const auto& method : manifest["methods"])
-        if (!method.contains("no_overlay")) EXPECT_TRUE(fs::exists(out / method["overlay"]["file"].get<std::string>()));
+        if (!method.contains("no_overlay")) {
+            EXPECT_TRUE(fs::exists(out / method["overlay"]["file"].get<std::string>()));
+        }
 }
 
 TEST_F(CommandLine, RolloutEqualsTheDenseProductOfTheExportedMaps) {

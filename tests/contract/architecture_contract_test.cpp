@@ -1,10 +1,10 @@
 // What every architecture promises, shown on its own tiny model.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/ones_like.h>
-#include <ATen/ops/zeros_like.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 #include <vitrine/capture.h>
 #include <vitrine/registry.h>
@@ -34,7 +34,9 @@ TEST_P(ArchitectureContract, AnswersWithOneFiniteLogitAClass) {
     const auto logits = run(*model_, random_picture(*model_));
     ASSERT_TRUE(logits.has_value()) << logits.error().message;
     EXPECT_EQ(logits->size(0), 1);
-    if (model_->info().classes > 0) EXPECT_EQ(logits->size(1), model_->info().classes);
+    if (model_->info().classes > 0) {
+        EXPECT_EQ(logits->size(1), model_->info().classes);
+    }
     EXPECT_TRUE(at::isfinite(*logits).all().item<bool>());
     EXPECT_GT((logits->max() - logits->min()).item<double>(), 1.0)
         << "weights that answer alike for all classes prove nothing";

@@ -18,9 +18,11 @@ class ExplainerContract : public testing::TestWithParam<std::string> {
   protected:
     void SetUp() override { explainer_ = *registry().explainer(GetParam()); }
 
-    /// A traced model whose layers hang together in an unknown way may be refused, in words, after it ran; a native one may not.
+    /// A traced model whose layers hang together in an unknown way may be refused, in words, after it ran; a native one
+    /// may not.
     static bool refused(const Model& model, const Result<Attribution>& result) {
-        return !model.is_native() && !result && result.error().code == ErrorCode::Unsupported && !result.error().message.empty();
+        return !model.is_native() && !result && result.error().code == ErrorCode::Unsupported &&
+               !result.error().message.empty();
     }
 
     /// Calls `body` for each architecture's tiny model on which the method has a meaning.
@@ -55,8 +57,12 @@ TEST_P(ExplainerContract, GivesAFiniteMapOfTheModelsGridOrInput) {
         EXPECT_FALSE(result->explained.empty());
         EXPECT_EQ(result->method, explainer_->description().name);
         EXPECT_GT((result->map.max() - result->map.min()).item<double>(), 0.0) << "a flat map says nothing";
-        if (!result->is_signed) EXPECT_GE(result->map.min().item<double>(), 0.0);
-        if (!result->on_tokens) EXPECT_EQ(result->map.size(0), model.preprocess().input_height);
+        if (!result->is_signed) {
+            EXPECT_GE(result->map.min().item<double>(), 0.0);
+        }
+        if (!result->on_tokens) {
+            EXPECT_EQ(result->map.size(0), model.preprocess().input_height);
+        }
         for (const auto& check : result->checks) EXPECT_TRUE(check.passed) << check.name << ": " << check.finding;
     });
     EXPECT_GT(ran, 0) << "no architecture here carries this method";

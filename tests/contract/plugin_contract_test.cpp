@@ -39,7 +39,9 @@ TEST(Plugins, HaveStableNamesAndWordsForPeople) {
         EXPECT_FALSE(d.title.empty()) << d.name;
         EXPECT_FALSE(d.summary.empty()) << d.name;
         // Kernels are implementations of ours; what they compute names its paper where it is used.
-        if (dynamic_cast<const Kernel*>(plugin) == nullptr) EXPECT_FALSE(d.source.empty()) << d.name;
+        if (dynamic_cast<const Kernel*>(plugin) == nullptr) {
+            EXPECT_FALSE(d.source.empty()) << d.name;
+        }
     }
 }
 
