@@ -245,6 +245,7 @@ Status explain(const Common& common, const ExplainOptions& options) {
             for (const auto& [label, target] : targets) {
                 ExplainContext context(*model, input, target, common.seed);
                 context.memory_budget = common.memory_bytes;
+                context.batch = common.batch > 1 ? common.batch : 0;
                 context.use(capture);
                 context.progress = [](const Progress& p) { progress(p); };
                 nlohmann::json manifest;

@@ -93,7 +93,7 @@ Result<std::shared_ptr<const Capture>> run_watched(const Forward& forward, const
 
 Result<std::shared_ptr<const Capture>> run_captured(Model& model, const at::Tensor& pixels,
                                                     const CaptureOptions& options) {
-    VITRINE_CHECK(check_pixels(pixels, true));
+    VITRINE_CHECK(check_pixels(pixels, options.mixings));
     CaptureCost cost;
     // A graph holds queries and keys whatever is kept beside it.
     if (options.mixings && !options.gradients && !options.visit && model.has_chain())

@@ -1,5 +1,7 @@
-// The words for where a model reads its answer.
+// The words for where a model reads its answer, and what only some models can.
 #include <vitrine/model.h>
+
+#include <stdexcept>
 
 namespace vitrine {
 
@@ -17,6 +19,10 @@ std::string_view name_of(Readout readout) {
             break;
     }
     return "unknown";
+}
+
+at::Tensor Model::forward_kept(const at::Tensor&, const at::Tensor&) {
+    throw std::logic_error(no_token_removal().value_or("patches cannot be left out"));
 }
 
 }  // namespace vitrine

@@ -18,17 +18,9 @@ std::unique_ptr<Explainer> make_legrad();
 std::unique_ptr<Explainer> make_attention_distance();
 std::unique_ptr<Explainer> make_attention_entropy();
 
-/// The scalar that gradient methods explain: a logit, or the difference of two.
-struct TargetScore {
-    std::int64_t index = 0;
-    std::optional<std::int64_t> versus;
-    std::string explained;                          ///< "logit of class 281"
-    at::Tensor of(const at::Tensor& logits) const;  ///< logits [classes] -> a number, with its graph
-};
-/// The context's target, the predicted class without one.
-/// @error BadInput     a class that is not there
-/// @error Unsupported  the model has no classes
-Result<TargetScore> score_of(const ExplainContext& context, const at::Tensor& output);
+/// The context's target as a number of the answer; the predicted class without one.
+/// @error Unsupported  a region: these methods start from the answer
+Result<Objective> answer_objective(const ExplainContext& context, const at::Tensor& answer);
 
 using kernels::HeadFusion;
 

@@ -7,25 +7,11 @@
 
 namespace vitrine::plugin::attention {
 
-Result<TargetScore> score_of(const ExplainContext& context, const at::Tensor& output) {
-    if (output.dim() != 2 || output.size(0) != 1 || context.model.info().classes == 0)
-        return fail(ErrorCode::Unsupported, "{} has no classes, and this method explains a class",
-                    context.model.info().name);
-    const std::int64_t classes = output.size(1);
-    for (const auto& index : {context.target.index, context.target.versus})
-        if (index && (*index < 0 || *index >= classes))
-            return fail(ErrorCode::BadInput, "class {} is not there: {} has {}, from 0 to {}", *index,
-                        context.model.info().name, classes, classes - 1);
-    TargetScore found;
-    found.index = context.target.index ? *context.target.index : output[0].argmax().item<std::int64_t>();
-    found.versus = context.target.versus;
-    found.explained = fmt::format("logit of class {}", found.index);
-    if (found.versus) found.explained += fmt::format(" minus that of class {}", *found.versus);
-    return found;
-}
-
-at::Tensor TargetScore::of(const at::Tensor& logits) const {
-    return versus ? logits[index] - logits[*versus] : logits[index];
+Result<Objective> answer_objective(const ExplainContext& context, const at::Tensor& answer) {
+    if (!context.target.region.empty())
+        return fail(ErrorCode::Unsupported,
+                    "this method starts from the model's answer and cannot explain the activation of a region");
+    return objective_of(context.model, context.target, answer);
 }
 
 namespace {
@@ -76,7 +62,7 @@ class Chefer final : public Explainer {
         std::vector<std::string> notes;
         TokenLayout first_layout;
 
-        Status start(const Flow& flow, const TargetScore& target) {
+        Status start(const Flow& flow, const Objective& target) {
             if (!flow.readout.defined())
                 return fail(ErrorCode::Unsupported,
                             "chefer needs to know from which tokens this model reads its answer");
@@ -125,13 +111,13 @@ class Chefer final : public Explainer {
         if (flow.steps.empty() || !flow.known())
             return fail(ErrorCode::Unsupported, "chefer needs to know how the layers are joined: {}",
                         flow.unknown.empty() ? "no attention was seen in this model" : flow.unknown);
-        const TargetScore target = VITRINE_TRY(score_of(context, capture->output));
+        const Objective target = VITRINE_TRY(answer_objective(context, capture->output));
         VITRINE_CHECK(walk.start(flow, target));
         std::vector<at::Tensor> outputs;
         std::vector<std::string> names;
         outputs_of(flow, outputs, names);
         const at::AutoGradMode with_graph(true);  // also for a caller who has gradients off
-        const auto d_outputs = VITRINE_TRY(gradients(target.of(capture->output[0]), outputs, names));
+        const auto d_outputs = VITRINE_TRY(gradients(target.of(capture->output), outputs, names));
         const auto total = static_cast<std::int64_t>(flow.steps.size());
         for (std::int64_t at = total; at-- > 0;)
             VITRINE_CHECK(walk.step(flow.steps[static_cast<std::size_t>(at)], d_outputs[static_cast<std::size_t>(at)],
@@ -170,10 +156,10 @@ class Chefer final : public Explainer {
             inputs.pop_back();
             at::Tensor score;
             if (first_of_all) {
-                const TargetScore target = VITRINE_TRY(score_of(context, capture->output));
+                const Objective target = VITRINE_TRY(answer_objective(context, capture->output));
                 VITRINE_CHECK(walk.start(capture->flow, target));
                 const at::AutoGradMode with_graph(true);
-                score = target.of(capture->output[0]);
+                score = target.of(capture->output);
             } else {
                 if (!capture->flow.known()) return fail(ErrorCode::Unsupported, "{}", capture->flow.unknown);
                 const at::AutoGradMode mode(true);

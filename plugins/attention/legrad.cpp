@@ -39,10 +39,10 @@ class LeGrad final : public Explainer {
         const std::int64_t layers = context.model.info().layers;
         const std::int64_t first = settings.text("preset") == "package" ? std::max<std::int64_t>(layers - 2, 0) : 0;
         // No gradient goes from layer to layer: each is done with as the run passes it, and only one graph exists.
-        std::optional<TargetScore> target;
+        std::optional<Objective> target;
         if (!context.target.index)
-            target =
-                VITRINE_TRY(score_of(context, VITRINE_TRY(run(context.model, context.input.pixels, context.stop))));
+            target = VITRINE_TRY(
+                answer_objective(context, VITRINE_TRY(run(context.model, context.input.pixels, context.stop))));
         at::Tensor sum;
         std::string shown;
         TokenLayout layout;
@@ -50,11 +50,11 @@ class LeGrad final : public Explainer {
         std::int64_t done = 0;
         /// Adds what the layer's score says of this attention: the block's own, or that of the pooling head reading it.
         const auto add = [&](const Mixing& mixing, const at::Tensor& answer) -> Status {
-            if (!target) target = VITRINE_TRY(score_of(context, answer));
+            if (!target) target = VITRINE_TRY(answer_objective(context, answer));
             at::Tensor score;
             {
                 const at::AutoGradMode mode(true);
-                score = target->of(answer.select(0, 0).to(at::kFloat));
+                score = target->of(answer);
             }
             // Autograd walks from the score to this attention only.
             const auto d_output = VITRINE_TRY(gradients(score, {mixing.output()}, {"the output of " + mixing.name}));

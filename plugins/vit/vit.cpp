@@ -9,6 +9,8 @@
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/gather.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
@@ -494,6 +496,30 @@ at::Tensor VitModel::forward(const at::Tensor& pixels) {
                 ", expected [batch, 3, height, width]");
     const Place place = place_of(pixels.size(2), pixels.size(3));
     auto x = embed(pixels, place.tokens);
+    for (std::int64_t i = 0; i < config_.depth; ++i) x = run_block(i, std::move(x), place);
+    return answer(std::move(x), place.tokens);
+}
+
+at::Tensor VitModel::forward_kept(const at::Tensor& pixels, const at::Tensor& kept) {
+    Place place = place_of(pixels.size(2), pixels.size(3));
+    const auto all = embed(pixels, place.tokens);  // positions are added by now
+    const std::int64_t prefix = config_.prefix(), batch = all.size(0), count = kept.size(1);
+    TORCH_CHECK(kept.dim() == 2 && kept.size(0) == batch && count > 0, "the patches to keep are ", kept.sizes(),
+                ", expected [", batch, ", count]");
+    const auto index = kept.to(all.device());
+    auto x = all.narrow(1, prefix, all.size(1) - prefix)
+                 .gather(1, index.unsqueeze(-1).expand({batch, count, config_.width}));
+    if (prefix > 0) x = at::cat({all.narrow(1, 0, prefix), x}, 1);
+    if (place.cos.defined()) {
+        const auto turns = [&](const at::Tensor& t) {
+            return t.index_select(0, index.reshape({-1})).reshape({batch, 1, count, t.size(1)});
+        };
+        place.cos = turns(place.cos);
+        place.sin = turns(place.sin);
+    }
+    place.tokens.rows = count;
+    place.tokens.cols = 1;
+    place.tokens.unknown = "patches were left out";
     for (std::int64_t i = 0; i < config_.depth; ++i) x = run_block(i, std::move(x), place);
     return answer(std::move(x), place.tokens);
 }

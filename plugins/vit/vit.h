@@ -97,6 +97,8 @@ class VitModel : public Model {
     static Result<std::unique_ptr<VitModel>> spread(VitConfig config, std::uint64_t seed);
 
     at::Tensor forward(const at::Tensor& pixels) override;
+    std::optional<std::string> no_token_removal() const override { return std::nullopt; }
+    at::Tensor forward_kept(const at::Tensor& pixels, const at::Tensor& kept) override;
     bool has_chain() const override { return true; }
     std::optional<Chain> chain(std::int64_t input_height, std::int64_t input_width) override;
     TokenLayout layout(std::int64_t input_height, std::int64_t input_width) const override;
@@ -130,7 +132,7 @@ class VitModel : public Model {
     /// What all blocks of one run share: the tokens, and for rotary positions the turns of the patches.
     struct Place {
         TokenLayout tokens;
-        at::Tensor cos, sin;
+        at::Tensor cos, sin;  ///< [patches, head width], or [batch, 1, patches, head width] when each picture has its own
     };
     /// From the normed tokens to queries, keys and values; holds what it needs, so that a capture may outlive the
     /// model.

@@ -10,9 +10,12 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/topk.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
@@ -282,6 +285,58 @@ TEST(Vit, EveryDeclaredPointIsReported) {
         EXPECT_EQ((*capture)->points.count(declared.name), 1u) << declared.name;
     EXPECT_EQ((*capture)->points.size(), model->points().size());
     EXPECT_EQ((*capture)->points.count(model->info().cam_point), 1u);
+}
+
+TEST(Vit, PatchesCanBeLeftOut) {
+    const at::NoGradGuard no_grad;
+    for (const bool turned : {false, true}) {
+        SCOPED_TRACE(turned ? "rotary positions" : "learned positions");
+        VitConfig c;
+        c.width = 48;
+        c.depth = 3;
+        c.heads = 3;
+        c.mlp_hidden = 96;
+        c.classes = 5;
+        c.image_height = 64;
+        c.image_width = 48;
+        if (turned) {
+            c.learned_positions = false;
+            c.position_prefix = 0;
+            c.rope_theta = 100.0;
+        }
+        const auto model = VitModel::spread(c, 3).value();
+        auto random = at::make_generator<at::CPUGeneratorImpl>(4);
+        const auto pixels = at::randn({2, 3, 64, 48}, random);
+        const auto all = at::arange(12).expand({2, 12});
+        EXPECT_TRUE(model->forward(pixels).equal(model->forward_kept(pixels, all)));
+
+        const auto kept = at::tensor({0, 3, 4, 10, 1, 2, 8, 11}).reshape({2, 4});
+        const auto both = model->forward_kept(pixels, kept);
+        // Each picture of a batch has its own patches.
+        for (std::int64_t i = 0; i < 2; ++i) {
+            const auto one = model->forward_kept(pixels.narrow(0, i, 1), kept.narrow(0, i, 1));
+            EXPECT_LT((one - both.narrow(0, i, 1)).abs().max().item<double>(), 1e-5);
+        }
+        EXPECT_GT((both - model->forward(pixels)).abs().max().item<double>(), 0.01) << "nothing was left out";
+
+        // The first layer's queries and keys are those of a whole run at these tokens, turned by the patches' places.
+        const auto picture = pixels.narrow(0, 0, 1);
+        const auto tokens = at::cat({at::zeros({1}, at::kLong), kept[0] + 1});
+        const auto whole = run_captured(*model, picture).value();
+        const auto part =
+            run_captured([&](const at::Tensor& x) { return model->forward_kept(x, kept.narrow(0, 0, 1)); }, picture)
+                .value();
+        const Mixing& here = *part->flow.steps.front().mixing;
+        const Mixing& there = *whole->flow.steps.front().mixing;
+        EXPECT_LT((here.q() - there.q().index_select(1, tokens)).abs().max().item<double>(), 1e-5);
+        EXPECT_LT((here.k() - there.k().index_select(1, tokens)).abs().max().item<double>(), 1e-5);
+        if (turned) continue;
+        // Without turns the blocks know nothing of places: the same tokens through the blocks give the same answer.
+        const auto chain = model->chain(64, 48).value();
+        auto x = chain.begin(picture).index_select(1, tokens);
+        for (std::int64_t block = 0; block < chain.blocks; ++block) x = chain.block(block, x);
+        EXPECT_LT((chain.end(x) - both.narrow(0, 0, 1)).abs().max().item<double>(), 1e-5);
+    }
 }
 
 TEST(Vit, AFreshModelTrains) {

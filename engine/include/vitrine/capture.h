@@ -62,7 +62,7 @@ struct Capture {
     std::vector<std::string> notes;             ///< "3 attention maps were kept whole: their chain was not recognised"
 };
 
-/// Runs the model on one picture ([1, 3, H, W]) and keeps what was asked.
+/// Runs the model on one picture ([1, 3, H, W]; without `mixings` on a batch of them) and keeps what was asked.
 ///
 /// @error Cancelled    stop was requested
 /// @error OutOfMemory  the budget would be exceeded; says by how much

@@ -11,17 +11,13 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <vitrine/base/geometry.h>
 #include <vitrine/capture.h>
 #include <vitrine/model.h>
 #include <vitrine/plugin.h>
+#include <vitrine/target.h>
 
 namespace vitrine {
-
-/// What is explained. Without an index the method is class-agnostic or explains the predicted class.
-struct Target {
-    std::optional<std::int64_t> index;
-    std::optional<std::int64_t> versus;  ///< explains index minus versus
-};
 
 struct Check {
     std::string name;     ///< "row sums"
@@ -70,14 +66,51 @@ class ExplainContext {
     std::stop_token stop;
     std::function<void(const Progress&)> progress;  ///< may be empty
     std::int64_t memory_budget = 0;
+    std::int64_t batch = 0;  ///< pictures a pass, for methods that need many; 0: what runs fastest (batch_size())
+    /// Where the object is, in the photograph's pixels; for measures that need it.
+    std::vector<Box> boxes;
 
     /// One run without gradients, kept for all methods.
     Result<std::shared_ptr<const Capture>> capture();
     void use(std::shared_ptr<const Capture> capture) { capture_ = std::move(capture); }
 
+    /// The target against this model's answer.
+    ///
+    /// @param standard  what the method explains when the target leaves it open
+    Result<Objective> objective(Scale standard = Scale::Logit);
+
+    /// The explained number of each picture, without gradients, some pictures a pass; honours stop.
+    ///
+    /// @param pixels  [count, 3, height, width], normalised; may be lazy: `make(from, count)` gives [count, 3, height, width]
+    /// @return        [count], float32, on the CPU
+    Result<at::Tensor> scores(const Objective& objective, const at::Tensor& pixels);
+    Result<at::Tensor> scores(const Objective& objective, std::int64_t count,
+                              const std::function<at::Tensor(std::int64_t from, std::int64_t count)>& make);
+    /// The same with patches left out instead of painted over: only the kept ones go through the model.
+    ///
+    /// @param kept  [count, patches], boolean, row-major over the patch grid; at least one patch a row
+    /// @error Unsupported  the model cannot leave patches out (Model::no_token_removal)
+    Result<at::Tensor> scores_of_kept(const Objective& objective, const at::Tensor& kept);
+    /// Numbers and their gradients with respect to the pixels.
+    struct Slopes {
+        at::Tensor scores;     ///< [count], on the CPU
+        at::Tensor gradients;  ///< [count, 3, height, width], on the CPU
+    };
+    Result<Slopes> slopes(const Objective& objective, std::int64_t count,
+                          const std::function<at::Tensor(std::int64_t from, std::int64_t count)>& make);
+    /// Pictures a pass: `batch`, or what keeps the caches warm on a processor and a device busy.
+    std::int64_t batch_size() const;
+
   private:
     std::shared_ptr<const Capture> capture_;
 };
+
+/// An activation as a map of channels: tokens [batch, tokens, width] without their prefix, or [batch, channels, rows, cols]
+/// as it is.
+///
+/// @return  [batch, channels, rows, cols], with the graph
+/// @error Unsupported  tokens whose layout is unknown, or of another number
+Result<at::Tensor> as_grid(const at::Tensor& activation, const TokenLayout& layout);
 
 class Explainer : public Plugin {
   public:

@@ -78,6 +78,12 @@ class Model {
     /// What the end of the model (final norm, head) says of a block's output, read from the mean of all its tokens, or by the pooling head
     /// where there is one, which reports its mixing. [1, tokens, width] -> [1, classes], with the graph.
     virtual at::Tensor layer_answer(const at::Tensor& /*tokens*/, const TokenLayout& /*layout*/) const { return {}; }
+    /// Why patches cannot be left out of a run; empty when forward_kept() does.
+    virtual std::optional<std::string> no_token_removal() const { return "this architecture cannot run on some of its patches"; }
+    /// forward() on some patches only: the others are no tokens at all. Prefix tokens stay; patches keep their positions.
+    ///
+    /// @param kept  [batch, count] int64, each row ascending indices of the patch grid in row-major order
+    virtual at::Tensor forward_kept(const at::Tensor& pixels, const at::Tensor& kept);
     /// Trainable tensors by name (the model's own storage); empty where they cannot be reached.
     virtual std::vector<std::pair<std::string, at::Tensor>> parameters() { return {}; }
     /// Moves weights to a device and type.
