@@ -351,7 +351,7 @@ class Names {
                 if (!found.empty())
                     ++there;
                 else if (zeros)
-                    found = "0";
+                    found = '0';
                 parts.push_back(found);
             }
             if (chosen != nullptr) *chosen = &row;

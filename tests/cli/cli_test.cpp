@@ -42,7 +42,7 @@ class CommandLine : public testing::Test {
 
     Outcome vitrine(const std::vector<std::string>& arguments) const {
         std::string command = quoted(VITRINE_PROGRAM);
-        for (const auto& argument : arguments) command += " " + quoted(argument);
+        for (const auto& argument : arguments) command.append(1, ' ').append(quoted(argument));
         command +=
             " >" + quoted((folder_ / "out").string()) + " 2>" + quoted((folder_ / "err").string()) + " </dev/null";
         const int raw = std::system(command.c_str());
