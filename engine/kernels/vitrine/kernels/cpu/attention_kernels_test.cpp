@@ -3,6 +3,7 @@
 #include <vitrine/kernels/cpu/implementations.h>
 
 #include <cases/attention_cases.h>
+#include <cases/kernel_calls.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -11,7 +12,6 @@
 #include <limits>
 #include <numeric>
 #include <set>
-#include <thread>
 #include <tuple>
 
 namespace vitrine::kernels {
@@ -19,46 +19,14 @@ namespace {
 
 using cases::AttentionCase;
 using cases::AttentionData;
+using cases::Floats;
+using cases::Guarded;
+using cases::kBackwards;
+using cases::kSerial;
+using cases::kTwo;
 using Index = std::int64_t;
-using Floats = std::vector<float>;
 
 [[maybe_unused]] const bool kPoisoned = poison_scratch = true;
-
-const ParallelFor kSerial = [](Index n, const std::function<void(Index, Index)>& f) { f(0, n); };
-/// Two threads with an uneven cut.
-const ParallelFor kTwo = [](Index n, const std::function<void(Index, Index)>& f) {
-    const Index cut = (n + 2) / 3;
-    std::thread other([&] { f(0, cut); });
-    if (cut < n) f(cut, n);
-    other.join();
-};
-/// One item at a time, from the last to the first.
-const ParallelFor kBackwards = [](Index n, const std::function<void(Index, Index)>& f) {
-    for (Index i = n; i-- > 0;) f(i, i + 1);
-};
-
-/// Output memory poisoned with not-a-number, between bands that must stay as they were.
-class Guarded {
-  public:
-    explicit Guarded(Index count)
-        : store_(static_cast<std::size_t>(count) + 2 * kBand, std::numeric_limits<float>::quiet_NaN()) {
-        std::fill_n(store_.begin(), kBand, kMark);
-        std::fill_n(store_.end() - kBand, kBand, kMark);
-    }
-    float* data() { return store_.data() + kBand; }
-    Floats take() {
-        for (std::size_t i = 0; i < kBand; ++i) {
-            EXPECT_EQ(store_[i], kMark) << "written before the output";
-            EXPECT_EQ(store_[store_.size() - 1 - i], kMark) << "written behind the output";
-        }
-        return Floats(store_.begin() + kBand, store_.end() - kBand);
-    }
-
-  private:
-    static constexpr std::size_t kBand = 64;
-    static constexpr float kMark = 12345.0F;
-    Floats store_;
-};
 
 struct Caller {
     const AttentionKernels& kernels;

@@ -2,6 +2,7 @@
 #include <vitrine/kernels/chooser.h>
 
 #include <cases/attention_cases.h>
+#include <cases/kernel_calls.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,7 +11,6 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
-#include <thread>
 #include <tuple>
 
 namespace vitrine::kernels {
@@ -18,37 +18,12 @@ namespace {
 
 using cases::AttentionCase;
 using cases::AttentionData;
+using cases::Floats;
+using cases::guarded;
+using cases::kBackwards;
+using cases::kSerial;
+using cases::kTwo;
 using Index = std::int64_t;
-using Floats = std::vector<float>;
-
-const ParallelFor kSerial = [](Index n, const std::function<void(Index, Index)>& f) { f(0, n); };
-/// Two threads with an uneven cut.
-const ParallelFor kTwo = [](Index n, const std::function<void(Index, Index)>& f) {
-    const Index cut = (n + 2) / 3;
-    std::thread other([&] { f(0, cut); });
-    if (cut < n) f(cut, n);
-    other.join();
-};
-/// One item at a time, from the last to the first.
-const ParallelFor kBackwards = [](Index n, const std::function<void(Index, Index)>& f) {
-    for (Index i = n; i-- > 0;) f(i, i + 1);
-};
-
-/// Calls with an output that is poisoned with not-a-number and lies between bands that must stay as they were.
-template <class F>
-Floats guarded(Index count, const F& call) {
-    constexpr std::size_t kBand = 64;
-    constexpr float kMark = 12345.0F;
-    Floats store(static_cast<std::size_t>(count) + 2 * kBand, std::numeric_limits<float>::quiet_NaN());
-    std::fill_n(store.begin(), kBand, kMark);
-    std::fill_n(store.end() - kBand, kBand, kMark);
-    call(store.data() + kBand);
-    for (std::size_t i = 0; i < kBand; ++i) {
-        EXPECT_EQ(store[i], kMark) << "written before the output";
-        EXPECT_EQ(store[store.size() - 1 - i], kMark) << "written behind the output";
-    }
-    return Floats(store.begin() + kBand, store.end() - kBand);
-}
 
 std::vector<Index> all_of(Index count) {
     std::vector<Index> all(static_cast<std::size_t>(count));

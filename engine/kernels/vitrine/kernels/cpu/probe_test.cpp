@@ -1,6 +1,7 @@
 // The probe (LeanAttention): its schedule, its merge, and every implementation against double precision.
 #include <vitrine/kernels/chooser.h>
 
+#include <cases/kernel_calls.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,11 +14,11 @@
 namespace vitrine::kernels {
 namespace {
 
+using cases::Floats;
+using cases::kSerial;
 using Index = std::int64_t;
-using Floats = std::vector<float>;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-const ParallelFor kSerial = [](Index n, const std::function<void(Index, Index)>& f) { f(0, n); };
 const ParallelFor kThree = [](Index n, const std::function<void(Index, Index)>& f) {
     std::thread first([&] { f(0, n / 3); }), second([&] { f(n / 3, n / 2); });
     f(n / 2, n);

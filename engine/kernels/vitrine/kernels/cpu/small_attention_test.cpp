@@ -2,30 +2,23 @@
 #include <vitrine/kernels/chooser.h>
 
 #include <cases/attention_cases.h>
+#include <cases/kernel_calls.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
-#include <thread>
 
 namespace vitrine::kernels {
 namespace {
 
 using cases::AttentionCase;
 using cases::AttentionData;
+using cases::Floats;
+using cases::Guarded;
+using cases::kBackwards;
+using cases::kSerial;
+using cases::kTwo;
 using Index = std::int64_t;
-using Floats = std::vector<float>;
-
-const ParallelFor kSerial = [](Index n, const std::function<void(Index, Index)>& f) { f(0, n); };
-const ParallelFor kTwo = [](Index n, const std::function<void(Index, Index)>& f) {
-    const Index cut = (n + 2) / 3;
-    std::thread other([&] { f(0, cut); });
-    if (cut < n) f(cut, n);
-    other.join();
-};
-const ParallelFor kBackwards = [](Index n, const std::function<void(Index, Index)>& f) {
-    for (Index i = n; i-- > 0;) f(i, i + 1);
-};
 
 struct Answer {
     Floats out, map, lse;
@@ -39,8 +32,7 @@ Answer run(const AttentionKernels& kernels, const AttentionData& data, const Par
     const float poison = std::numeric_limits<float>::quiet_NaN();
     Floats out(static_cast<std::size_t>(p.queries * p.heads * wide), poison);
     Answer a;
-    a.map.assign(static_cast<std::size_t>(p.heads * p.queries * p.keys) + 64, poison);
-    a.lse.assign(static_cast<std::size_t>(p.heads * p.queries), poison);
+    Guarded map(p.heads * p.queries * p.keys), lse(p.heads * p.queries);
     SmallAttentionParams s;
     s.v = data.g.v;
     s.v_stride[0] = data.g.v_stride[0];
@@ -50,8 +42,8 @@ Answer run(const AttentionKernels& kernels, const AttentionData& data, const Par
     s.out = out.data();
     s.out_stride[0] = wide;
     s.out_stride[1] = p.heads * wide;
-    s.map = a.map.data();
-    s.lse = a.lse.data();
+    s.map = map.data();
+    s.lse = lse.data();
     EXPECT_EQ(cannot_run(p, s), nullptr);
     kernels.small_attention(p, s, threads);
     for (Index h = 0; h < p.heads; ++h)
@@ -63,9 +55,8 @@ Answer run(const AttentionKernels& kernels, const AttentionData& data, const Par
                 else
                     EXPECT_TRUE(std::isnan(x)) << "written beside the output";
             }
-    for (std::size_t i = a.map.size() - 64; i < a.map.size(); ++i)
-        EXPECT_TRUE(std::isnan(a.map[i])) << "written behind the map";
-    a.map.resize(a.map.size() - 64);
+    a.map = map.take();
+    a.lse = lse.take();
     return a;
 }
 
