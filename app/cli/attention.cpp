@@ -74,7 +74,8 @@ Status attention(const Common& common, const AttentionOptions& options) {
     if (model->info().layers == 0 && model->is_native())
         return fail(ErrorCode::Unsupported, "{} has no attention; try vitrine explain", model->info().name);
     const Input input = VITRINE_TRY(load_input(options.image, model->preprocess()));
-    const auto capture = VITRINE_TRY(run_captured(*model, input.pixels, {.memory_budget = common.memory_bytes}));
+    const auto capture = VITRINE_TRY(
+        run_captured(*model, input.pixels, {.maps = options.query == "all", .memory_budget = common.memory_bytes}));
     const Flow& flow = capture->flow;
     const std::int64_t layers = flow.layers();
     if (layers == 0) return fail(ErrorCode::Unsupported, "no attention was seen while {} ran", model->info().name);

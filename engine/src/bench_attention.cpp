@@ -68,6 +68,21 @@ Result<std::vector<at::Tensor>> rows_by_matmul(const Flow& flow) {
     return rows;
 }
 
+/// The larger of the two; what is not a number stays.
+double larger(double a, double b) { return std::isnan(a) || a > b ? a : b; }
+
+/// The largest difference of any map of a flow from softmax over the kept queries and keys.
+Result<double> worst_map(const Flow& flow) {
+    double worst = 0;
+    for (const FlowStep& step : flow.steps) {
+        const at::Tensor q = step.mixing->q(), k = step.mixing->k();
+        const at::Tensor map =
+            at::softmax(at::matmul(q, k.transpose(-2, -1)) * (1 / std::sqrt(static_cast<double>(k.size(-1)))), -1);
+        worst = larger(worst, (VITRINE_TRY(step.mixing->rows({}, {})) - map).abs().max().item<double>());
+    }
+    return worst;
+}
+
 double worst(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
 
 }  // namespace
@@ -128,7 +143,7 @@ Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats
         const LayerRows rows = VITRINE_TRY(rows_of_layers(flow, first, false));
         const auto peers = VITRINE_TRY(rows_by_matmul(flow));
         double row_error = 0, check_error = 0;
-        for (std::size_t l = 0; l < peers.size(); ++l) row_error = std::max(row_error, worst(rows.rows[l], peers[l]));
+        for (std::size_t l = 0; l < peers.size(); ++l) row_error = larger(row_error, worst(rows.rows[l], peers[l]));
         for (const FlowStep& step : flow.steps) {
             const MixingCheck found = VITRINE_TRY(step.mixing->check());
             if (!found.passed) return fail(ErrorCode::Internal, "{}: {}", step.mixing->name, found.sentence);
@@ -143,6 +158,21 @@ Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats
         if (!(rollout_error < 1e-4))
             return fail(ErrorCode::Internal, "rollout by sweeps differs from the dense product by {:.1e}",
                         rollout_error);
+
+        // With maps: every one of them, the answer, and the same rollout.
+        const auto mapped = VITRINE_TRY(run_captured(*model, pixels, {.maps = true}));
+        const double map_error = VITRINE_TRY(worst_map(mapped->flow));
+        const std::string map_implementation = mapped->flow.steps.back().mixing->implementation();
+        const double logits_error = worst(mapped->output, logits) / logits.abs().max().item<double>();
+        const double mapped_rollout_error =
+            worst(VITRINE_TRY(roll_by_sweeps(mapped->flow)), dense) / dense.max().item<double>();
+        if (!(map_error < 1e-5))
+            return fail(ErrorCode::Internal, "maps differ from matmul and softmax by {:.1e}", map_error);
+        if (!(logits_error < 1e-4))
+            return fail(ErrorCode::Internal, "keeping maps changed the logits by {:.1e} of the largest", logits_error);
+        if (!(mapped_rollout_error < 1e-4))
+            return fail(ErrorCode::Internal, "rollout over kept maps differs from the dense product by {:.1e}",
+                        mapped_rollout_error);
 
         // ---- times ----
         const std::int64_t tokens = flow.steps.front().mixing->queries;
@@ -162,9 +192,14 @@ Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats
         timed.add("forward", [&]() -> Status { return run(*model, pixels).map([](const at::Tensor&) {}); });
         timed.add("capture", [&]() -> Status { return run_captured(*model, pixels).map([](const auto&) {}); });
         timed.add("capture_all_maps", [&]() -> Status {
-            const auto again = VITRINE_TRY(run_captured(*model, pixels));
+            const auto again = VITRINE_TRY(run_captured(*model, pixels, {.maps = true}));
             for (const FlowStep& step : again->flow.steps) kept_rows = VITRINE_TRY(step.mixing->rows({}, {}));
             return {};
+        });
+        timed.add("capture_all_maps_and_rollout", [&]() -> Status {
+            const auto again = VITRINE_TRY(run_captured(*model, pixels, {.maps = true}));
+            for (const FlowStep& step : again->flow.steps) kept_rows = VITRINE_TRY(step.mixing->rows({}, {}));
+            return roll_by_sweeps(again->flow).map([](const at::Tensor&) {});
         });
         timed.add("sweep", [&]() -> Status { return sweep_of->left(ones).map([](const at::Tensor&) {}); });
         timed.add("fma", [&]() -> Status {
@@ -172,6 +207,8 @@ Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats
             return {};
         });
         timed.add("rollout_sweeps", [&]() -> Status { return roll_by_sweeps(flow).map([](const at::Tensor&) {}); });
+        timed.add("rollout_maps",
+                  [&]() -> Status { return roll_by_sweeps(mapped->flow).map([](const at::Tensor&) {}); });
         timed.add("rollout_dense", [&]() -> Status { return roll_dense(flow).map([](const at::Tensor&) {}); });
         // A hovered row follows another one, and caches hold what they can; the first after something else finds them
         // cold.
@@ -226,8 +263,12 @@ Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats
         out["verified"] = {{"logits", "equal"},
                            {"row_error", row_error},
                            {"rollout_error", rollout_error},
-                           {"check_error", check_error}};
-        out["implementation"] = {{"row", rows.implementation}, {"sweep", sweep_of->implementation()}};
+                           {"check_error", check_error},
+                           {"map_error", map_error},
+                           {"logits_error_with_maps", logits_error},
+                           {"rollout_error_with_maps", mapped_rollout_error}};
+        out["implementation"] = {
+            {"row", rows.implementation}, {"sweep", sweep_of->implementation()}, {"maps", map_implementation}};
         for (const auto& [name, samples] : timed.times())
             if (name.rfind("flush", 0) != 0 && name != "fma") out["median_ms"][name] = median(samples);
         out["floor"] = {{"fma_gflops", peak / 1e9},
@@ -248,6 +289,8 @@ Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats
         ratios["row_packing_cold_to_row_first_cold"] = timed.ratio("row_packing_cold", "row_first_cold");
         ratios["row_first_cold_to_row_cold"] = timed.ratio("row_first_cold", "row_cold");
         ratios["forward_and_all_maps_to_forward"] = timed.ratio("capture_all_maps", "forward");
+        ratios["forward_all_maps_and_rollout_to_forward"] = timed.ratio("capture_all_maps_and_rollout", "forward");
+        ratios["rollout_after_maps_to_forward"] = timed.ratio("rollout_maps", "forward");
         ratios["rollout_to_forward"] = timed.ratio("rollout_sweeps", "forward");
         ratios["dense_rollout_to_sweeps"] = timed.ratio("rollout_dense", "rollout_sweeps");
         ratios["sweep_share_of_fma_peak"] = sweep_share;

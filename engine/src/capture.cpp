@@ -103,6 +103,10 @@ Result<std::shared_ptr<const Capture>> run_captured(Model& model, const at::Tens
     CaptureOptions allowed = options;
     // Log-sum-exps come padded from some backends: that must not end a run that was found to fit.
     if (cost.whole > 0 && allowed.memory_budget > 0) allowed.memory_budget += allowed.memory_budget / 64 + (64 << 10);
+    // Maps are kept beside all the rest, or not at all.
+    const ModelInfo& info = model.info();
+    const std::int64_t maps = 4 * info.layers * info.heads * cost.tokens * cost.tokens;
+    allowed.maps = options.maps && (cost.whole > 0 ? cost.whole + maps <= cost.budget : options.memory_budget == 0);
     return run_watched([&](const at::Tensor& x) { return model.forward(x); }, pixels, allowed,
                        cost.keep == CaptureCost::Keep::Inputs);
 }

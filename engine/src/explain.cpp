@@ -17,9 +17,10 @@ namespace vitrine {
 ExplainContext::ExplainContext(Model& model_, const Input& input_, Target target_, std::uint64_t seed_)
     : model(model_), input(input_), target(std::move(target_)), seed(seed_) {}
 
-Result<std::shared_ptr<const Capture>> ExplainContext::capture() {
+Result<std::shared_ptr<const Capture>> ExplainContext::capture(bool maps) {
     if (!capture_) {
         CaptureOptions options;
+        options.maps = maps;
         options.memory_budget = memory_budget;
         options.stop = stop;
         capture_ = VITRINE_TRY(run_captured(model, input.pixels, options));

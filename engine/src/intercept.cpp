@@ -275,14 +275,14 @@ at::Tensor Recorder::keep(SoftmaxParts parts, std::int64_t pictures) {
         add(std::move(mixing), pictures, {input, lse});
         return goes_on;
     }
-    const at::Tensor q = parts.q, k = parts.k, v = parts.v, lse = parts.lse, output = parts.output;
+    const at::Tensor q = parts.q, k = parts.k, v = parts.v, lse = parts.lse, output = parts.output, map = parts.map;
     std::shared_ptr<Mixing> mixing = std::make_shared<SoftmaxMixing>(std::move(parts));
     mixing->name = name;
     if (windows > 1) {
         mixing = std::make_shared<WindowedMixing>(std::move(mixing), windows, order, std::move(on_path));
         mixing->name = name;
     }
-    add(std::move(mixing), windows > 1 && order.defined() ? 1 : pictures, {q, k, v, lse, output});
+    add(std::move(mixing), windows > 1 && order.defined() ? 1 : pictures, {q, k, v, lse, output, map});
     return goes_on;
 }
 
@@ -469,6 +469,18 @@ at::Tensor attention(DispatchKeySet keys, const at::Tensor& queries, const at::T
     if (recorder == nullptr || !recorder->wants_mixings())
         return at::_ops::scaled_dot_product_attention::redispatch(below(keys), queries, key, values, mask, dropout,
                                                                   causal, scale, gqa);
+    if (recorder->wants_maps() && !(mask && mask->defined()) && dropout == 0 && queries.dim() == key.dim() &&
+        queries.dim() >= 3 && (gqa || queries.size(-3) == key.size(-3))) {
+        SoftmaxParts parts;
+        parts.q = queries;
+        parts.k = key;
+        parts.v = values;
+        parts.scale = scale_of(queries, scale);
+        parts.causal = causal;
+        auto attended = attend_with_map(parts);
+        if (!attended) recorder->leave(std::move(attended).error());
+        if (*attended) return recorder->keep(std::move(parts), 1);
+    }
     // What is kept must be what the answer was computed from, or it has no gradient.
     at::Tensor kept_q = queries, kept_k = key, kept_v = values;
     const at::Tensor q = recorder->through_heads(kept_q), k = recorder->through_heads(kept_k),

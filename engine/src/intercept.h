@@ -49,6 +49,8 @@ class Recorder {
     [[noreturn]] void leave(Error error);
 
     bool wants_mixings() const { return options_.mixings || !head_edits_.empty() || output_hook != nullptr; }
+    /// Whether attention should leave its maps where it can.
+    bool wants_maps() const { return options_.maps && options_.mixings && !options_.gradients && !keep_inputs; }
     bool wants_points() const { return wants_points_; }
     bool wants_point(std::string_view name) const;
 

@@ -35,6 +35,7 @@ struct SoftmaxParts {
     at::Tensor lse;     ///< [..., queries], longer rows are padding, a last axis of 1 is dropped; undefined: found when
                         ///< first needed
     at::Tensor output;  ///< [..., queries, value_dim], as the model went on with it
+    at::Tensor map;     ///< [heads, queries, keys] fp32 on the CPU, where it was left beside the output; else undefined
     double scale = 1;
     bool causal = false;
     std::vector<ScoreTerm> terms;
@@ -97,6 +98,9 @@ class SoftmaxMixing final : public Mixing {
         kernels::AttentionParams params;
         std::shared_ptr<const DeviceReady> there;  ///< null: the CPU's kernels answer
     };
+    /// The rows by the kernels, whether the map was kept or not.
+    Result<at::Tensor> computed_rows(const std::vector<std::int64_t>& heads,
+                                     const std::vector<std::int64_t>& queries) const;
     Result<std::shared_ptr<const Ready>> ready() const;
     Result<std::shared_ptr<const Ready>> prepare() const;
     /// A kept tensor, or what the recipe makes for it, with as many heads as there are queries' heads.
@@ -147,6 +151,12 @@ class DenseMixing final : public Mixing {
     mutable std::mutex mutex_;
     mutable at::Tensor host_;
 };
+
+/// Attention with its map in one pass, where CaptureOptions::maps asks for it: fills output, log-sum-exp, map and
+/// source of `parts` from its queries, keys, values and scale. False, and nothing done, where the kernel does not
+/// apply.
+/// @error BadInput  VITRINE_KERNEL names no kernel, or one that cannot run here
+Result<bool> attend_with_map(SoftmaxParts& parts);
 
 /// The engine's threads, as kernels take them.
 extern const kernels::ParallelFor kKernelThreads;

@@ -72,7 +72,7 @@ class HeadStatistic final : public Explainer {
     bool class_specific() const override { return false; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
-        const auto capture = VITRINE_TRY(context.capture());
+        const auto capture = VITRINE_TRY(context.capture(distance_));  // the distance reads every row
         const Flow& flow = capture->flow;
         const std::int64_t layers = flow.layers();
         if (layers == 0)

@@ -70,8 +70,6 @@ class Rollout final : public Explainer {
     bool class_specific() const override { return false; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
-        const auto capture = VITRINE_TRY(context.capture());
-        const Flow& flow = capture->flow;
         RolloutSettings wanted;
         const std::string fusion = settings.text("fusion");
         wanted.fusion = fusion == "max" ? HeadFusion::Max : fusion == "min" ? HeadFusion::Min : HeadFusion::Mean;
@@ -79,6 +77,10 @@ class Rollout final : public Explainer {
         wanted.discard_ratio = settings.number("discard_ratio");
         if (wanted.discard_ratio < 0) wanted.discard_ratio = wanted.as_vit_explain ? 0.9 : 0;
         wanted.residual = settings.flag("residual");
+        // The plain form is one product with each map; the others sweep.
+        const auto capture =
+            VITRINE_TRY(context.capture(wanted.fusion == HeadFusion::Mean && wanted.discard_ratio == 0));
+        const Flow& flow = capture->flow;
         std::string words = settings.text("start");
         if (wanted.as_vit_explain && words == "readout") words = "cls";
         const Start start = VITRINE_TRY(start_of(flow, words));

@@ -35,9 +35,16 @@ struct Edit {
     std::function<at::Tensor(const at::Tensor&)> replace;
 };
 
+/// Up to here a map costs about as much as the queries and keys that it is made of.
+constexpr std::int64_t kMostTokensWithMaps = 320;
+
 struct CaptureOptions {
     bool mixings = true;                ///< keep Mixings
     bool gradients = false;             ///< kept tensors carry the autograd graph; runs with gradients enabled
+    /// All maps will be read. Attention of at most `kMostTokensWithMaps` tokens on the CPU in fp32, without mask, windows or gradients, then
+    /// runs in a kernel of ours that leaves each map beside the output (small_attention): what the model answers agrees with libtorch's
+    /// attention within fp32 rounding, not to the bit. Elsewhere, and where the maps do not fit into the budget, it changes nothing.
+    bool maps = false;
     std::vector<std::string> points = {};  ///< named points to keep; "*" keeps all
     std::vector<Edit> edits = {};
     /// Bytes that may be kept; 0: what the model's device has free, less what the run itself needs. Counted before the run where the model

@@ -70,8 +70,9 @@ class ExplainContext {
     /// Where the object is, in the photograph's pixels; for measures that need it.
     std::vector<Box> boxes;
 
-    /// One run without gradients, kept for all methods.
-    Result<std::shared_ptr<const Capture>> capture();
+    /// One run without gradients, kept for all methods. `maps`: this method will read all maps (CaptureOptions::maps); it
+    /// counts where no method before it has run the model.
+    Result<std::shared_ptr<const Capture>> capture(bool maps = false);
     void use(std::shared_ptr<const Capture> capture) { capture_ = std::move(capture); }
 
     /// The target against this model's answer.

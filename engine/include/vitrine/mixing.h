@@ -59,7 +59,8 @@ class Mixing {
     TokenLayout key_layout;
     std::int64_t heads = 0, queries = 0, keys = 0;
 
-    /// Rows of P: what these queries read. `heads`/`queries` empty means all. [heads, queries, keys]
+    /// Rows of P: what these queries read. `heads`/`queries` empty means all. [heads, queries, keys]; where the map was kept, all of it is
+    /// what was kept and no copy: nobody writes into it.
     virtual Result<at::Tensor> rows(std::span<const std::int64_t> heads, std::span<const std::int64_t> queries) const = 0;
     /// Columns of P: who reads these keys. [heads, queries, keys chosen]
     virtual Result<at::Tensor> columns(std::span<const std::int64_t> heads, std::span<const std::int64_t> keys) const = 0;
