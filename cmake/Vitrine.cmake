@@ -34,11 +34,6 @@ function(vitrine_add_test target)
     endif()
     add_executable(${target} ${ARG_SOURCES})
     target_link_libraries(${target} PRIVATE ${ARG_LINKS} vitrine_flags GTest::gmock GTest::gtest_main)
-    # Of a std::string put together inline GCC 12 says that it overlaps itself or overflows, which is not so (GCC bug
-    # 105651); tests put many together, and the dev preset would stop there.
-    if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-        target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict -Wno-stringop-overflow>)
-    endif()
     target_compile_definitions(${target} PRIVATE VITRINE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" VITRINE_BINARY_DIR="${CMAKE_BINARY_DIR}")
     set(properties TIMEOUT 300)
     if(ARG_LABELS)
