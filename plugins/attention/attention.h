@@ -19,8 +19,18 @@ std::unique_ptr<Explainer> make_attention_distance();
 std::unique_ptr<Explainer> make_attention_entropy();
 
 /// The context's target as a number of the answer; the predicted class without one.
+/// @param answer  may be undefined when the target names a class
 /// @error Unsupported  a region: these methods start from the answer
 Result<Objective> answer_objective(const ExplainContext& context, const at::Tensor& answer);
+/// What an objective adds up, float32 [classes] on this device: what is recorded for any class reads it there.
+at::Tensor class_weights(const Objective& objective, std::int64_t classes, at::Device device);
+/// What Objective::of gives, summed over the rows of logits [rows, classes], from those weights.
+at::Tensor weighted_score(const at::Tensor& logits, const at::Tensor& weights, bool probability);
+/// Where a model computes.
+at::Device device_of(Model& model, const at::Tensor& pixels);
+/// Why explanations of one picture after the other are worth a recording: beyond this many tokens, or bytes that a
+/// recording would hold, launches cost nothing beside the work.
+constexpr std::int64_t kMostTokensRecorded = 4096, kMostBytesRecorded = std::int64_t{2} << 30;
 
 using kernels::HeadFusion;
 

@@ -2,8 +2,12 @@
 // gradient.
 #include "attention.h"
 
+#include <vitrine/replay.h>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/tensor.h>
 
 namespace vitrine::plugin::attention {
 
@@ -12,6 +16,24 @@ Result<Objective> answer_objective(const ExplainContext& context, const at::Tens
         return fail(ErrorCode::Unsupported,
                     "this method starts from the model's answer and cannot explain the activation of a region");
     return objective_of(context.model, context.target, answer);
+}
+
+at::Tensor class_weights(const Objective& objective, std::int64_t classes, at::Device device) {
+    std::vector<float> weights(static_cast<std::size_t>(classes));
+    weights[static_cast<std::size_t>(objective.index)] += 1;
+    for (const std::int64_t other : objective.also) weights[static_cast<std::size_t>(other)] += 1;
+    if (objective.versus) weights[static_cast<std::size_t>(*objective.versus)] -= 1;
+    return at::tensor(weights).to(device);
+}
+
+at::Tensor weighted_score(const at::Tensor& logits, const at::Tensor& weights, bool probability) {
+    const at::Tensor numbers = logits.to(at::kFloat);
+    return ((probability ? at::softmax(numbers, 1) : numbers) * weights).sum();
+}
+
+at::Device device_of(Model& model, const at::Tensor& pixels) {
+    const auto parameters = model.parameters();
+    return parameters.empty() ? pixels.device() : parameters.front().second.device();
 }
 
 namespace {
@@ -33,55 +55,88 @@ class Chefer final : public Explainer {
         const at::Tensor& pixels = context.input.pixels;
         const CaptureCost cost =
             capture_cost(context.model, pixels.size(2), pixels.size(3), context.memory_budget, false);
-        Walk walk{context, {}, {}, {}, {}, {}, {}};
+        std::shared_ptr<const Walk> walk;
+        std::string explained;
         // A graph of all layers is fastest. Where it does not fit, block after block is run once more on the way back.
-        if (cost.graph <= cost.budget || !context.model.has_chain())
-            VITRINE_CHECK(by_one_graph(context, walk));
-        else
-            VITRINE_CHECK(block_by_block(context, walk, cost));
-        Attribution out = VITRINE_TRY(to_attribution(walk.r.to(at::kCPU), walk.first_layout));
-        const double all = walk.r.sum().item<double>();
+        if (cost.graph > cost.budget && context.model.has_chain()) {
+            const auto here = std::make_shared<Walk>();
+            VITRINE_CHECK(block_by_block(context, *here, cost));
+            explained = here->explained;
+            walk = here;
+        } else if (context.target.index && context.model.is_native() && cost.tokens > 0 &&
+                   cost.tokens <= kMostTokensRecorded && cost.graph <= kMostBytesRecorded) {
+            // The class counts only as an index, so that one recording serves all of them.
+            const Objective target = VITRINE_TRY(answer_objective(context, {}));
+            explained = target.explained;
+            const at::Device device = device_of(context.model, pixels);
+            const auto work = [&](const std::vector<at::Tensor>& inputs, const Found& before) -> Result<Found> {
+                auto made = std::make_shared<Walk>();
+                VITRINE_CHECK(by_one_graph(context, *made, inputs[0], {inputs[1], target.probability},
+                                           before ? static_cast<const Walk*>(before.get())->readout : at::Tensor()));
+                return made;
+            };
+            walk = std::static_pointer_cast<const Walk>(VITRINE_TRY(
+                replayed(context.model, target.probability ? "chefer of probability" : "chefer",
+                         {pixels.to(device), class_weights(target, context.model.info().classes, device)}, work)));
+        } else {
+            const auto here = std::make_shared<Walk>();
+            VITRINE_CHECK(by_one_graph(context, *here, pixels, {}, {}));
+            explained = here->explained;
+            walk = here;
+        }
+        const Check check =
+            walk->check ? *walk->check : as_check(*walk->last, VITRINE_TRY(walk->last->check(context.seed)));
+        const at::Tensor r = walk->r.to(at::kCPU);
+        Attribution out = VITRINE_TRY(to_attribution(r, walk->first_layout));
+        const double all = r.sum().item<double>();
         out.prefix_mass = all > 0 ? out.prefix_mass / all : 0;
         out.notes.clear();  // the share of the prefix holds the start itself, which is no finding
         out.method = "chefer";
-        out.explained = walk.explained;
+        out.explained = explained;
         out.class_specific = true;
-        out.implementation = walk.shown;
-        out.checks.push_back(*walk.check);
-        out.notes.insert(out.notes.end(), walk.notes.begin(), walk.notes.end());
+        out.implementation = walk->shown;
+        out.checks.push_back(check);
+        out.notes.insert(out.notes.end(), walk->notes.begin(), walk->notes.end());
         return out;
     }
 
   private:
+    struct Weighted {
+        at::Tensor weights;
+        bool probability = false;
+    };
+
     /// The relevance on its way back, and what is said about it at the end.
     struct Walk {
-        ExplainContext& context;
-        at::Tensor r;  ///< [tokens], on the device of the layers
+        at::Tensor r;        ///< [tokens], on the device of the layers
+        at::Tensor readout;  ///< where it started, there
         std::string explained, shown;
-        std::optional<Check> check;  ///< of the last layer
+        std::shared_ptr<const Mixing> last;  ///< the layer that is checked
+        std::optional<Check> check;          ///< where it could not wait for the end
         std::vector<std::string> notes;
         TokenLayout first_layout;
 
-        Status start(const Flow& flow, const Objective& target) {
-            if (!flow.readout.defined())
+        Status start(const at::Tensor& from) {
+            if (!from.defined())
                 return fail(ErrorCode::Unsupported,
                             "chefer needs to know from which tokens this model reads its answer");
-            r = flow.readout.to(at::kFloat).reshape({-1});
-            explained = target.explained;
+            r = readout = from.to(at::kFloat).reshape({-1});
             return {};
         }
         /// Equations 5 and 6: R becomes R + mean_h relu(A dA) R, here from the left, one row at a time.
-        Status step(const FlowStep& step, const at::Tensor& d_output, std::int64_t done, std::int64_t total) {
+        Status step(const ExplainContext& context, const FlowStep& step, const at::Tensor& d_output, std::int64_t done,
+                    std::int64_t total) {
             if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
             const Mixing& mixing = *step.mixing;
             r = r.to(mixing.device());
+            if (!last) readout = r;
             const at::Tensor through = VITRINE_TRY(mixing.sensitivity(r, Sensitivity::ReluPdP, d_output)).mean(0);
             if (step.residual && through.numel() != r.numel())
                 return fail(ErrorCode::Unsupported, "{} has a residual path between {} queries and {} keys",
                             mixing.name, r.numel(), through.numel());
             r = step.residual ? r + through : through;
             shown = mixing.implementation();
-            if (!check) check = as_check(mixing, VITRINE_TRY(mixing.check(context.seed)));
+            if (!last) last = step.mixing;
             if (step.before) r = step.before->back(r);
             first_layout = mixing.key_layout;
             if (context.progress) context.progress({done, total, "layers"});
@@ -105,23 +160,37 @@ class Chefer final : public Explainer {
         }
     }
 
-    static Status by_one_graph(ExplainContext& context, Walk& walk) {
-        const auto capture = VITRINE_TRY(run_captured(context.model, context.input.pixels, options_for(context)));
+    /// `weighted` is the score over the classes, on the device; empty: the context's target. `readout` is where the
+    /// walk starts, undefined: what the model says.
+    static Status by_one_graph(ExplainContext& context, Walk& walk, const at::Tensor& pixels, const Weighted& weighted,
+                               const at::Tensor& readout) {
+        const auto capture = VITRINE_TRY(run_captured(context.model, pixels, options_for(context)));
         const Flow& flow = capture->flow;
         if (flow.steps.empty() || !flow.known())
             return fail(ErrorCode::Unsupported, "chefer needs to know how the layers are joined: {}",
                         flow.unknown.empty() ? "no attention was seen in this model" : flow.unknown);
-        const Objective target = VITRINE_TRY(answer_objective(context, capture->output));
-        VITRINE_CHECK(walk.start(flow, target));
+        VITRINE_CHECK(walk.start(readout.defined() ? readout : flow.readout));
+        at::Tensor score;
+        if (weighted.weights.defined()) {
+            if (capture->output.size(-1) != context.model.info().classes)
+                return fail(ErrorCode::Internal, "{} of {} classes were answered", capture->output.size(-1),
+                            context.model.info().classes);
+            const at::AutoGradMode with_graph(true);
+            score = weighted_score(capture->output, weighted.weights, weighted.probability);
+        } else {
+            const Objective target = VITRINE_TRY(answer_objective(context, capture->output));
+            walk.explained = target.explained;
+            const at::AutoGradMode with_graph(true);  // also for a caller who has gradients off
+            score = target.of(capture->output);
+        }
         std::vector<at::Tensor> outputs;
         std::vector<std::string> names;
         outputs_of(flow, outputs, names);
-        const at::AutoGradMode with_graph(true);  // also for a caller who has gradients off
-        const auto d_outputs = VITRINE_TRY(gradients(target.of(capture->output), outputs, names));
+        const auto d_outputs = VITRINE_TRY(gradients(score, outputs, names));
         const auto total = static_cast<std::int64_t>(flow.steps.size());
         for (std::int64_t at = total; at-- > 0;)
-            VITRINE_CHECK(walk.step(flow.steps[static_cast<std::size_t>(at)], d_outputs[static_cast<std::size_t>(at)],
-                                    total - at, total));
+            VITRINE_CHECK(walk.step(context, flow.steps[static_cast<std::size_t>(at)],
+                                    d_outputs[static_cast<std::size_t>(at)], total - at, total));
         walk.notes = capture->notes;
         return {};
     }
@@ -157,7 +226,8 @@ class Chefer final : public Explainer {
             at::Tensor score;
             if (first_of_all) {
                 const Objective target = VITRINE_TRY(answer_objective(context, capture->output));
-                VITRINE_CHECK(walk.start(capture->flow, target));
+                VITRINE_CHECK(walk.start(capture->flow.readout));
+                walk.explained = target.explained;
                 const at::AutoGradMode with_graph(true);
                 score = target.of(capture->output);
             } else {
@@ -176,7 +246,10 @@ class Chefer final : public Explainer {
             if (block > 0) d_next = found.back();
             const auto& steps = capture->flow.steps;
             for (std::size_t at = steps.size(); at-- > 0;)
-                VITRINE_CHECK(walk.step(steps[at], found[at], chain->blocks - block, chain->blocks));
+                VITRINE_CHECK(walk.step(context, steps[at], found[at], chain->blocks - block, chain->blocks));
+            // Only this block exists now.
+            if (walk.last && !walk.check)
+                walk.check = as_check(*walk.last, VITRINE_TRY(walk.last->check(context.seed)));
             return {};
         };
         VITRINE_CHECK(go_back(chain->end, chain->blocks, true));

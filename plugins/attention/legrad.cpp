@@ -1,9 +1,13 @@
 // LeGrad: how much each layer's own score grows with what is attended, layer by layer, no gradient between layers.
 #include "attention.h"
 
+#include <vitrine/replay.h>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/ones.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
 
 namespace vitrine::plugin::attention {
 namespace {
@@ -36,90 +40,156 @@ class LeGrad final : public Explainer {
     bool class_specific() const override { return true; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
+        const at::Tensor& pixels = context.input.pixels;
         const std::int64_t layers = context.model.info().layers;
         const std::int64_t first = settings.text("preset") == "package" ? std::max<std::int64_t>(layers - 2, 0) : 0;
-        // No gradient goes from layer to layer: each is done with as the run passes it, and only one graph exists.
-        std::optional<Objective> target;
-        if (!context.target.index)
-            target = VITRINE_TRY(
-                answer_objective(context, VITRINE_TRY(run(context.model, context.input.pixels, context.stop))));
-        at::Tensor sum;
-        std::string shown;
-        TokenLayout layout;
-        std::optional<Check> check;
-        std::int64_t done = 0;
-        /// Adds what the layer's score says of this attention: the block's own, or that of the pooling head reading it.
-        const auto add = [&](const Mixing& mixing, const at::Tensor& answer) -> Status {
-            if (!target) target = VITRINE_TRY(answer_objective(context, answer));
-            at::Tensor score;
-            {
-                const at::AutoGradMode mode(true);
-                score = target->of(answer);
-            }
-            // Autograd walks from the score to this attention only.
-            const auto d_output = VITRINE_TRY(gradients(score, {mixing.output()}, {"the output of " + mixing.name}));
-            const at::Tensor r = at::ones({mixing.queries}, at::TensorOptions().device(mixing.device())) /
-                                 static_cast<double>(mixing.queries);
-            const at::Tensor one = VITRINE_TRY(mixing.sensitivity(r, Sensitivity::ReluDP, d_output.front())).mean(0);
-            sum = sum.defined() ? sum + one : one;
-            shown = mixing.implementation();
-            layout = mixing.key_layout;
-            if (++done == layers - first) check = as_check(mixing, VITRINE_TRY(mixing.check(context.seed)));
-            if (context.progress) context.progress({done, layers - first, "layers"});
-            return {};
+        // The class counts only at the end, so that one recording serves all of them.
+        const Objective target = VITRINE_TRY([&]() -> Result<Objective> {
+            if (context.target.index) return answer_objective(context, {});
+            return answer_objective(context, VITRINE_TRY(run(context.model, pixels, context.stop)));
+        }());
+        const CaptureCost cost =
+            capture_cost(context.model, pixels.size(2), pixels.size(3), context.memory_budget, false);
+        const auto walk = [&](const std::vector<at::Tensor>& inputs, const Found&) -> Result<Found> {
+            auto found = std::make_shared<Walk>(layers - first, target.probability);
+            VITRINE_CHECK(found->go(context, first, cost, inputs[0], inputs[1]));
+            return found;
         };
-        // A pooling head is run again on each layer's tokens, after the run, and is all of the tail.
-        const bool pooler = context.model.info().readout == Readout::AttentionPool;
-        std::vector<std::pair<at::Tensor, TokenLayout>> tokens;
-        CaptureOptions options;
-        options.gradients = !pooler;
-        options.stop = context.stop;
-        for (std::int64_t layer = first; layer < layers; ++layer)
-            options.points.push_back(fmt::format("blocks.{}", layer));
-        options.visit = [&](const std::string& point, const at::Tensor& x, const FlowStep* step) -> Status {
-            if (point != fmt::format("blocks.{}", step != nullptr ? step->layer : -1))
-                return fail(ErrorCode::Unsupported, "the attention before {} of {} was not seen", point,
-                            context.model.info().name);
-            if (pooler) {
-                tokens.emplace_back(x, step->mixing->query_layout);
-                return {};
-            }
-            at::Tensor answer;
-            {
-                const at::AutoGradMode mode(true);
-                answer = context.model.layer_answer(x, step->mixing->query_layout);
-            }
-            return add(*step->mixing, answer);
-        };
-        const auto capture = VITRINE_TRY(run_captured(context.model, context.input.pixels, options));
-        for (const auto& [x, of_block] : tokens) {
-            if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
-            CaptureOptions of_end;
-            of_end.gradients = true;
-            of_end.stop = context.stop;
-            const auto pooled = VITRINE_TRY(run_captured(
-                [&](const at::Tensor& leaf) { return context.model.layer_answer(leaf, of_block); }, x, of_end));
-            if (pooled->flow.steps.empty())
-                return fail(ErrorCode::Unsupported, "the pooling head of {} was not seen", context.model.info().name);
-            VITRINE_CHECK(add(*pooled->flow.steps.back().mixing, pooled->output));
-        }
-        if (!sum.defined()) return fail(ErrorCode::Unsupported, "{} has no layers", context.model.info().name);
-        sum = sum.to(at::kCPU) / static_cast<double>(layers - first);
-        Attribution out = VITRINE_TRY(to_attribution(sum, layout));
-        const double all = sum.sum().item<double>();
+        const at::Device device = device_of(context.model, pixels);
+        const std::vector<at::Tensor> inputs{pixels.to(device),
+                                             class_weights(target, context.model.info().classes, device)};
+        const std::string key = fmt::format("legrad {} {} {}", first, cost.graph <= cost.budget, target.probability);
+        const auto result = VITRINE_TRY(cost.tokens <= kMostTokensRecorded && cost.graph <= kMostBytesRecorded
+                                            ? replayed(context.model, key, inputs, walk)
+                                            : walk(inputs, nullptr));
+        const Walk& walked = *static_cast<const Walk*>(result.get());
+        const Check check = as_check(*walked.last, VITRINE_TRY(walked.last->check(context.seed)));
+        const at::Tensor map = walked.sum.to(at::kCPU) / static_cast<double>(layers - first);
+        Attribution out = VITRINE_TRY(to_attribution(map, walked.last->key_layout));
+        const double all = map.sum().item<double>();
         out.prefix_mass = all > 0 ? out.prefix_mass / all : 0;
         out.notes.clear();
         out.method = "legrad";
-        out.explained =
-            target->explained + fmt::format(", read {} each of {} layers",
-                                            pooler ? "by the pooling head after" : "from the mean of the tokens after",
-                                            layers - first);
+        out.explained = target.explained +
+                        fmt::format(", read {} each of {} layers",
+                                    walked.pooler ? "by the pooling head after" : "from the mean of the tokens after",
+                                    layers - first);
         out.class_specific = true;
-        out.implementation = shown;
-        if (check) out.checks.push_back(*check);
-        out.notes.insert(out.notes.end(), capture->notes.begin(), capture->notes.end());
+        out.implementation = walked.shown;
+        out.checks.push_back(check);
+        out.notes.insert(out.notes.end(), walked.notes.begin(), walked.notes.end());
         return out;
     }
+
+  private:
+    /// No gradient goes from layer to layer. Layers are done with as the run passes them, some at a time: as many as
+    /// have graphs that fit, because one walk of autograd over several costs little more than over one.
+    struct Walk {
+        Walk(std::int64_t layers_, bool probability_) : layers(layers_), probability(probability_) {}
+
+        std::int64_t layers, done = 0;
+        bool probability;  ///< of the classes, else their logits
+        bool pooler = false;
+        at::Tensor sum;                      ///< [tokens]
+        std::shared_ptr<const Mixing> last;  ///< of the layers that were added
+        std::string shown;
+        std::vector<std::string> notes;
+
+        /// A layer's attention, and what its score is read from: the mean of its tokens [1, 1, width], or, with a
+        /// pooling head, the head's answer [1, classes].
+        struct Layer {
+            std::shared_ptr<const Mixing> mixing;
+            at::Tensor read;
+        };
+        std::vector<Layer> waiting;
+
+        Status go(const ExplainContext& context, std::int64_t first, const CaptureCost& cost, const at::Tensor& pixels,
+                  const at::Tensor& weights) {
+            Model& model = context.model;
+            const std::int64_t each = std::max<std::int64_t>(1, cost.graph / std::max<std::int64_t>(1, layers + first));
+            const auto together = static_cast<std::size_t>(
+                std::max<std::int64_t>(1, std::min(cost.budget - cost.inputs, kMostBytesRecorded) / each));
+            // A pooling head is run again on each layer's tokens, after the run, and is all of the tail.
+            pooler = model.info().readout == Readout::AttentionPool;
+            std::vector<std::pair<at::Tensor, TokenLayout>> tokens;
+            CaptureOptions options;
+            options.gradients = !pooler;
+            options.stop = context.stop;
+            for (std::int64_t layer = first; layer < first + layers; ++layer)
+                options.points.push_back(fmt::format("blocks.{}", layer));
+            options.visit = [&](const std::string& point, const at::Tensor& x, const FlowStep* step) -> Status {
+                if (point != fmt::format("blocks.{}", step != nullptr ? step->layer : -1))
+                    return fail(ErrorCode::Unsupported, "the attention before {} of {} was not seen", point,
+                                model.info().name);
+                if (pooler) {
+                    tokens.emplace_back(x, step->mixing->query_layout);
+                    return {};
+                }
+                {
+                    const at::AutoGradMode with_graph(true);
+                    waiting.push_back({step->mixing, x.mean(at::IntArrayRef{1}, /*keepdim=*/true)});
+                }
+                return waiting.size() < together ? Status() : add(context, weights);
+            };
+            const auto capture = VITRINE_TRY(run_captured(model, pixels, options));
+            for (const auto& [x, of_block] : tokens) {
+                if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+                CaptureOptions of_end;
+                of_end.gradients = true;
+                of_end.stop = context.stop;
+                const auto pooled = VITRINE_TRY(run_captured(
+                    [&](const at::Tensor& leaf) { return model.layer_answer(leaf, of_block); }, x, of_end));
+                if (pooled->flow.steps.empty())
+                    return fail(ErrorCode::Unsupported, "the pooling head of {} was not seen", model.info().name);
+                waiting.push_back({pooled->flow.steps.back().mixing, pooled->output});
+                if (waiting.size() >= together) VITRINE_CHECK(add(context, weights));
+            }
+            VITRINE_CHECK(add(context, weights));
+            notes = capture->notes;
+            return sum.defined() ? Status() : fail(ErrorCode::Unsupported, "{} has no layers", model.info().name);
+        }
+
+        /// Adds what the scores of the waiting layers say of their attentions.
+        Status add(const ExplainContext& context, const at::Tensor& weights) {
+            if (waiting.empty()) return {};
+            std::vector<at::Tensor> read, outputs;
+            std::vector<std::string> names;
+            for (const Layer& layer : waiting) {
+                read.push_back(layer.read);
+                outputs.push_back(layer.mixing->output());
+                names.push_back("the output of " + layer.mixing->name);
+            }
+            at::Tensor score;
+            {
+                const at::AutoGradMode with_graph(true);
+                at::Tensor answers = at::cat(read);
+                // One token each, and so its own mean.
+                if (!pooler) answers = context.model.layer_answer(answers, waiting.front().mixing->query_layout);
+                if (answers.size(1) != context.model.info().classes)
+                    return fail(ErrorCode::Internal, "{} of {} classes were answered", answers.size(1),
+                                context.model.info().classes);
+                score = weighted_score(answers, weights, probability);
+            }
+            // Autograd walks from the score of each layer to its attention only.
+            const auto d_outputs = VITRINE_TRY(gradients(score, outputs, names));
+            std::vector<at::Tensor> found;
+            at::Tensor r;
+            for (std::size_t i = 0; i < waiting.size(); ++i) {
+                const Mixing& mixing = *waiting[i].mixing;
+                if (!r.defined() || r.numel() != mixing.queries)
+                    r = at::full({mixing.queries}, 1 / static_cast<double>(mixing.queries),
+                                 at::TensorOptions().device(mixing.device()));
+                found.push_back(VITRINE_TRY(mixing.sensitivity(r, Sensitivity::ReluDP, d_outputs[i])));
+                if (context.progress) context.progress({++done, layers, "layers"});
+            }
+            const at::Tensor all = at::stack(found).sum(0).mean(0);
+            sum = sum.defined() ? sum + all : all;
+            last = waiting.back().mixing;
+            shown = last->implementation();
+            waiting.clear();
+            return {};
+        }
+    };
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <vitrine/device.h>
 #include <vitrine/explainer.h>
 #include <vitrine/registry.h>
+#include <vitrine/replay.h>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,6 +12,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
@@ -205,10 +207,11 @@ INSTANTIATE_TEST_SUITE_P(Backends, DeviceMixing, testing::ValuesIn(cases()),
 /// A small model of the vit architecture, the same on both devices.
 std::unique_ptr<Model> small_vit() { return registry().architecture("vit").value()->tiny(3).value(); }
 
-Result<Attribution> explained(Model& model, const std::string& method, std::int64_t budget = 0) {
+Result<Attribution> explained(Model& model, const std::string& method, std::int64_t budget = 0,
+                              Target target = {.index = 3, .versus = {}}, std::uint64_t seed = 2) {
     Input input;
-    input.pixels = at::randn({1, 3, 32, 64}, at::make_generator<at::CPUGeneratorImpl>(2));
-    ExplainContext context(model, input, {.index = 3, .versus = {}});
+    input.pixels = at::randn({1, 3, 32, 64}, at::make_generator<at::CPUGeneratorImpl>(seed));
+    ExplainContext context(model, input, target);
     context.memory_budget = budget;
     const Explainer* explainer = VITRINE_TRY(registry().explainer(method));
     return explainer->explain(context, Settings(explainer->parameters()));
@@ -232,6 +235,49 @@ TEST(OnADevice, MethodsGiveWhatTheyGiveOnTheCpu) {
             explained(*there, method, std::string(method) == "chefer" ? cost.inputs + cost.graph / 3 : cost.inputs);
         ASSERT_TRUE(less) << less.error().message;
         EXPECT_LT(largest(less->map - b->map), 1e-5 * largest(b->map)) << method;
+    }
+}
+
+TEST(OnADevice, WhatIsAskedAgainIsReplayedAndStaysRight) {
+    if (const std::string why = no_device(); !why.empty()) GTEST_SKIP() << why;
+    for (const char* method : {"chefer", "legrad"}) {
+        const auto here = small_vit(), there = small_vit();
+        there->to(at::kCUDA, at::kFloat);
+        const auto same = [&](Target target, std::uint64_t seed, const std::string& what) {
+            const auto a = explained(*here, method, 0, target, seed), b = explained(*there, method, 0, target, seed);
+            ASSERT_TRUE(a) << a.error().message;
+            ASSERT_TRUE(b) << b.error().message;
+            EXPECT_LT(largest(a->map - b->map), 1e-4 * largest(a->map)) << method << ", " << what;
+            EXPECT_NEAR(a->prefix_mass, b->prefix_mass, 1e-4);
+            EXPECT_EQ(a->explained, b->explained);
+            EXPECT_THAT(b->implementation, testing::StartsWith("map_sweep_gradient cuda_"));
+            for (const Check& check : b->checks) EXPECT_TRUE(check.passed) << check.finding;
+        };
+        const std::int64_t before = replay_count();
+        same({.index = 3, .versus = {}}, 2, "as it is");
+        EXPECT_EQ(replay_count(), before);
+        same({.index = 1, .versus = {}}, 3, "recorded for another class and picture");
+        EXPECT_EQ(replay_count(), before + 1) << "nothing was recorded";
+        same({.index = 0, .versus = {}}, 4, "replayed for another class and picture");
+        same({.index = 3, .versus = {}}, 2, "replayed for the first ones");
+        EXPECT_EQ(replay_count(), before + 3);
+        // The difference of two classes is another recording, and so is another way to attend.
+        same({.index = 3, .versus = 1}, 2, "versus");
+        EXPECT_EQ(replay_count(), before + 3);
+        same({.index = 2, .versus = 0}, 4, "versus, recorded");
+        EXPECT_EQ(replay_count(), before + 4);
+        // Weights that are written over are read anew; weights elsewhere are other weights.
+        for (Model* model : {here.get(), there.get()})
+            for (const auto& [name, weight] : model->parameters()) {
+                const at::NoGradGuard no_grad;
+                at::Tensor x = weight;
+                x.mul_(1.25);
+            }
+        same({.index = 2, .versus = 0}, 4, "other weights");
+        EXPECT_EQ(replay_count(), before + 5);
+        there->to(at::kCUDA, at::kBFloat16);
+        EXPECT_TRUE(explained(*there, method));
+        EXPECT_EQ(replay_count(), before + 5);
     }
 }
 

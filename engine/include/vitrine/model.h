@@ -98,6 +98,9 @@ class Model {
     Preprocess& preprocess() { return preprocess_; }
     Labels& labels() { return labels_; }
 
+    /// What `replayed` recorded of this model's work last (replay.h); goes with the model.
+    std::shared_ptr<void> remembered;
+
   protected:
     ModelInfo info_;
     Preprocess preprocess_;
