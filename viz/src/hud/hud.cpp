@@ -213,12 +213,14 @@ ImVec2 HudPainter::Parts::draw_reading(ImDrawList& list, const Hud& hud, const P
     reserved.where = std::max({reserved.where, body.width(hud.where), body.width("patch 00, 00")});
     reserved.what = std::max(reserved.what, body.width(hud.what));
     reserved.timing = std::max(reserved.timing, numbers.width(hud.timing));
+    // What is said elsewhere, too, gives way to the colour bar before the bar has to move over the picture.
     const float room = view.x - 2 * px(kMargin) - 2 * padding;
+    const float short_of = hud.show_colour_bar ? px(kBarPanelWidth) + px(kGap) : 0;
     const float rule = 2 * gap + px(1);
     float width = reserved.value + rule + reserved.where;
-    const bool with_what = reserved.what > 0 && width + gap + reserved.what <= room;
+    const bool with_what = reserved.what > 0 && width + gap + reserved.what <= room - short_of;
     if (with_what) width += gap + reserved.what;
-    const bool with_timing = reserved.timing > 0 && width + rule + reserved.timing <= room;
+    const bool with_timing = reserved.timing > 0 && width + rule + reserved.timing <= room - short_of;
     if (with_timing) width += rule + reserved.timing;
     const ImVec2 size{std::min(width, room) + 2 * padding, px(kPillHeight)};
     const ImVec2 at{px(kMargin), view.y - px(kMargin) - size.y};
@@ -255,10 +257,11 @@ void HudPainter::Parts::draw_colour_bar(ImDrawList& list, const Hud& hud, const 
                                         ImVec2 reading) const {
     if (!hud.show_colour_bar) return;
     const float padding = px(kPadding), line = px(16);
-    const ImVec2 size{std::min(px(kBarPanelWidth), view.x - 2 * px(kMargin)),
+    // In a narrow window it becomes narrower, and where even that is too wide it moves up above the reading.
+    const float beside = view.x - 2 * px(kMargin) - (reading.x > 0 ? reading.x + px(kGap) : 0);
+    const ImVec2 size{std::min(px(kBarPanelWidth), beside >= px(kBarPanelLeast) ? beside : view.x - 2 * px(kMargin)),
                       2 * padding + line + px(8) + px(kBarHeight) + px(4) + line};
     ImVec2 at{view.x - px(kMargin) - size.x, view.y - px(kMargin) - size.y};
-    // In a narrow window it moves up above the reading.
     if (reading.x > 0 && px(kMargin) + reading.x + px(kGap) > at.x) at.y -= reading.y + px(8);
     if (size.x < px(96) || at.y < 0) return;
     panel(list, palette, at, size);

@@ -14,7 +14,7 @@ inline constexpr float kPanelAlpha = 0.92f;
 
 /// All in logical pixels, in steps of 4 but for hairlines.
 inline constexpr float kMargin = 16, kPadding = 12, kGap = 12, kCorner = 6, kPillHeight = 36;
-inline constexpr float kBarPanelWidth = 224, kBarHeight = 8, kNoticeWidth = 560;
+inline constexpr float kBarPanelWidth = 224, kBarPanelLeast = 128, kBarHeight = 8, kNoticeWidth = 560;
 
 /// "0.0413", "−1.2", "3.1e−5": at most three digits, which is more than a colour can show.
 std::string format_value(double value);
