@@ -216,6 +216,7 @@ void openChoices(QWidget* anchor, const QPoint& where, int width, const QString&
 ChoiceButton::ChoiceButton(QWidget* parent) : QPushButton(parent) {
     setObjectName(QStringLiteral("choice"));
     setSizePolicy(QSizePolicy::Preferred, QSizePolicy::Fixed);
+    setMaximumWidth(320);
     connect(this, &QPushButton::clicked, this, &ChoiceButton::openList);
 }
 
@@ -247,11 +248,21 @@ QSize ChoiceButton::sizeHint() const {
     if (!icon_.isEmpty()) width += 24;
     if (!caption_.isEmpty()) width += QFontMetrics(sans(13)).horizontalAdvance(caption_) + 6;
     width += QFontMetrics(sans(13)).horizontalAdvance(text_);
-    if (!note_.isEmpty()) width += QFontMetrics(mono(12)).horizontalAdvance(note_) + 8;
-    return {std::min(width, 320), 28};
+    if (!note_.isEmpty()) width += QFontMetrics(mono(11)).horizontalAdvance(note_) + 8;
+    return {width, 28};
 }
 
-QSize ChoiceButton::minimumSizeHint() const { return {std::min(96, sizeHint().width()), 28}; }
+QSize ChoiceButton::minimumSizeHint() const { return {std::min(112, sizeHint().width()), 28}; }
+
+bool ChoiceButton::event(QEvent* event) {
+    if (event->type() == QEvent::ToolTip && isEnabled() && width() < sizeHint().width()) {
+        // What had to be cut is said here in full.
+        const auto face = QStringList{caption_, text_, note_}.join(QLatin1Char(' ')).trimmed();
+        QToolTip::showText(static_cast<QHelpEvent*>(event)->globalPos(), face + QLatin1Char('\n') + hint_, this);
+        return true;
+    }
+    return QPushButton::event(event);
+}
 
 void ChoiceButton::paintEvent(QPaintEvent*) {
     const auto& t = Theme::now();
@@ -280,13 +291,16 @@ void ChoiceButton::paintEvent(QPaintEvent*) {
         painter.drawText(QRect(x, 0, right - x, height()), Qt::AlignVCenter, caption_);
         x += painter.fontMetrics().horizontalAdvance(caption_) + 6;
     }
-    if (!note_.isEmpty()) right -= QFontMetrics(mono(12)).horizontalAdvance(note_) + 8;
+    // The note gives way before the text does.
+    const int note = note_.isEmpty() ? 0 : QFontMetrics(mono(11)).horizontalAdvance(note_) + 8;
+    const bool with_note = note > 0 && right - x - note >= std::min(80, painter.fontMetrics().horizontalAdvance(text_));
+    if (with_note) right -= note;
     const auto shown = painter.fontMetrics().elidedText(text_, Qt::ElideRight, right - x);
     painter.setPen(t.text);
     painter.drawText(QRect(x, 0, right - x, height()), Qt::AlignVCenter, shown);
     x += painter.fontMetrics().horizontalAdvance(shown) + 8;
-    if (!note_.isEmpty()) {
-        painter.setFont(mono(12));
+    if (with_note) {
+        painter.setFont(mono(11));
         painter.setPen(t.secondary);
         painter.drawText(QRect(x, 0, width() - 28 - x, height()), Qt::AlignVCenter, note_);
     }

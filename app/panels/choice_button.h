@@ -46,6 +46,7 @@ class ChoiceButton : public QPushButton {
 
   protected:
     void paintEvent(QPaintEvent* event) override;
+    bool event(QEvent* event) override;
 
   private:
     QString icon_, caption_, text_, note_, search_hint_, hint_;

@@ -17,17 +17,18 @@ namespace vitrine::app {
 EmptyState::EmptyState(QWidget* parent) : QFrame(parent) {
     setObjectName(QStringLiteral("empty"));
     auto* outer = new QVBoxLayout(this);
+    outer->setContentsMargins(40, 36, 40, 36);  // inside the dashed frame
     outer->addStretch(3);
-    auto* mark = new QLabel;
+    mark_ = new QLabel;
+    mark_->setContentsMargins(0, 0, 0, 20);
     QPixmap pixmap(static_cast<int>(88 * devicePixelRatioF()), static_cast<int>(88 * devicePixelRatioF()));
     pixmap.fill(Qt::transparent);
     QPainter painter(&pixmap);
     QSvgRenderer(QStringLiteral(":/vitrine/icons/vitrine.svg")).render(&painter);
     painter.end();
     pixmap.setDevicePixelRatio(devicePixelRatioF());
-    mark->setPixmap(pixmap);
-    outer->addWidget(mark, 0, Qt::AlignHCenter);
-    outer->addSpacing(20);
+    mark_->setPixmap(pixmap);
+    outer->addWidget(mark_, 0, Qt::AlignHCenter);
     title_ = new QLabel;
     title_->setProperty("role", "display");
     title_->setAlignment(Qt::AlignCenter);
@@ -83,6 +84,10 @@ void EmptyState::setState(bool has_model, const QString& model, const QStringLis
         connect(link, &QPushButton::clicked, this, [this, path] { Q_EMIT recentWanted(path); });
         recent_->addWidget(link, 0, Qt::AlignHCenter);
     }
+}
+
+void EmptyState::resizeEvent(QResizeEvent*) {
+    mark_->setVisible(height() >= 340);  // in a low window the words are what matters
 }
 
 void EmptyState::setDropping(bool dropping) {

@@ -28,9 +28,10 @@ class EmptyState : public QFrame {
 
   protected:
     void paintEvent(QPaintEvent* event) override;
+    void resizeEvent(QResizeEvent* event) override;
 
   private:
-    QLabel *title_, *words_;
+    QLabel *mark_, *title_, *words_;
     QPushButton *picture_, *model_;
     QVBoxLayout* recent_;
     bool dropping_ = false;

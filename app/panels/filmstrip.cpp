@@ -13,11 +13,14 @@ namespace vitrine::app {
 namespace {
 
 constexpr int kSide = 72;
+constexpr int kLeft = 12;  // under the heading, whether or not there is a scroll bar
 
 class FrameDelegate : public QStyledItemDelegate {
   public:
     FrameDelegate(Session& session, QObject* parent) : QStyledItemDelegate(parent), session_(session) {}
-    QSize sizeHint(const QStyleOptionViewItem&, const QModelIndex&) const override { return {kSide + 16, kSide + 8}; }
+    QSize sizeHint(const QStyleOptionViewItem&, const QModelIndex&) const override {
+        return {kLeft + kSide + 4, kSide + 8};
+    }
 
     void paint(QPainter* painter, const QStyleOptionViewItem& option, const QModelIndex& index) const override {
         const auto& t = Theme::now();
@@ -26,8 +29,7 @@ class FrameDelegate : public QStyledItemDelegate {
         const auto& frame = session_.film()[at];
         painter->save();
         painter->setRenderHints(QPainter::Antialiasing | QPainter::SmoothPixmapTransform);
-        const QRectF box(option.rect.center().x() - kSide / 2.0 + 0.5, option.rect.center().y() - kSide / 2.0 + 0.5,
-                         kSide, kSide);
+        const QRectF box(option.rect.left() + kLeft, option.rect.center().y() - kSide / 2.0 + 0.5, kSide, kSide);
         QPainterPath round;
         round.addRoundedRect(box, 6, 6);
         painter->fillPath(round, t.faint);
@@ -64,6 +66,7 @@ class FrameDelegate : public QStyledItemDelegate {
 
 Filmstrip::Filmstrip(Session& session, QWidget* parent) : QListWidget(parent), session_(session) {
     setObjectName(QStringLiteral("filmstrip"));
+    setAccessibleName(tr("Pictures"));
     setItemDelegate(new FrameDelegate(session, this));
     setMouseTracking(true);
     setVerticalScrollMode(ScrollPerPixel);
@@ -93,6 +96,18 @@ void Filmstrip::refresh() {
     if (session_.current() != currentRow()) setCurrentRow(session_.current());
     filling_ = false;
     viewport()->update();
+}
+
+void Filmstrip::paintEvent(QPaintEvent* event) {
+    QListWidget::paintEvent(event);
+    // The one line that invites, where the next picture will be.
+    const int top = count() > 0 ? visualItemRect(item(count() - 1)).bottom() + 8 : 8;
+    const QRect free(kLeft, top, viewport()->width() - 2 * kLeft, viewport()->height() - top - 8);
+    if (free.height() < 64) return;
+    QPainter painter(viewport());
+    painter.setFont(sans(11));
+    painter.setPen(Theme::now().secondary);
+    painter.drawText(free, Qt::AlignLeft | Qt::AlignTop | Qt::TextWordWrap, tr("Drop pictures or a model anywhere"));
 }
 
 void Filmstrip::contextMenuEvent(QContextMenuEvent* event) {

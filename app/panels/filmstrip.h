@@ -16,6 +16,7 @@ class Filmstrip : public QListWidget {
   protected:
     QSize sizeHint() const override { return {104, 400}; }
     QSize minimumSizeHint() const override { return {88, 100}; }
+    void paintEvent(QPaintEvent* event) override;
     void contextMenuEvent(QContextMenuEvent* event) override;
 
   private:

@@ -47,6 +47,14 @@ inline QString value(double v) {
     return QString::number(v, 'f', size < 1 ? 4 : size < 100 ? 2 : 0);
 }
 
+/// For labels that wrap: lets a line end inside a long name. Not for what is copied as a name.
+inline QString breakable(QString words) {
+    for (qsizetype at = words.size() - 1; at > 0; --at)
+        if (QStringLiteral("_/\\-.").contains(words[at - 1]) && words[at].isLetterOrNumber())
+            words.insert(at, QChar(0x200B));
+    return words;
+}
+
 /// "87 %", "0.4 %", "< 0.1 %".
 inline QString percent(double share) {
     const double p = share * 100;

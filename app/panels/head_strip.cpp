@@ -45,6 +45,7 @@ Plane mean_of(const std::vector<Plane>& heads) {
 
 HeadStrip::HeadStrip(Session& session, QWidget* parent) : QWidget(parent), session_(session) {
     setObjectName(QStringLiteral("headStrip"));
+    setAccessibleName(tr("Layers and heads"));
     setMouseTracking(true);
     connect(&session, &Session::stripChanged, this, &HeadStrip::rebuild);
     connect(&session, &Session::evidenceChanged, this, qOverload<>(&QWidget::update));

@@ -31,6 +31,7 @@ constexpr double kClosest = 8;  // tokens a side at the deepest zoom
 MapCanvas::MapCanvas(Session& session, const ViewSettings& settings, QWidget* parent)
     : QWidget(parent), session_(session), settings_(settings) {
     setObjectName(QStringLiteral("mapCanvas"));
+    setAccessibleName(tr("Attention map"));
     setMouseTracking(true);
     auto policy = sizePolicy();
     policy.setHeightForWidth(true);

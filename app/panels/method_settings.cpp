@@ -70,7 +70,6 @@ MethodSettingsView::MethodSettingsView(Session& session, QWidget* parent) : QWid
     reset_ = new QToolButton;
     reset_->setObjectName(QStringLiteral("resetSettings"));
     reset_->setText(tr("Defaults"));
-    reset_->setToolTip(tr("Take the method's own settings back"));
     title->addWidget(reset_);
     column->addLayout(title);
     grid_ = new QGridLayout;
@@ -206,6 +205,8 @@ void MethodSettingsView::fill() {
         line.caption->setFont(sans(13, found != chosen.end()));
     }
     reset_->setEnabled(!chosen.empty());
+    reset_->setToolTip(chosen.empty() ? tr("These are the method's own settings")
+                                      : tr("Take the method's own settings back"));
 }
 
 }  // namespace vitrine::app

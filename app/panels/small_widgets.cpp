@@ -25,6 +25,7 @@ namespace vitrine::app {
 
 PredictionsView::PredictionsView(QWidget* parent) : QWidget(parent) {
     setObjectName(QStringLiteral("predictions"));
+    setAccessibleName(tr("Most probable classes"));
     setMouseTracking(true);
     setFocusPolicy(Qt::TabFocus);
     setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Fixed);
@@ -147,6 +148,7 @@ constexpr double kBarTop = 28, kBarHeight = 12;
 
 RangeBar::RangeBar(QWidget* parent) : QWidget(parent) {
     setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Fixed);
+    setAccessibleName(tr("Range of the colours"));
     setToolTip(tr("Drag the ends to change the range. Double click to take the default back."));
     setCursor(Qt::SizeHorCursor);
 }
@@ -320,12 +322,19 @@ NoticeBar::NoticeBar(QWidget* parent) : QFrame(parent) {
     action_ = new QPushButton;
     action_->setObjectName(QStringLiteral("noticeAction"));
     action_->setProperty("primary", true);
+    action_->hide();
     copy_ = new QToolButton;
     copy_->setToolTip(tr("Copy the details"));
+    copy_->setAccessibleName(copy_->toolTip());
     close_ = new QToolButton;
+    close_->setObjectName(QStringLiteral("noticeClose"));
     close_->setToolTip(tr("Dismiss"));
+    close_->setAccessibleName(close_->toolTip());
+    more_ = quiet();
+    more_->setWordWrap(false);
     row->addWidget(sign_);
     row->addWidget(text_, 1);
+    row->addWidget(more_);
     row->addWidget(action_);
     row->addWidget(copy_);
     row->addWidget(close_);
@@ -337,7 +346,7 @@ NoticeBar::NoticeBar(QWidget* parent) : QFrame(parent) {
     connect(copy_, &QToolButton::clicked, this, [this] {
         QApplication::clipboard()->setText(notice_.detail.isEmpty() ? notice_.sentence : notice_.detail);
     });
-    connect(close_, &QToolButton::clicked, this, &NoticeBar::dismiss);
+    connect(close_, &QToolButton::clicked, this, &NoticeBar::closeOne);
     hide();
 }
 
@@ -358,17 +367,36 @@ void NoticeBar::restyle() {
 }
 
 void NoticeBar::show(const Notice& notice) {
+    constexpr std::size_t kMostCovered = 9;
+    if (notice_.kind == Notice::Kind::Failure && !notice_.sentence.isEmpty() && notice_.sentence != notice.sentence) {
+        if (covered_.size() == kMostCovered) covered_.erase(covered_.begin());
+        covered_.push_back(notice_);
+    }
     notice_ = notice;
-    text_->setText(notice.sentence);
-    action_->setText(notice.action);
-    action_->setVisible(!notice.action.isEmpty());
-    copy_->setVisible(notice.kind == Notice::Kind::Failure || !notice.detail.isEmpty());
+    fill();
+}
+
+void NoticeBar::fill() {
+    text_->setText(breakable(notice_.sentence));
+    more_->setText(tr("%1 more").arg(covered_.size()));
+    more_->setVisible(!covered_.empty());
+    action_->setText(notice_.action);
+    action_->setVisible(!notice_.action.isEmpty());
+    copy_->setVisible(notice_.kind == Notice::Kind::Failure || !notice_.detail.isEmpty());
     restyle();
     setVisible(true);
 }
 
+void NoticeBar::closeOne() {
+    if (covered_.empty()) return dismiss();
+    notice_ = covered_.back();
+    covered_.pop_back();
+    fill();
+}
+
 void NoticeBar::dismiss() {
     notice_ = {};
+    covered_.clear();
     setVisible(false);
 }
 
@@ -415,6 +443,7 @@ DockTitle::DockTitle(QDockWidget* dock, QMainWindow* window) : QWidget(dock), do
     close_->setIconSize({14, 14});
     close_->setFixedSize(22, 22);
     close_->setToolTip(tr("Hide; Window > %1 brings it back").arg(dock->windowTitle()));
+    close_->setAccessibleName(tr("Hide %1").arg(dock->windowTitle()));
     row->addWidget(label_, 1);
     row->addWidget(close_);
     connect(close_, &QToolButton::clicked, dock, &QDockWidget::hide);
@@ -434,6 +463,28 @@ void DockTitle::settle() {
 }
 
 void DockTitle::restyle() { close_->setIcon(icon(QStringLiteral("close"))); }
+
+// ---- one line ------------------------------------------------------------------------------------------------------
+
+ReservedLabel::ReservedLabel(int reserved, QWidget* parent) : QLabel(parent), reserved_(reserved) {
+    setSizePolicy(QSizePolicy::Preferred, QSizePolicy::Fixed);
+}
+
+void ReservedLabel::paintEvent(QPaintEvent*) {
+    QPainter painter(this);
+    painter.setPen(palette().color(QPalette::WindowText));
+    painter.drawText(contentsRect(), static_cast<int>(alignment()) | Qt::TextSingleLine,
+                     fontMetrics().elidedText(text(), Qt::ElideMiddle, contentsRect().width()));
+}
+
+bool ReservedLabel::event(QEvent* event) {
+    if (event->type() == QEvent::ToolTip && fontMetrics().horizontalAdvance(text()) > contentsRect().width()) {
+        QToolTip::showText(static_cast<QHelpEvent*>(event)->globalPos(),
+                           toolTip().isEmpty() ? text() : text() + QLatin1Char('\n') + toolTip(), this);
+        return true;
+    }
+    return QLabel::event(event);
+}
 
 // ---- captions -------------------------------------------------------------------------------------------------------
 

@@ -106,21 +106,26 @@ class FindingRow : public QWidget {
     explicit FindingRow(const Finding& finding, QWidget* parent = nullptr);
 };
 
-/// One sentence under the top bar, with detail to copy. Hidden when there is nothing to say.
+/// One sentence under the top bar, with detail to copy. Hidden when there is nothing to say. A failure that another one
+/// covers comes back when that is closed.
 class NoticeBar : public QFrame {
     Q_OBJECT
 
   public:
     explicit NoticeBar(QWidget* parent = nullptr);
     void show(const Notice& notice);
-    void dismiss();
+    void dismiss();  ///< all of it
+    void closeOne();
     void restyle();
     const QString& sentence() const { return notice_.sentence; }
 
   private:
+    void fill();
     Notice notice_;
+    std::vector<Notice> covered_;
     QLabel* sign_;
     QLabel* text_;
+    QLabel* more_;
     QPushButton* action_;
     QToolButton* copy_;
     QToolButton* close_;
@@ -162,6 +167,23 @@ class DockTitle : public QWidget {
     QMainWindow* window_;
     QLabel* label_;
     QToolButton* close_;
+};
+
+/// One line that keeps its place: as wide as `reserved` where there is room, cut with the whole as tooltip where not.
+class ReservedLabel : public QLabel {
+    Q_OBJECT
+
+  public:
+    explicit ReservedLabel(int reserved, QWidget* parent = nullptr);
+    QSize sizeHint() const override { return {reserved_, QLabel::sizeHint().height()}; }
+    QSize minimumSizeHint() const override { return {24, QLabel::minimumSizeHint().height()}; }
+
+  protected:
+    void paintEvent(QPaintEvent* event) override;
+    bool event(QEvent* event) override;
+
+  private:
+    int reserved_;
 };
 
 /// "Opacity" above a control: the caption every setting has.

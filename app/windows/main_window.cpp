@@ -480,27 +480,31 @@ void MainWindow::hidePanels(bool hide) {
 
 void MainWindow::buildStatus() {
     const auto label = [this](int width) {
-        auto* made = new QLabel;
+        auto* made = new ReservedLabel(width);  // space is kept, so that nothing jumps when a value arrives
         made->setFont(mono(11));
-        made->setMinimumWidth(width);  // space is kept, so that nothing jumps when a value arrives
+        return made;
+    };
+    const auto left = [&](int width) {
+        auto* made = label(width);
         statusBar()->addWidget(made);
         return made;
     };
     statusBar()->setSizeGripEnabled(false);
     statusBar()->setContentsMargins(8, 0, 8, 0);
-    status_value_ = label(176);
-    status_place_ = label(136);
-    status_work_ = label(232);
-    status_size_ = label(80);
+    status_value_ = left(176);
+    status_place_ = left(136);
+    status_work_ = left(232);
+    status_size_ = left(80);
     status_value_->setObjectName(QStringLiteral("statusValue"));
     status_place_->setObjectName(QStringLiteral("statusPlace"));
-    status_jobs_ = new QLabel;
-    status_jobs_->setFont(mono(11));
+    status_jobs_ = label(96);
+    status_jobs_->setObjectName(QStringLiteral("statusJobs"));
+    status_jobs_->setAlignment(Qt::AlignRight | Qt::AlignVCenter);
     stop_button_ = new QToolButton;
     stop_button_->setIconSize({14, 14});
-    stop_button_->setToolTip(tr("Stop the work (Shift+F5)"));
+    stop_button_->setAccessibleName(tr("Stop the work"));
     connect(stop_button_, &QToolButton::clicked, session_, &Session::cancelAll);
-    statusBar()->addPermanentWidget(status_jobs_);
+    statusBar()->addPermanentWidget(status_jobs_, 1);  // what is left
     statusBar()->addPermanentWidget(stop_button_);
 }
 
@@ -752,7 +756,11 @@ void MainWindow::refreshTop() {
     QString share;
     if (explained && look && *explained < static_cast<std::int64_t>(look->probabilities.size()))
         share = percent(look->probabilities[static_cast<std::size_t>(*explained)]);
-    target_button_->setFace({}, tr("why"), explained ? session_->className(*explained) : tr("no answer yet"), share);
+    target_button_->setFace({}, tr("why"),
+                            explained                      ? session_->className(*explained)
+                            : model && model->classes == 0 ? tr("no classes")
+                                                           : tr("no answer yet"),
+                            share);
     QString why_not;
     if (!model)
         why_not = tr("Open a model first");
@@ -893,7 +901,7 @@ viz::Hud MainWindow::composeHud() const {
                         : look->readout;
     if (plane) {
         hud.upsampling = std::string(viz::name_of(view_settings_.upsampling));
-        hud.unit = explanation ? "" : "attention";
+        hud.unit = explanation ? hud.what : "attention";
         hud.show_colour_bar = true;
         hud.scale = scale_of(*plane, view_settings_);
         hud.colours = colours_of(*plane, view_settings_);
@@ -953,6 +961,7 @@ void MainWindow::refreshJobs() {
     }
     status_jobs_->setText(words);
     stop_button_->setEnabled(busy || jobs.waiting > 1);
+    stop_button_->setToolTip(stop_button_->isEnabled() ? tr("Stop the work (Shift+F5)") : tr("Nothing is running"));
 }
 
 void MainWindow::refreshActions() {
@@ -968,7 +977,8 @@ void MainWindow::refreshActions() {
     enable(a.export_picture, picture && graphics_->ready(), graphics_->ready() ? no_picture : graphics_->trouble());
     enable(a.export_map, session_->shown() != nullptr, no_answer);
     for (auto* action : {a.copy_picture, a.fit, a.one, a.zoom_in, a.zoom_out})
-        enable(action, picture && viewport_, no_picture);
+        enable(action, picture && viewport_, viewport_ ? no_picture : graphics_->trouble());
+    enable(a.grid, !look || session_->look()->grid_rows > 0, tr("This model has no patches"));
     enable(a.copy_value, look, no_answer);
     enable(a.unpin, session_->pinned().has_value(), tr("Nothing is pinned"));
     for (auto* action : {a.layer_up, a.layer_down, a.head_up, a.head_down, a.flip})
@@ -1148,9 +1158,13 @@ void MainWindow::closeEvent(QCloseEvent* event) {
 void MainWindow::dragEnterEvent(QDragEnterEvent* event) {
     if (!event->mimeData()->hasUrls()) return;
     event->acceptProposedAction();
+    empty_->setDropping(true);
 }
 
+void MainWindow::dragLeaveEvent(QDragLeaveEvent*) { empty_->setDropping(false); }
+
 void MainWindow::dropEvent(QDropEvent* event) {
+    empty_->setDropping(false);
     QStringList paths;
     for (const auto& url : event->mimeData()->urls())
         if (url.isLocalFile()) paths << url.toLocalFile();
