@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -118,6 +119,44 @@ SettingFacts facts_of(const Parameter& parameter) {
     facts.low = parameter.low;
     facts.high = parameter.high;
     facts.choices = parameter.choices;
+    return facts;
+}
+
+/// "attention_distance" -> "Attention distance".
+std::string title_of(std::string name) {
+    std::replace(name.begin(), name.end(), '_', ' ');
+    if (!name.empty()) name.front() = static_cast<char>(std::toupper(static_cast<unsigned char>(name.front())));
+    return name;
+}
+
+/// 3 of "head 3", -1 of anything else.
+std::int64_t head_of(std::string_view label) {
+    constexpr std::string_view kHead = "head ";
+    if (!label.starts_with(kHead)) return -1;
+    label.remove_prefix(kHead.size());
+    std::int64_t head = -1;
+    const auto [end, error] = std::from_chars(label.data(), label.data() + label.size(), head);
+    return error == std::errc{} && end == label.data() + label.size() ? head : -1;
+}
+
+TableFacts facts_of(const Table& table, const Flow* flow) {
+    TableFacts facts{title_of(table.name), table.unit, table.rows, table.cols, table.values, {}, {}, 0, 0};
+    facts.values.resize(facts.rows.size());
+    for (const auto& row : facts.rows) {
+        std::int64_t layer = -1;
+        for (std::int64_t i = 0; flow && i < flow->layers() && layer < 0; ++i)
+            if (flow->block(i)->mixing->name == row) layer = i;
+        facts.layers.push_back(layer);
+    }
+    for (const auto& col : facts.cols) facts.heads.push_back(head_of(col));
+    facts.low = std::numeric_limits<double>::infinity();
+    facts.high = -facts.low;
+    for (auto& row : facts.values) {
+        row.resize(std::min(row.size(), facts.cols.size()));
+        for (const double v : row)
+            if (std::isfinite(v)) facts.low = std::min(facts.low, v), facts.high = std::max(facts.high, v);
+    }
+    if (facts.low > facts.high) facts.low = facts.high = 0;
     return facts;
 }
 
@@ -272,6 +311,8 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
                            explainer->why_not(*model).value_or(""),
                            explainer->class_specific(),
                            {}};
+        // A file that is called "model" would read as if a word were missing; the title is what the window shows.
+        if (method.why_not.starts_with(info.name + " ")) method.why_not.replace(0, info.name.size(), facts.title);
         for (const auto& parameter : explainer->parameters()) method.settings.push_back(facts_of(parameter));
         facts.methods.push_back(std::move(method));
     }
@@ -521,6 +562,8 @@ Result<Explanation> Workbench::explain(const std::string& method, const MethodSe
     explanation.prefix_mass = found.prefix_mass;
     explanation.notes = found.notes;
     for (const auto& check : found.checks) explanation.checks.push_back({check.name, check.finding, check.passed});
+    for (const auto& table : found.tables)
+        explanation.tables.push_back(facts_of(table, parts_->capture ? &parts_->capture->flow : nullptr));
     if (!found.map.defined() || found.map.dim() != 2 || found.map.numel() == 0)
         return fail(ErrorCode::Internal, "{} gave no map", explanation.title);
     explanation.plane =

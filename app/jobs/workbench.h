@@ -152,6 +152,16 @@ struct Finding {
     bool passed = true;
 };
 
+/// Numbers beside a map, as a panel shows them. Rows that are layers and columns that are heads can be gone to.
+struct TableFacts {
+    std::string title, unit;                  ///< "Attention distance", "input pixels"
+    std::vector<std::string> rows, cols;      ///< labels
+    std::vector<std::vector<double>> values;  ///< one list a row, which may be shorter than `cols`
+    std::vector<std::int64_t> layers;         ///< per row; -1 where it is no layer
+    std::vector<std::int64_t> heads;          ///< per column; -1 where it is no head
+    double low = 0, high = 0;                 ///< smallest and largest finite value
+};
+
 struct Explanation {
     std::string method, title, explained, implementation, source;
     Plane plane;
@@ -159,6 +169,7 @@ struct Explanation {
     double prefix_mass = 0;
     double milliseconds = 0;
     std::vector<Finding> checks;
+    std::vector<TableFacts> tables;
     std::vector<std::string> notes;
 };
 

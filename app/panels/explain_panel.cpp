@@ -12,9 +12,12 @@
 #include <QToolButton>
 #include <QVBoxLayout>
 
+#include <algorithm>
+
 #include "panels/format.h"
 #include "panels/method_settings.h"
 #include "panels/small_widgets.h"
+#include "panels/table_view.h"
 #include "windows/theme.h"
 
 namespace vitrine::app {
@@ -75,7 +78,7 @@ ExplainPanel::ExplainPanel(Session& session, ViewSettings& settings, QWidget* pa
     title_row->addWidget(heading(tr("Evidence")));
     title_row->addStretch(1);
     refresh_ = new QToolButton;
-    refresh_->setToolTip(tr("Compute again"));
+    refresh_->setAccessibleName(tr("Compute again"));
     refresh_->setIconSize({16, 16});
     title_row->addWidget(refresh_);
     column->addLayout(title_row);
@@ -103,6 +106,11 @@ ExplainPanel::ExplainPanel(Session& session, ViewSettings& settings, QWidget* pa
     findings_->setContentsMargins(0, 4, 0, 0);
     findings_->setSpacing(4);
     column->addWidget(findings);
+    auto* tables = new QWidget;
+    tables_ = new QVBoxLayout(tables);
+    tables_->setContentsMargins(0, 4, 0, 0);
+    tables_->setSpacing(8);
+    column->addWidget(tables);
     method_settings_ = new MethodSettingsView(session_);
     column->addWidget(method_settings_);
     live_ = new QCheckBox(tr("Attention follows the cursor"));
@@ -242,19 +250,42 @@ void ExplainPanel::refreshPredictions() {
     predictions_->setPredictions(look ? look->top : std::vector<Prediction>{}, session_.explainedClass(), empty);
 }
 
+/// They stay beside a head of attention, too: a click in a table leads to the head, and the next one must be at hand.
+void ExplainPanel::refreshTables() {
+    const auto& found = session_.explanation();
+    const auto of = found ? found->plane.values : nullptr;
+    if (of != tables_of_) {
+        tables_of_ = of;
+        clearLayout(tables_);
+        if (found)
+            for (const auto& table : found->tables) tables_->addWidget(new TableView(session_, table, settings_));
+    }
+    for (int i = 0; i < tables_->count(); ++i)
+        if (auto* table = qobject_cast<TableView*>(tables_->itemAt(i)->widget()))
+            table->setStale(session_.explaining());
+}
+
 void ExplainPanel::refreshEvidence() {
+    refreshTables();
     const bool explanation = session_.showsExplanation();
     show_explanation_->setChecked(explanation);
     show_attention_->setChecked(!explanation);
     method_settings_->setShown(explanation && session_.look());
     const bool attention = session_.look() && !session_.look()->heads.empty();
     show_attention_->setEnabled(attention || !session_.look());
-    if (session_.look() && !attention) show_attention_->setToolTip(tr("This model has no attention layers"));
+    show_attention_->setToolTip(show_attention_->isEnabled() ? tr("One head of one layer (E)")
+                                                             : tr("This model has no attention layers"));
+    grid_->setEnabled(attention || !session_.look());
+    grid_->setToolTip(grid_->isEnabled() ? QString() : tr("This model has no patches"));
     live_->setEnabled(attention || !session_.look());
     live_->setToolTip(live_->isEnabled()
                           ? tr("Hovering a patch shows what it reads. Off: the cursor reads the values of the map (H)")
                           : tr("This model has no attention layers"));
     refresh_->setEnabled(session_.look().has_value() && session_.methodFacts() && !session_.explaining());
+    refresh_->setToolTip(refresh_->isEnabled()   ? tr("Compute again (F5)")
+                         : session_.explaining() ? tr("It is being computed")
+                         : !session_.look()      ? tr("It needs a model and a picture")
+                                                 : tr("No method here explains this model"));
     QString title, what, facts;
     std::vector<Finding> findings;
     QStringList notes;
@@ -282,8 +313,16 @@ void ExplainPanel::refreshEvidence() {
             if (found->partial) notes << tr("Partial: the work was stopped");
         } else if (!method) {
             title = tr("No method here explains this model");
-            for (const auto& facts_of : session_.model()->methods)
-                notes << tr("%1: %2").arg(text(facts_of.title), text(facts_of.why_not));
+            // Said once, with what it keeps from running: most methods ask for the same.
+            std::vector<std::pair<QString, QStringList>> reasons;
+            for (const auto& facts_of : session_.model()->methods) {
+                const auto why = text(facts_of.why_not);
+                auto same = std::find_if(reasons.begin(), reasons.end(), [&](const auto& r) { return r.first == why; });
+                if (same == reasons.end()) same = reasons.insert(same, {why, {}});
+                same->second << text(facts_of.title);
+            }
+            for (const auto& [why, methods] : reasons)
+                notes << (reasons.size() == 1 ? why : tr("%1: %2").arg(methods.join(QStringLiteral(", ")), why));
         } else if (session_.explaining()) {
             what = tr("Computing");
         } else if (!session_.explainTrouble().isEmpty()) {
@@ -307,7 +346,7 @@ void ExplainPanel::refreshEvidence() {
     }
     for (const auto& finding : session_.replay()) findings.push_back(finding);
     evidence_title_->setText(title);
-    evidence_what_->setText(what);
+    evidence_what_->setText(breakable(what));
     evidence_what_->setVisible(!what.isEmpty());
     evidence_facts_->setText(facts);
     evidence_facts_->setVisible(!facts.isEmpty());
@@ -321,7 +360,7 @@ void ExplainPanel::refreshEvidence() {
         findings_key_ = key;
         clearLayout(findings_);
         for (const auto& finding : findings) findings_->addWidget(new FindingRow(finding));
-        for (const auto& note : notes) findings_->addWidget(quiet(note));
+        for (const auto& note : notes) findings_->addWidget(quiet(breakable(note)));
     }
     range_->setPlane(session_.shown(), settings_);
     opacity_value_->setText(QStringLiteral("%1 %").arg(opacity_->value()));
@@ -389,8 +428,8 @@ void ModelPanel::refresh() {
         seen_->setImage({});
         return;
     }
-    title_->setText(text(model->title));
-    why_->setText(text(model->why));
+    title_->setText(breakable(text(model->title)));
+    why_->setText(breakable(text(model->why)));
     const auto fact = [this](const QString& name, const QString& words) {
         auto* line = new QWidget;
         auto* row = new QHBoxLayout(line);
@@ -398,7 +437,7 @@ void ModelPanel::refresh() {
         auto* label = quiet(name);
         label->setWordWrap(false);
         row->addWidget(label, 0, Qt::AlignTop);
-        auto* value = new QLabel(words);
+        auto* value = new QLabel(breakable(words));
         value->setFont(mono(11));
         value->setWordWrap(true);
         value->setAlignment(Qt::AlignRight | Qt::AlignTop);
@@ -431,20 +470,21 @@ void ModelPanel::refresh() {
                                   QImage::Format_RGB888)
                                .copy()
                          : QImage());
-    preprocessing_->setText(
+    preprocessing_->setText(breakable(
         text(model->preprocessing) +
-        (model->preprocessing_source.empty() ? QString() : tr("\nFrom %1").arg(text(model->preprocessing_source))));
+        (model->preprocessing_source.empty() ? QString() : tr("\nFrom %1").arg(text(model->preprocessing_source)))));
     assumed_->setVisible(!model->assumed.empty());
     QStringList guessed;
     for (const auto& field : model->assumed) guessed << text(field);
     assumed_->setToolTip(
         tr("No configuration said so: %1. Put a NAME.json beside the model.").arg(guessed.join(QStringLiteral(", "))));
-    picture_note_->setText(session_.picture() ? text(session_.picture()->note) : QString());
+    picture_note_->setText(session_.picture() ? breakable(text(session_.picture()->note)) : QString());
     picture_note_->setVisible(!picture_note_->text().isEmpty());
-    if (!model->label_source.empty()) notes_->addWidget(quiet(tr("Class names: %1").arg(text(model->label_source))));
-    for (const auto& note : model->notes) notes_->addWidget(quiet(text(note)));
+    if (!model->label_source.empty())
+        notes_->addWidget(quiet(tr("Class names: %1").arg(breakable(text(model->label_source)))));
+    for (const auto& note : model->notes) notes_->addWidget(quiet(breakable(text(note))));
     if (look)
-        for (const auto& note : look->notes) notes_->addWidget(quiet(text(note)));
+        for (const auto& note : look->notes) notes_->addWidget(quiet(breakable(text(note))));
 }
 
 }  // namespace vitrine::app

@@ -38,6 +38,7 @@ class ExplainPanel : public QWidget {
   private:
     void refreshEvidence();
     void refreshPredictions();
+    void refreshTables();
 
     Session& session_;
     ViewSettings& settings_;
@@ -48,6 +49,8 @@ class ExplainPanel : public QWidget {
     MethodSettingsView* method_settings_;
     QVBoxLayout* findings_;
     QString findings_key_;
+    QVBoxLayout* tables_;
+    std::shared_ptr<const std::vector<float>> tables_of_;  ///< the map beside which the tables came
     QSlider* opacity_;
     QLabel* opacity_value_ = nullptr;
     QComboBox* colours_;

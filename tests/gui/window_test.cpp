@@ -1,19 +1,29 @@
 // The real window, driven as a person would: drop, hover, click, keys, export; and compared with the off-screen
 // composite.
+#include <QAbstractButton>
+#include <QAbstractSpinBox>
+#include <QAccessible>
 #include <QApplication>
 #include <QComboBox>
 #include <QDir>
 #include <QDockWidget>
 #include <QDropEvent>
 #include <QElapsedTimer>
+#include <QFile>
+#include <QHelpEvent>
 #include <QImage>
 #include <QLabel>
 #include <QMessageBox>
 #include <QMimeData>
 #include <QPainter>
+#include <QPushButton>
+#include <QSlider>
 #include <QStandardPaths>
+#include <QTabBar>
 #include <QTemporaryDir>
 #include <QTimer>
+#include <QToolButton>
+#include <QToolTip>
 #include <QUrl>
 #include <QtTest/QTest>
 
@@ -26,11 +36,14 @@
 
 #include <gtest/gtest.h>
 
+#include "panels/choice_button.h"
+#include "panels/empty_state.h"
 #include "panels/explain_panel.h"
 #include "panels/head_strip.h"
 #include "panels/map_panel.h"
 #include "panels/method_settings.h"
 #include "panels/small_widgets.h"
+#include "panels/table_view.h"
 #include "tiny_model.h"
 #include "windows/main_window.h"
 
@@ -758,6 +771,193 @@ TEST_F(WindowTest, TheWholeMapIsShownInBlocksAndFollowsTheCursor) {
     EXPECT_EQ(session().piece()->q0, close.q0);
     canvas->showAll();
     ASSERT_TRUE(wait_until([&] { return session().piece()->q1 == whole.queries && session().piece()->q0 == 0; }));
+}
+
+TEST_F(WindowTest, ATableOfLayersAndHeadsIsReadAndLeadsToItsHeads) {
+    open_all();
+    EXPECT_EQ(window_->findChild<TableView*>(), nullptr) << "rollout gives no table";
+    session().setMethod("attention_distance");
+    ASSERT_TRUE(wait_until([&] {
+        return session().explanation() && session().explanation()->method == "attention_distance" &&
+               !session().explaining();
+    })) << session().explainTrouble().toStdString();
+    auto* table = window_->findChild<TableView*>();
+    ASSERT_NE(table, nullptr);
+    ASSERT_EQ(session().explanation()->tables.size(), 1u);
+    const auto facts = session().explanation()->tables.front();
+    const auto& look = *session().look();
+    ASSERT_EQ(facts.rows.size(), look.heads.size());
+    EXPECT_EQ(facts.title, "Attention distance");
+    EXPECT_EQ(facts.unit, "input pixels");
+    EXPECT_TRUE(table->reading().endsWith(" input pixels")) << table->reading().toStdString();
+    // A hovered cell says its own value; no two cells of this table are the same number.
+    const int row = 1, col = static_cast<int>(look.heads[1]) - 1;
+    const auto middle = table->cell(row, col).center().toPoint();
+    // Sent, not pointed at: findings that arrive meanwhile move the table under a real cursor.
+    QMouseEvent move(QEvent::MouseMove, middle, table->mapToGlobal(middle), Qt::NoButton, Qt::NoButton, Qt::NoModifier);
+    QCoreApplication::sendEvent(table, &move);
+    ASSERT_EQ(table->under(), (std::pair{row, col}));
+    EXPECT_TRUE(table->reading().startsWith(QString("layer %1 head %2").arg(row).arg(col)))
+        << table->reading().toStdString();
+    EXPECT_NEAR(table->reading().section(' ', -3, -3).toDouble(), facts.values[row][static_cast<std::size_t>(col)],
+                0.51);
+    QTest::mouseClick(table, Qt::LeftButton, {}, middle);
+    EXPECT_EQ(session().layer(), row);
+    EXPECT_EQ(session().head(), col);
+    EXPECT_FALSE(session().showsExplanation());
+    wait_for_row({});
+    // The table is still at hand, and the keyboard does the same.
+    ASSERT_EQ(window_->findChild<TableView*>(), table);
+    QTest::keyClick(table, Qt::Key_Up);
+    QTest::keyClick(table, Qt::Key_Up);  // there is nothing above the first row
+    QTest::keyClick(table, Qt::Key_Return);
+    EXPECT_EQ(session().layer(), 0);
+    EXPECT_EQ(session().head(), col);
+    // Another method without a table takes it away.
+    session().setMethod("rollout");
+    ASSERT_TRUE(wait_until([&] { return session().explanation()->method == "rollout" && !session().explaining(); }));
+    EXPECT_TRUE(wait_until([&] { return window_->findChild<TableView*>() == nullptr; }));
+}
+
+TEST_F(WindowTest, WhatAnExplainerDoesNotNameAsAPlaceIsOnlyRead) {
+    // Any table: ragged, without layers or heads, with a number that is none.
+    TableFacts facts{
+        "Some scores", "", {"first", "second"}, {"a", "b"}, {{1, std::nan("")}, {-3}}, {-1, -1}, {-1, -1}, -3, 1};
+    TableView table(session(), facts, window_->viewSettings());
+    table.resize(240, table.sizeHint().height());
+    EXPECT_FALSE(table.cell(0, 1).isEmpty());
+    EXPECT_TRUE(table.cell(1, 1).isEmpty());
+    EXPECT_TRUE(table.cell(2, 0).isEmpty());
+    EXPECT_FALSE(table.grab().isNull());
+    const auto middle = table.cell(1, 0).center().toPoint();
+    QMouseEvent move(QEvent::MouseMove, middle, middle, Qt::NoButton, Qt::NoButton, Qt::NoModifier);
+    QCoreApplication::sendEvent(&table, &move);
+    EXPECT_EQ(table.reading(), "second a  -3.00");
+    const int layer = session().layer();
+    QTest::mouseClick(&table, Qt::LeftButton, {}, middle);
+    EXPECT_EQ(session().layer(), layer);
+}
+
+TEST_F(WindowTest, EveryControlHasANameAndAGreyOneSaysWhy) {
+    open_all();
+    session().setMethod("attention_distance");
+    ASSERT_TRUE(wait_until([&] { return session().explanation()->method == "attention_distance"; }));
+    int named = 0;
+    for (auto* widget : window_->findChildren<QWidget*>()) {
+        const bool control = qobject_cast<QAbstractButton*>(widget) || qobject_cast<QComboBox*>(widget) ||
+                             qobject_cast<QAbstractSpinBox*>(widget) || qobject_cast<QSlider*>(widget) ||
+                             qobject_cast<PredictionsView*>(widget) || qobject_cast<RangeBar*>(widget) ||
+                             qobject_cast<HeadStrip*>(widget) || qobject_cast<MapCanvas*>(widget) ||
+                             qobject_cast<TableView*>(widget);
+        // Qt's own inner parts: the scroll buttons of tab bars, a menu bar's overflow.
+        if (!control || widget->isHidden() || widget->objectName().startsWith("qt_") ||
+            qobject_cast<QTabBar*>(widget->parentWidget()))
+            continue;
+        auto* facts = QAccessible::queryAccessibleInterface(widget);
+        ASSERT_NE(facts, nullptr);
+        EXPECT_FALSE(facts->text(QAccessible::Name).isEmpty())
+            << widget->metaObject()->className() << " " << widget->toolTip().toStdString();
+        ++named;
+        if (!widget->isEnabledTo(widget->parentWidget())) {
+            EXPECT_FALSE(widget->toolTip().isEmpty()) << facts->text(QAccessible::Name).toStdString();
+        }
+    }
+    EXPECT_GT(named, 20);
+}
+
+TEST_F(WindowTest, AReasonGoesWithTheModelThatGaveIt) {
+    const auto cnn = data() / "resnet_cifar10" / "resnet20.safetensors";
+    if (!std::filesystem::exists(cnn)) GTEST_SKIP() << "no CNN at " << cnn;
+    open_all();
+    QPushButton* attention = nullptr;
+    for (auto* button : window_->findChildren<QPushButton*>())
+        if (button->text() == "Attention") attention = button;
+    ASSERT_NE(attention, nullptr);
+    const auto tip = attention->toolTip();
+    drop(window_.get(), {QString::fromStdString(cnn.string())});
+    ASSERT_TRUE(wait_until([&] { return session().look() && session().look()->heads.empty(); }));
+    EXPECT_FALSE(attention->isEnabled());
+    EXPECT_TRUE(attention->toolTip().contains("no attention")) << attention->toolTip().toStdString();
+    drop(window_.get(), {model_});
+    ASSERT_TRUE(wait_until([&] { return settled(); }));
+    EXPECT_TRUE(attention->isEnabled());
+    EXPECT_EQ(attention->toolTip(), tip);
+}
+
+TEST_F(WindowTest, LongNamesAreCutAndTheWindowStaysSmall) {
+    // Nothing that is opened may push the window wider than a small screen.
+    const QString name = QString("a_very_long_name").repeated(12);
+    const auto model = folder_->filePath(name), picture = folder_->filePath(name + ".png");
+    ASSERT_TRUE(test::write_tiny_model(model.toStdString()));
+    QFile::copy(pictures_[0], picture);
+    window_->resize(800, 600);
+    drop(window_.get(), {model, picture});
+    ASSERT_TRUE(wait_until([&] { return settled(); })) << window_->notice()->sentence().toStdString();
+    drop(window_.get(), {folder_->filePath(name + "_gone.png")});
+    ASSERT_TRUE(wait_until([&] { return window_->notice()->sentence().contains("_gone"); }));
+    window_->findChild<QDockWidget*>("model")->raise();
+    QTest::qWait(50);
+    EXPECT_LE(window_->minimumSizeHint().width(), 800);
+    EXPECT_LE(window_->minimumSizeHint().height(), 600);
+    EXPECT_EQ(window_->size(), QSize(800, 600));
+    // No label of a panel is cut: it wraps inside its panel.
+    for (const auto* label : window_->findChild<QDockWidget*>("model")->findChildren<QLabel*>()) {
+        if (!label->isVisible()) continue;
+        EXPECT_GE(label->width(), label->minimumSizeHint().width()) << label->text().toStdString();
+    }
+}
+
+TEST_F(WindowTest, TheInvitationStaysInsideItsFrameInASmallWindow) {
+    window_->resize(800, 600);
+    auto* empty = window_->findChild<EmptyState*>();
+    ASSERT_NE(empty, nullptr);
+    window_->notice()->show({Notice::Kind::Failure, "Something could not be opened", {}});
+    ASSERT_TRUE(wait_until([&] { return empty->isVisible() && empty->height() < 400; }));
+    QTest::qWait(50);
+    const QRect frame = empty->rect().adjusted(25, 25, -25, -25);
+    for (const auto* child : empty->findChildren<QWidget*>()) {
+        if (!child->isVisible()) continue;
+        EXPECT_TRUE(frame.contains(QRect(child->mapTo(empty, QPoint(0, 0)), child->size())))
+            << child->metaObject()->className() << " at " << child->y() << " of " << empty->height();
+    }
+}
+
+TEST_F(WindowTest, AFailureThatAnotherOneCoversComesBack) {
+    auto* notice = window_->notice();
+    const auto fail = [&](const QString& sentence) { notice->show({Notice::Kind::Failure, sentence, {}}); };
+    fail("The model is corrupt");
+    fail("The picture is corrupt");
+    EXPECT_EQ(notice->sentence(), "The picture is corrupt");
+    auto* close = notice->findChild<QToolButton*>("noticeClose");
+    ASSERT_NE(close, nullptr);
+    close->click();
+    EXPECT_EQ(notice->sentence(), "The model is corrupt");
+    EXPECT_TRUE(notice->isVisible());
+    close->click();
+    EXPECT_FALSE(notice->isVisible());
+    // A hint is covered for good, and what went well clears all.
+    notice->show({Notice::Kind::Hint, "By the way", {}});
+    fail("One");
+    fail("Two");
+    Q_EMIT session().settled();
+    EXPECT_FALSE(notice->isVisible());
+    fail("Three");
+    close->click();
+    EXPECT_FALSE(notice->isVisible());
+}
+
+TEST_F(WindowTest, ACutChoiceSaysItsWholeFaceAsATooltip) {
+    ChoiceButton button;
+    button.setHint("The class that is explained");
+    const QString name = QString("long-haired ").repeated(12);
+    button.setFace({}, "why", name, "42 %");
+    button.resize(button.sizeHint().boundedTo({320, 28}));
+    button.show();
+    EXPECT_LE(button.width(), 320);
+    QHelpEvent help(QEvent::ToolTip, {4, 4}, button.mapToGlobal(QPoint(4, 4)));
+    QCoreApplication::sendEvent(&button, &help);
+    EXPECT_TRUE(QToolTip::text().contains(name.trimmed())) << QToolTip::text().toStdString();
+    QToolTip::hideText();
 }
 
 }  // namespace

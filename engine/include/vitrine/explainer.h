@@ -25,7 +25,8 @@ struct Check {
     std::string finding;  ///< "within 3e-7"
 };
 
-/// Numbers beside a map: one for each head of each layer, say. Goes into the manifest.
+/// Numbers beside a map: one for each head of each layer, say. Goes into the manifest; the window draws it.
+/// A row that bears the name of an attention step is that layer, a column "head N" that head: the window goes there.
 struct Table {
     std::string name;                          ///< "attention_distance"
     std::string unit;                          ///< "input pixels"; "" when it has none
