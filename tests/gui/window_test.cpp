@@ -922,6 +922,17 @@ TEST_F(WindowTest, TheInvitationStaysInsideItsFrameInASmallWindow) {
     }
 }
 
+TEST_F(WindowTest, ASliderStandsOnTheGroundOfItsPanel) {
+    auto* slider = window_->findChild<QSlider*>();
+    ASSERT_NE(slider, nullptr);
+    slider->resize(240, 20);
+    QImage image(slider->size(), QImage::Format_RGB32);
+    image.fill(Theme::now().panel);
+    slider->render(&image, {}, {}, QWidget::DrawChildren);
+    EXPECT_EQ(QColor(image.pixel(2, 1)), Theme::now().panel);
+    EXPECT_NE(QColor(image.pixel(2, 10)), Theme::now().panel) << "there is no groove";
+}
+
 TEST_F(WindowTest, AFailureThatAnotherOneCoversComesBack) {
     auto* notice = window_->notice();
     const auto fail = [&](const QString& sentence) { notice->show({Notice::Kind::Failure, sentence, {}}); };
