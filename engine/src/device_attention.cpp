@@ -307,7 +307,7 @@ Result<at::Tensor> device_sensitivity(const DeviceReady& ready, const at::Tensor
     at::Tensor out = at::empty({p.heads, p.keys}, floats_beside(ready.q));
     Call call(Operation::MapSweepGradient, ready, &g, functor);
     VITRINE_CHECK(call.done(call.problem(), shown));
-    call.scratch(ready.q, cuda::sweep_workspace(p));
+    call.scratch(ready.q, cuda::sweep_workspace(p, &g));
     VITRINE_CHECK(call.done(cuda::map_sweep_gradient(p, g, functor, r.data_ptr<float>(), r.size(0) == 1 ? 0 : p.queries,
                                                      out.data_ptr<float>(), call.launch()),
                             shown));

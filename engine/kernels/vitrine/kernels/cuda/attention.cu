@@ -83,15 +83,16 @@ int splits_of(std::int64_t blocks, std::int64_t walked, std::int64_t wanted) {
 int sweep_splits(const DeviceAttention& a) { return splits_of((a.keys + 127) / 128 * a.heads, a.queries, 1056); }
 
 struct SweepRoom {
-    std::size_t count, index, weight, part, size;
+    std::size_t count, index, weight, part, packed, size;
     std::int64_t padded;
-    SweepRoom(std::int64_t heads, std::int64_t queries, std::int64_t part_floats) {
+    SweepRoom(std::int64_t heads, std::int64_t queries, std::int64_t part_floats, int packed_bytes = 0) {
         Room room;
         padded = (queries + kListTile - 1) / kListTile * kListTile;
         count = room.take(static_cast<std::size_t>(heads) * sizeof(int));
         index = room.take(static_cast<std::size_t>(heads * padded) * sizeof(int));
         weight = room.take(static_cast<std::size_t>(heads * padded) * sizeof(float2));
         part = room.take(static_cast<std::size_t>(part_floats) * sizeof(float));
+        packed = room.take(static_cast<std::size_t>(heads * (padded / kPackTile) * packed_bytes));
         size = room.size;
     }
     QueryList list(void* workspace) const {
@@ -101,7 +102,12 @@ struct SweepRoom {
     }
     float* parts(void* workspace) const { return reinterpret_cast<float*>(static_cast<char*>(workspace) + part); }
 };
-SweepRoom sweep_room(const DeviceAttention& a) { return {a.heads, a.queries, sweep_splits(a) * a.heads * a.keys}; }
+/// With the packed queries of 9.0, where that might run.
+SweepRoom sweep_room(const DeviceAttention& a, std::int64_t value_dim) {
+    const std::int64_t dim = std::max(a.head_dim, value_dim);
+    return {a.heads, a.queries, sweep_splits(a) * a.heads * a.keys,
+            a.element != Element::F32 && dim <= 128 ? pack_bytes(dim > 64 ? 2 : 1) : 0};
+}
 int fused_splits(const DeviceAttention& a) {
     return splits_of((std::min(a.keys, a.queries) + 127) / 128, std::min(a.queries, a.keys), 132);
 }
@@ -165,7 +171,7 @@ const char* strip(Operation operation, std::span<const DeviceAttention> layers, 
 /// Lists the queries, sweeps, adds the parts: shared by both sweeps.
 const char* sweep(const DeviceAttention& a, SweepTask& task, const float* r, std::int64_t r_head_stride, float* out,
                   bool gradient, const Launch& launch) {
-    const SweepRoom room = sweep_room(a);
+    const SweepRoom room = sweep_room(a, task.v.dim);
     if (const char* problem = lacks(launch, room.size)) return problem;
     task.p = problem_of(a);
     if (launch.implementation == Implementation::Reference) {
@@ -175,6 +181,7 @@ const char* sweep(const DeviceAttention& a, SweepTask& task, const float* r, std
     task.list = room.list(launch.workspace);
     task.splits = sweep_splits(a);
     task.out = task.splits > 1 ? room.parts(launch.workspace) : out;
+    task.packed = static_cast<char*>(launch.workspace) + room.packed;
     const ListTask list{task.list, r, r_head_stride, task.needs_map != 0 ? a.lse : nullptr, task.p.queries};
     if (const char* problem = launch_list(list, task.p.heads, launch)) return problem;
     const bool sm90 = launch.implementation == Implementation::Sm90;
@@ -359,7 +366,9 @@ const char* map_apply(const DeviceAttention& a, const DeviceGradient& values, fl
                                                               : launch_apply(a.element, task, launch);
 }
 
-std::size_t sweep_workspace(const DeviceAttention& a) noexcept { return sweep_room(a).size; }
+std::size_t sweep_workspace(const DeviceAttention& a, const DeviceGradient* gradient) noexcept {
+    return sweep_room(a, gradient == nullptr ? 0 : gradient->value_dim).size;
+}
 
 const char* map_sweep(const DeviceAttention& a, const float* r, std::int64_t r_head_stride, float* out,
                       const SweepExtras& extras, const Launch& launch) noexcept {

@@ -183,8 +183,9 @@ struct SweepExtras {
     Histogram histogram;
 };
 
-/// Bytes of scratch of map_sweep and map_sweep_gradient.
-std::size_t sweep_workspace(const DeviceAttention& attention) noexcept;
+/// Bytes of scratch of map_sweep and, with the gradient, of map_sweep_gradient. Heads of 16-bit elements take about a
+/// copy of the queries: on 9.0 the listed ones are packed.
+std::size_t sweep_workspace(const DeviceAttention& attention, const DeviceGradient* gradient = nullptr) noexcept;
 
 /// out[h, j] = sum_i r[h, i] p_ij. out: [heads, keys]. `r_head_stride` 0 shares one r among the heads. Rows with r = 0
 /// are skipped: a single nonzero row costs about that row.

@@ -227,7 +227,7 @@ void bench_sweeps(Bench& bench, Element element, std::int64_t heads, std::int64_
     float* r = floats(columns);
     check(cudaMemcpy(r, weights.data(), columns * 4, cudaMemcpyHostToDevice));
     float *plain = floats(columns), *out = floats(columns);
-    const std::size_t bytes = std::max(sweep_workspace(a), fused_workspace(a));
+    const std::size_t bytes = std::max(sweep_workspace(a, &layer.g), fused_workspace(a));
     void* workspace;
     check(cudaMalloc(&workspace, bytes));
     const auto launch = [&](Implementation x) { return Launch{nullptr, workspace, bytes, x}; };

@@ -74,6 +74,18 @@ struct ListTask {
 };
 /// One block a head.
 const char* launch_list(const ListTask& task, int heads, const Launch& launch);
+/// The listed rows of one or two operands and their weights as the kernels of 9.0 read them: tiles of kPackTile rows,
+/// swizzled as in wgmma.cuh, 512 bytes of (r, -log2(e) log-sum-exp) behind them. One tile is one piece of memory.
+inline constexpr int kPackTile = 64;
+constexpr int pieces_of(int steps) { return (steps + 3) / 4; }
+constexpr int pack_bytes(int pieces) { return kPackTile * (128 * pieces + static_cast<int>(sizeof(float2))); }
+struct PackTask {
+    QueryList list;
+    Side side[2];
+    int pieces[2];  ///< of 64 values a row; 0: no such operand
+    char* out;      ///< [heads, padded / kPackTile, pack_bytes]
+};
+const char* launch_pack(const PackTask& task, int heads, const Launch& launch);
 /// out[x] = sum_s part[s, x]; part: [splits, count].
 const char* launch_sum(const float* part, long long count, int splits, float* out, const Launch& launch);
 const char* launch_top_k(const float* values, long long rows, int count, int k, float* out_values,
@@ -93,6 +105,7 @@ struct SweepTask {
     float* out;  ///< [splits, heads, keys]
     int splits;  ///< parts of the queries
     int stages, tile;
+    char* packed;  ///< room for PackTask's output, on 9.0
     DeviceHistogram histogram;
 };
 const char* launch_sweep(Element element, SweepTask task, const Launch& launch);

@@ -7,62 +7,82 @@ namespace {
 
 constexpr int kThreads = 1024;
 
-/// Sum over the lower threads of the block; `total` gets the whole. Exact, so the order cannot matter.
-__device__ int sum_below(int mine, int& total) {
-    __shared__ int of_warp[32];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    int sum = mine;
-    for (int step = 1; step < 32; step *= 2) {
-        const int other = __shfl_up_sync(~0U, sum, step);
-        if (lane >= step) sum += other;
-    }
-    __syncthreads();
-    if (lane == 31) of_warp[warp] = sum;
-    __syncthreads();
-    int before = 0;
-    total = 0;
-    for (int w = 0; w < kThreads / 32; ++w) {
-        if (w < warp) before += of_warp[w];
-        total += of_warp[w];
-    }
-    return before + sum - mine;
-}
-
 __global__ void __launch_bounds__(kThreads) list_kernel(const __grid_constant__ ListTask task) {
-    constexpr int kEach = 16;
-    const int h = blockIdx.x;
+    constexpr int kEach = 16, kWarps = kThreads / 32;
+    __shared__ int of_warp[kWarps];
+    const int h = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const float* r = task.r + h * task.r_head_stride;
     const float* lse = task.lse == nullptr ? nullptr : task.lse + static_cast<long long>(h) * task.queries;
     int* index = task.list.index + h * task.list.padded;
     float2* weight = task.list.weight + h * task.list.padded;
     int count = 0;
+    // A warp takes runs of 32 queries, side by side; whole numbers alone are added, so the order cannot matter.
     for (long long base = 0; base < task.queries; base += kThreads * kEach) {
-        const long long first = base + threadIdx.x * kEach;
+        const long long first = base + warp * 32 * kEach + lane;
         float2 x[kEach];
-        int mine = 0;
+        unsigned kept[kEach];
 #pragma unroll
         for (int e = 0; e < kEach; ++e) {
             x[e] = make_float2(0, 0);
-            if (first + e < task.queries)
-                x[e] = make_float2(r[first + e], lse == nullptr ? 0.0F : safe_lse(lse[first + e]));
-            // A row that is masked entirely adds nothing; a NaN must.
-            mine += x[e].x != 0 && x[e].y != plus_infinity();
+            if (first + e * 32 < task.queries)
+                x[e] = make_float2(r[first + e * 32], lse == nullptr ? 0.0F : safe_lse(lse[first + e * 32]));
         }
-        int total;
-        int to = count + sum_below(mine, total);
+        int mine = 0;
 #pragma unroll
         for (int e = 0; e < kEach; ++e) {
-            if (x[e].x == 0 || x[e].y == plus_infinity()) continue;
-            index[to] = static_cast<int>(first + e);
-            weight[to++] = x[e];
+            // A row that is masked entirely adds nothing; a NaN must.
+            kept[e] = __ballot_sync(~0U, x[e].x != 0 && x[e].y != plus_infinity());
+            mine += __popc(kept[e]);
         }
-        count += total;
+        __syncthreads();
+        if (lane == 0) of_warp[warp] = mine;
+        __syncthreads();
+        int to = count;
+        for (int w = 0; w < kWarps; ++w) {
+            to += w < warp ? of_warp[w] : 0;
+            count += of_warp[w];
+        }
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) {
+            const int at = to + __popc(kept[e] & ((1U << lane) - 1));
+            if (kept[e] >> lane & 1) {
+                index[at] = static_cast<int>(first + e * 32);
+                weight[at] = x[e];
+            }
+            to += __popc(kept[e]);
+        }
     }
     if (threadIdx.x == 0) task.list.count[h] = count;
     const int end = (count + kListTile - 1) / kListTile * kListTile;
     for (int x = count + threadIdx.x; x < end; x += kThreads) {
         index[x] = 0;
         weight[x] = make_float2(0, plus_infinity());
+    }
+}
+
+__global__ void __launch_bounds__(256) pack_kernel(const __grid_constant__ PackTask task) {
+    const int h = blockIdx.y, first = blockIdx.x * kPackTile;
+    if (first >= task.list.count[h]) return;
+    const int* index = task.list.index + h * task.list.padded + first;
+    char* out = task.out + (h * (task.list.padded / kPackTile) + blockIdx.x) *
+                               static_cast<long long>(pack_bytes(task.pieces[0] + task.pieces[1]));
+    for (int s = 0; s < 2; ++s) {
+        const Side& side = task.side[s];
+        const int chunks = task.pieces[s] * 8;
+        for (int x = threadIdx.x; x < kPackTile * chunks; x += 256) {
+            const int row = x / chunks, chunk = x % chunks;
+            uint4 value = make_uint4(0, 0, 0, 0);
+            if (chunk * 16 < side.row_bytes)
+                value = *reinterpret_cast<const uint4*>(side.x + h * side.stride[0] + index[row] * side.stride[1] +
+                                                        chunk * 16);
+            *reinterpret_cast<uint4*>(out + (chunk / 8 * kPackTile + row) * 128 + ((chunk % 8 ^ row % 8) << 4)) = value;
+        }
+        out += kPackTile * 128 * task.pieces[s];
+    }
+    if (threadIdx.x < kPackTile) {
+        float2 w = task.list.weight[h * task.list.padded + first + threadIdx.x];
+        w.y *= -kLog2E;
+        reinterpret_cast<float2*>(out)[threadIdx.x] = w;
     }
 }
 
@@ -154,6 +174,11 @@ static_assert(kMaxTopK == kThreads);
 
 const char* launch_list(const ListTask& task, int heads, const Launch& launch) {
     return launch_kernel(list_kernel, task, dim3(heads), kThreads, 0, launch);
+}
+
+const char* launch_pack(const PackTask& task, int heads, const Launch& launch) {
+    const dim3 grid(static_cast<unsigned>(task.list.padded / kPackTile), heads);
+    return launch_kernel(pack_kernel, task, grid, 256, 0, launch);
 }
 
 const char* launch_sum(const float* part, long long count, int splits, float* out, const Launch& launch) {

@@ -9,7 +9,6 @@ namespace {
 // Two warpgroups of 64 keys each; a stage is 64 queries and their gradients.
 constexpr int kThreads = 256, kKeys = 128, kTile = 64, kStages = 3;
 
-constexpr int pieces_of(int steps) { return (steps + 3) / 4; }
 constexpr int stage_bytes(int steps) { return 2 * kTile * 128 * pieces_of(steps) + 1024; }
 constexpr int shared_bytes(int steps) {
     return 1024 + 2 * kKeys * 128 * pieces_of(steps) + kStages * stage_bytes(steps);

@@ -7,22 +7,25 @@ namespace vitrine::kernels::cuda {
 namespace {
 
 // Two warpgroups of 128 keys each; a stage is 64 queries.
-constexpr int kThreads = 256, kKeys = 256, kTile = 64, kStages = 4;
+constexpr int kThreads = 256, kKeys = 256, kTile = kPackTile, kStages = 4;
+/// A stage is filled again that many tiles after its own, when the slower warpgroup has long left it.
+[[maybe_unused]] constexpr int kSlack = 2;
 
-constexpr int pieces_of(int steps) { return (steps + 3) / 4; }
 constexpr int stage_bytes(int steps) { return kTile * 128 * pieces_of(steps) + 1024; }  // the weights take 512
-constexpr int shared_bytes(int steps) { return 1024 + kKeys * 128 * pieces_of(steps) + kStages * stage_bytes(steps); }
+constexpr int shared_bytes(int steps) {
+    return 1024 + kKeys * 128 * pieces_of(steps) + kStages * (stage_bytes(steps) + 16);
+}
 
 /// Adds what 64 keys of this warpgroup get from a tile of queries. sum: the lane's two keys.
 template <bool kMap>
 __device__ __forceinline__ void add_tile(const SweepTask& task, const float (&c)[32], const float4* weights,
-                                         float (&sum)[2]) {
+                                         float4 first, float (&sum)[2]) {
     const float scale = task.p.scale * kLog2E;
     float part[2] = {};
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-        const float4 w = weights[n * 4 + threadIdx.x % 4];
-        const float lse[2] = {-kLog2E * w.y, -kLog2E * w.w};
+        const float4 w = n == 0 ? first : weights[n * 4 + threadIdx.x % 4];
+        const float lse[2] = {w.y, w.w};
 #pragma unroll
         for (int x = 0; x < 4; ++x) {
             const float dot = c[n * 4 + x];
@@ -45,64 +48,95 @@ __global__ void __launch_bounds__(kThreads, kSteps == 4 ? 2 : 1) sweep_kernel(co
     constexpr int kPieces = pieces_of(kSteps);
     const std::uint32_t key_tile = (shared_address(unaligned) + 1023) / 1024 * 1024;
     const std::uint32_t stages = key_tile + kKeys * 128 * kPieces;
+    const std::uint32_t full = stages + kStages * stage_bytes(kSteps), left = full + kStages * 8;
     const char* shared = unaligned + (key_tile - shared_address(unaligned));
     const Problem& p = task.p;
     const int h = blockIdx.z, split = blockIdx.y, first_key = blockIdx.x * kKeys;
     const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    const char* queries = kMap ? p.q + h * p.q_stride[0] : task.d_out.x + h * task.d_out.stride[0];
     const char* keys = kMap ? p.k + h / p.group * p.k_stride[0] : task.v.x + h / p.group * task.v.stride[0];
-    const long long query_stride = kMap ? p.q_stride[1] : task.d_out.stride[1];
     const long long key_stride = kMap ? p.k_stride[1] : task.v.stride[1];
-    const int row_bytes = kMap ? p.row_bytes : task.v.row_bytes;
-    const int* index = task.list.index + h * task.list.padded;
-    const float2* weight = task.list.weight + h * task.list.padded;
     const int tiles = (task.list.count[h] + kTile - 1) / kTile;
     const int begin = static_cast<int>(static_cast<long long>(tiles) * split / task.splits);
     const int end = static_cast<int>(static_cast<long long>(tiles) * (split + 1) / task.splits);
-    copy_rows_swizzled<kKeys, kPieces>(key_tile, row_bytes, queries, [&](int row) {
+    const char* packed = task.packed + h * (task.list.padded / kTile) * static_cast<long long>(pack_bytes(kPieces));
+    const auto stage_of = [&](int x) { return stages + x % kStages * stage_bytes(kSteps); };
+    // Tiles are counted from `begin`.
+    const auto copy_queries = [&](int x) {
+        copy_bulk(stage_of(x), packed + static_cast<long long>(begin + x) * pack_bytes(kPieces), pack_bytes(kPieces),
+                  full + x % kStages * 8);
+    };
+    if (threadIdx.x == 0) {
+        for (int x = 0; x < kStages; ++x) {
+            begin_barrier(full + x * 8, 1);
+            begin_barrier(left + x * 8, kThreads / 32);
+        }
+        show_to_wgmma();
+        for (int x = 0; x < min(kStages, end - begin); ++x) copy_queries(x);
+    }
+    copy_rows_swizzled<kKeys, kPieces>(key_tile, kMap ? p.row_bytes : task.v.row_bytes, keys, [&](int row) {
         return first_key + row < p.keys ? keys + (first_key + row) * key_stride : nullptr;
     });
-    const auto copy_queries = [&](int tile) {
-        if (tile < end) {
-            const std::uint32_t stage = stages + tile % kStages * stage_bytes(kSteps);
-            copy_rows_swizzled<kTile, kPieces>(
-                stage, row_bytes, queries, [&](int row) { return queries + index[tile * kTile + row] * query_stride; });
-            if (threadIdx.x < kTile / 2)
-                copy16(stage + kTile * 128 * kPieces + threadIdx.x * 16, weight + tile * kTile + threadIdx.x * 2, true);
-        }
-        commit_copies();  // empty ones too: the waits count groups
-    };
+    commit_copies();
+    wait_copies<0>();
+    show_to_wgmma();
+    __syncthreads();
     float sum[2][2] = {};
     if (begin < end) {
-        for (int x = 0; x < kStages - 1; ++x) copy_queries(begin + x);
-        float c0[32], c1[32];
         // Keys that fit stay in registers: half of what the products would read from shared memory.
-        std::uint32_t a0[4][4], a1[4][4];
-        for (int tile = begin; tile < end; ++tile) {
-            wait_copies<kStages - 2>();
-            show_to_wgmma();
-            __syncthreads();  // and all are done with the stage that the next copy takes
-            copy_queries(tile + kStages - 1);
-            const std::uint32_t stage = stages + tile % kStages * stage_bytes(kSteps);
-            const auto* weights = reinterpret_cast<const float4*>(shared + (stage - key_tile) + kTile * 128 * kPieces);
-            if constexpr (kSteps == 4) {
-                if (tile == begin) {
-                    load_rows(a0, key_tile, group * 128);
-                    load_rows(a1, key_tile, group * 128 + 64);
-                }
+        [[maybe_unused]] std::uint32_t a0[4][4], a1[4][4];
+        float c0[32], c1[32];
+        const auto multiply_first = [&](std::uint32_t stage) {
+            if constexpr (kSteps == 4)
                 begin_tile<kElement>(c0, a0, stage);
-                begin_tile<kElement>(c1, a1, stage);
-            } else {
+            else
                 begin_tile<kElement, kSteps, kKeys>(c0, key_tile, group * 128, stage);
+        };
+        const auto multiply_second = [&](std::uint32_t stage) {
+            if constexpr (kSteps == 4)
+                begin_tile<kElement>(c1, a1, stage);
+            else
                 begin_tile<kElement, kSteps, kKeys>(c1, key_tile, group * 128 + 64, stage);
-            }
-            wait_products<1>(c0);
-            add_tile<kMap>(task, c0, weights, sum[0]);  // while the second half is multiplied
+        };
+        const auto weights_of = [&](int x) {
+            return reinterpret_cast<const float4*>(shared + (stage_of(x) - key_tile) + kTile * 128 * kPieces);
+        };
+        // Always one half is multiplied while the exponentials of the other are taken, the first of a tile with the
+        // second of the one before. (Nothing is under way where the loop turns: ptxas would wait for each product.)
+        const auto finish_first = [&](int x) {
+            wait_products<0>(c0);
+            const float4 w = weights_of(x)[threadIdx.x % 4];
+            multiply_second(stage_of(x));
+            wait_products<1>(c0);  // waits for nothing, but ptxas puts no product behind it
+            add_tile<kMap>(task, c0, weights_of(x), w, sum[0]);
             wait_products<0>(c1);
-            add_tile<kMap>(task, c1, weights, sum[1]);
+        };
+        if constexpr (kSteps == 4) {
+            load_rows(a0, key_tile, group * 128);
+            load_rows(a1, key_tile, group * 128 + 64);
         }
+        wait_phase(full, 0);
+        multiply_first(stages);
+        finish_first(0);
+        const int count = end - begin;
+        for (int x = 1; x < count; ++x) {
+            wait_phase(full + x % kStages * 8, x / kStages % 2);
+            const float4 w = weights_of(x - 1)[threadIdx.x % 4];
+            multiply_first(stage_of(x));
+            wait_products<1>(c1);
+            add_tile<kMap>(task, c1, weights_of(x - 1), w, sum[1]);
+            __syncwarp();
+            if (lane == 0) arrive(left + (x - 1) % kStages * 8);
+            if (threadIdx.x == 0) {
+                const int y = x + kStages - kSlack;
+                if (y >= kStages && y < count) {
+                    wait_phase(left + y % kStages * 8, (y / kStages - 1) % 2);
+                    copy_queries(y);
+                }
+            }
+            finish_first(x);
+        }
+        add_tile<kMap>(task, c1, weights_of(count - 1), weights_of(count - 1)[threadIdx.x % 4], sum[1]);
     }
-    wait_copies<0>();
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -118,7 +152,12 @@ __global__ void __launch_bounds__(kThreads, kSteps == 4 ? 2 : 1) sweep_kernel(co
 
 template <bool kMap>
 const char* launch(Element element, const SweepTask& task, const Launch& to) {
-    return with_steps(kMap ? task.p.head_dim : task.v.dim, [&](auto steps) {
+    return with_steps(kMap ? task.p.head_dim : task.v.dim, [&](auto steps) -> const char* {
+        PackTask pack{task.list, {}, {pieces_of(steps()), 0}, task.packed};
+        pack.side[0] = kMap
+                           ? Side{task.p.q, {task.p.q_stride[0], task.p.q_stride[1]}, task.p.head_dim, task.p.row_bytes}
+                           : task.d_out;
+        if (const char* problem = launch_pack(pack, task.p.heads, to)) return problem;
         const dim3 grid((task.p.keys + kKeys - 1) / kKeys, task.splits, task.p.heads);
         return launch_kernel(element == Element::F16 ? sweep_kernel<Element::F16, steps(), kMap>
                                                      : sweep_kernel<Element::BF16, steps(), kMap>,

@@ -39,6 +39,44 @@ __device__ __forceinline__ std::uint64_t descriptor_of(std::uint32_t address) {
            (std::uint64_t{1} << 62);
 }
 
+/// Barriers in shared memory: each completes a phase when `count` arrivals and the bytes that were promised are there.
+__device__ __forceinline__ void begin_barrier(std::uint32_t barrier, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+__device__ __forceinline__ void arrive(std::uint32_t barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+/// Waits until the phase of that parity (0 is the first) has completed.
+__device__ __forceinline__ void wait_phase(std::uint32_t barrier, int parity) {
+#ifdef VITRINE_WGMMA
+    asm volatile(
+        "{\n.reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra AGAIN;\n}\n" ::"r"(
+            barrier),
+        "r"(parity)
+        : "memory");
+#endif
+}
+/// Whether that phase has completed, for a wait that is to come.
+__device__ __forceinline__ bool has_completed(std::uint32_t barrier, int parity) {
+    int completed = 0;
+#ifdef VITRINE_WGMMA
+    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.s32 %0, 1, 0, p;\n}\n"
+                 : "=r"(completed)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+#endif
+    return completed != 0;
+}
+/// One thread copies `bytes` (a multiple of 16) by the copy engine; the barrier gets its arrival and the bytes.
+__device__ __forceinline__ void copy_bulk(std::uint32_t to, const void* from, int bytes, std::uint32_t barrier) {
+#ifdef VITRINE_WGMMA
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
+#endif
+}
+
 /// Ordinary and asynchronous copies of this thread become visible to wgmma; a barrier must follow.
 __device__ __forceinline__ void show_to_wgmma() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
