@@ -1,9 +1,9 @@
-// The probe, small attention and rollout of the device with a plain C interface, for device_attention.py.
+// The probe, small attention, rollout and the sweep of the device with a plain C interface, for device_attention.py.
 //
-//     nvcc -shared -O3 -std=c++20 -Xcompiler -fPIC -gencode arch=compute_90a,code=sm_90a -I engine/kernels -I
-//     engine/base
-//          tests/bench/device_attention.cpp engine/kernels/vitrine/kernels/cuda/{probe,small_attention}.cu -o
-//          libdevice_attention.so
+//     nvcc -shared -std=c++20 -Xcompiler -fPIC -I engine/kernels -I engine/base tests/bench/device_attention.cpp
+//          build/release/engine/libvitrine_cuda_kernels.a build/release/engine/libvitrine_kernels.a
+//          -o libdevice_attention.so
+#include <vitrine/kernels/cuda/attention.h>
 #include <vitrine/kernels/cuda/probe.h>
 #include <vitrine/kernels/cuda/small_attention.h>
 
@@ -99,6 +99,32 @@ const char* vitrine_head_mean(const float* maps, std::int64_t batches, std::int6
 const char* vitrine_rollout(const float* means, std::int64_t layers, std::int64_t batches, std::int64_t tokens,
                             std::int64_t token, float* out, void* stream) {
     return rollout(means, layers, batches, tokens, token, out, {stream});
+}
+
+/// shape: heads, tokens, dim; strides: head, token of q and of k. r, out: [heads, tokens]. With no place for the output
+/// the bytes of workspace go to `needed`.
+const char* vitrine_sweep(int element, const void* q, const void* k, const std::int64_t* shape,
+                          const std::int64_t* strides, float scale, const float* lse, const float* r, float* out,
+                          void* workspace, std::int64_t* needed, void* stream) {
+    DeviceAttention a;
+    a.element = static_cast<Element>(element);
+    a.q = q;
+    a.k = k;
+    for (int i = 0; i < 2; ++i) {
+        a.q_stride[i] = strides[i];
+        a.k_stride[i] = strides[2 + i];
+    }
+    a.heads = a.key_heads = shape[0];
+    a.queries = a.keys = shape[1];
+    a.head_dim = shape[2];
+    a.scale = scale;
+    a.lse = lse;
+    const std::size_t bytes = sweep_workspace(a);
+    *needed = static_cast<std::int64_t>(bytes);
+    if (out == nullptr) return nullptr;
+    const Chosen chosen = choose(Operation::MapSweep, a, compute_capability(0));
+    if (chosen.problem != nullptr) return chosen.problem;
+    return map_sweep(a, r, a.queries, out, {}, {stream, workspace, bytes, chosen.implementation});
 }
 
 }  // extern "C"

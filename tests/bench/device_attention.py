@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Times the probe and small attention on a CUDA device beside PyTorch's own attention, answers checked first.
+"""Times the probe, small attention and the sweep on a CUDA device beside PyTorch's own attention, answers checked
+first.
 
-    python3 tests/bench/device_attention.py LIBRARY [--json FILE] [--only probe|vit]
+    python3 tests/bench/device_attention.py LIBRARY [--json FILE] [--only probe|vit|sweep]
 
 LIBRARY is made as device_attention.cpp says. Every time is the median over rounds in which the candidates take turns,
 each a CUDA graph; inputs smaller than the second-level cache rotate among several sets.
@@ -23,7 +24,8 @@ ELEMENT = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 class Library:
     def __init__(self, path):
         self.c = ctypes.CDLL(path)
-        for name in ("vitrine_probe", "vitrine_small_attention", "vitrine_head_mean", "vitrine_rollout"):
+        for name in ("vitrine_probe", "vitrine_small_attention", "vitrine_head_mean", "vitrine_rollout",
+                     "vitrine_sweep"):
             getattr(self.c, name).restype = ctypes.c_char_p
         self.c.vitrine_probe_plan.restype = ctypes.c_int64
 
@@ -67,6 +69,15 @@ class Library:
         b, h, n, _ = maps.shape
         self.check(self.c.vitrine_head_mean(self.at(maps), ctypes.c_int64(b), ctypes.c_int64(h),
                                             ctypes.c_int64(n * n), self.at(mean), self.stream()))
+
+    def sweep(self, q, k, lse, r, out, workspace):
+        """q, k: [heads, tokens, dim]; lse, r, out: [heads, tokens]. Without out: the bytes of workspace."""
+        needed = ctypes.c_int64()
+        self.check(self.c.vitrine_sweep(
+            ELEMENT[q.dtype], self.at(q), self.at(k), self.longs(q.shape),
+            self.longs([s for x in (q, k) for s in x.stride()[:2]]), ctypes.c_float(q.shape[2] ** -0.5), self.at(lse),
+            self.at(r), self.at(out), self.at(workspace), ctypes.byref(needed), self.stream()))
+        return needed.value
 
     def rollout(self, means, token, out):
         layers, b, n, _ = means.shape
@@ -205,6 +216,70 @@ def bench_probe(lib, rates):
     return results
 
 
+def bench_sweep(lib):
+    """out_j = sum_i r_i p_ij is exp of the log-sum-exp of attention with the roles of queries and keys exchanged and the
+    key bias log r_i - lse_i. The fused kernels take no such bias in fp32, so it is three more coordinates: the sum of
+    three bf16 numbers, each times one. Making those operands is not timed, the exponential at the end is."""
+    results = []
+    for h, n, d in ((12, 16385, 64), (16, 1370, 64)):
+        q, k, v = torch.randn(n, 3, h, d, device="cuda").bfloat16().permute(1, 2, 0, 3).unbind(0)
+        scale = d ** -0.5
+        lse = torch.ops.aten._scaled_dot_product_flash_attention(q[None], k[None], v[None])[1][0].float().contiguous()
+        r = torch.rand(h, n, device="cuda") + 0.1
+        out = torch.full((h, n), float("nan"), device="cuda")
+        workspace = torch.empty(lib.sweep(q, k, lse, r, None, None), dtype=torch.uint8, device="cuda")
+        rest, parts = (r.log() - lse) / scale, []
+        for _ in range(3):
+            parts.append(rest.bfloat16())
+            rest = rest - parts[-1].float()
+        parts = torch.stack(parts, -1)  # [heads, tokens, 3]
+        swapped_k = F.pad(torch.cat([q, parts], -1), (0, 5)).contiguous()[None]
+        swapped_q = F.pad(torch.cat([k, torch.ones_like(parts)], -1), (0, 5)).contiguous()[None]
+        columns = {}
+
+        def ours():
+            lib.sweep(q, k, lse, r, out, workspace)
+
+        def flash():
+            found = torch.ops.aten._scaled_dot_product_flash_attention(swapped_q, swapped_k, swapped_k, scale=scale)
+            columns["flash"] = found[1].exp()
+
+        def cudnn():
+            found = torch.ops.aten._scaled_dot_product_cudnn_attention(swapped_q, swapped_k, swapped_k, None, True,
+                                                                       scale=scale)
+            columns["cudnn"] = found[1].exp()
+
+        def efficient():
+            found = torch.ops.aten._scaled_dot_product_efficient_attention(swapped_q, swapped_k, swapped_k, None, True,
+                                                                           scale=scale)
+            columns["efficient"] = found[1].exp()
+
+        wanted = torch.zeros(n, device="cuda", dtype=torch.float64)  # of one head
+        for rows in torch.arange(n, device="cuda").split(2048):
+            s = q[1][rows].double() @ k[1].double().T * scale
+            wanted += r[1][rows].double() @ torch.exp(s - lse[1][rows].double()[:, None])
+        graphs, error = {}, {}
+        for name, work in (("sweep", ours), ("flash", flash), ("cudnn", cudnn), ("efficient", efficient)):
+            try:
+                graphs[name] = graph_of(work)
+            except RuntimeError as e:
+                print(f"{name}: {str(e)[:100]}")
+                continue
+            graphs[name].replay()
+            found = out if name == "sweep" else columns[name].reshape(h, -1)[:, :n]
+            error[name] = ((found[1].double() - wanted).abs().max() / wanted.max()).item()
+            if not error[name] < (1e-5 if name == "sweep" else 1e-3):
+                raise SystemExit(f"sweep of {h} heads, {n} tokens by {name}: off by {error[name]:.1e}")
+        us, samples = interleaved(graphs, 11, 3)
+        best = min((x for x in us if x != "sweep"), key=us.get)
+        results.append({"heads": h, "tokens": n, "dim": d, "us": us, "error": error, "best": best,
+                        "best_to_sweep": ratio(samples, best, "sweep")})
+        print(f"sweep H{h} N{n} d{d}: us", {x: round(y, 1) for x, y in us.items()}, "errors",
+              {x: f"{y:.1e}" for x, y in error.items()},
+              f"| transposed attention by {best} takes {results[-1]['best_to_sweep']:.2f} of the sweep", flush=True)
+    return results
+
+
 def bench_vit(lib):
     import timm
     torch.manual_seed(0)
@@ -333,7 +408,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("library")
     args.add_argument("--json")
-    args.add_argument("--only", choices=("probe", "vit"))
+    args.add_argument("--only", choices=("probe", "vit", "sweep"))
     args = args.parse_args()
     lib = Library(args.library)
     warnings.filterwarnings("ignore", category=UserWarning)  # why a backend of PyTorch cannot run
@@ -342,9 +417,11 @@ def main():
               "copy_gb_per_s": rates["copy"] / 1e9, "read_gb_per_s": rates["read"] / 1e9}
     print(result, flush=True)
     try:
-        if args.only != "probe":
+        if args.only in (None, "sweep"):
+            result["sweep"] = bench_sweep(lib)
+        if args.only in (None, "vit"):
             result["vit"] = bench_vit(lib)
-        if args.only != "vit":
+        if args.only in (None, "probe"):
             result["probe"] = bench_probe(lib, rates)
     finally:
         if args.json:

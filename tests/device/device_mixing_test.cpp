@@ -304,6 +304,40 @@ TEST(OnADevice, InputsAreEnoughToAnswer) {
     }
 }
 
+// The kernels take as many heads of values as of keys; attentions with others repeat one of the two.
+TEST(OnADevice, ValuesMayHaveOtherHeadsThanKeys) {
+    if (const std::string why = no_device(); !why.empty()) GTEST_SKIP() << why;
+    constexpr std::int64_t kHeads = 4, kTokens = 65, kDim = 32;
+    const auto random = at::make_generator<at::CPUGeneratorImpl>(11);
+    const at::Tensor q = at::randn({kHeads, kTokens, kDim}, random), d = at::randn({kHeads, kTokens, kDim}, random),
+                     r = at::rand({1, kTokens}, random);
+    for (const std::int64_t key_heads : {1, 2, 4})
+        for (const std::int64_t value_heads : {1, 2, 4}) {
+            const at::Tensor k = at::randn({key_heads, kTokens, kDim}, random),
+                             v = at::randn({value_heads, kTokens, kDim}, random);
+            const auto each = [](const at::Tensor& x) {
+                return x.to(at::kDouble).repeat_interleave(kHeads / x.size(0), 0);
+            };
+            const at::Tensor map = at::softmax(at::matmul(each(q), each(k).transpose(1, 2)) * 0.2, -1);
+            const at::Tensor wanted =
+                at::matmul(r.to(at::kDouble), (map * at::matmul(each(d), each(v).transpose(1, 2))).clamp_min(0));
+            const auto ready = prepare_device(q.to(at::kCUDA), k.to(at::kCUDA), {}, {kHeads, kTokens}, 0.2, false, {});
+            ASSERT_TRUE(ready) << ready.error().message;
+            std::string shown;
+            const auto found = device_sensitivity(*ready, v.to(at::kCUDA), d.to(at::kCUDA),
+                                                  kernels::SweepFunctor::ReluPdP, r.to(at::kCUDA), shown);
+            ASSERT_TRUE(found) << found.error().message;
+            EXPECT_LT(largest(found->to(at::kCPU) - wanted.squeeze(1)), 1e-5 * largest(wanted))
+                << key_heads << " heads of keys, " << value_heads << " of values";
+        }
+    // Heads that no repeating makes equal are refused.
+    const auto ready = prepare_device(q.to(at::kCUDA), q.to(at::kCUDA), {}, {kHeads, kTokens}, 0.2, false, {});
+    ASSERT_TRUE(ready) << ready.error().message;
+    std::string shown;
+    EXPECT_FALSE(device_sensitivity(*ready, at::randn({3, kTokens, kDim}, random).to(at::kCUDA), d.to(at::kCUDA),
+                                    kernels::SweepFunctor::ReluPdP, r.to(at::kCUDA), shown));
+}
+
 TEST(OnADevice, AnEditedHeadIsScaledThereToo) {
     if (const std::string why = no_device(); !why.empty()) GTEST_SKIP() << why;
     const auto here = small_vit(), there = small_vit();
