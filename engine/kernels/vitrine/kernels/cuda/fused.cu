@@ -40,6 +40,19 @@ __device__ __forceinline__ void count_bin(int bin, int* owner, unsigned* own, un
         atomicAdd(&all[bin], 1ULL);
 }
 
+// Called, not copied into the unrolled loops: they hold 64 entries each, and these are the rare or the slow ones.
+
+/// The natural logarithm of an entry with all that a problem can hold.
+__device__ __noinline__ float general_entry(const Problem& p, float dot, int h, int i, int j, float lse) {
+    return i < p.queries && j < p.keys ? general_score(p, dot, h, i, j) - lse : minus_infinity();
+}
+/// What is left of an entry that equals the threshold or belongs to the kept key.
+__device__ __noinline__ float kept_of(const FusedDropped& d, float value, int i, int j, int keys) {
+    const bool dropped =
+        !(j == d.kept_key && i < d.kept_queries) &&
+        (value < d.threshold || (value == d.threshold && static_cast<long long>(i) * keys + j < d.tie_end));
+    return dropped ? 0.0F : value;
+}
 template <Element kElement, bool kGeneral>
 __global__ void __launch_bounds__(kThreads) fused_kernel(const __grid_constant__ FusedTask task) {
     extern __shared__ __align__(128) char shared[];
@@ -118,95 +131,91 @@ __global__ void __launch_bounds__(kThreads) fused_kernel(const __grid_constant__
         const auto* of_queries =
             reinterpret_cast<const int*>(shared + x % 2 * stage_bytes + 2 * kSide * pitch) + warp_query;
         if (chunk + 1 == chunks) {
-            // fused = f(fused, the natural logarithm of p); the first head begins it.
-            const auto fuse = [&](auto first, const auto& f) {
-#pragma unroll
-                for (int n = 0; n < 8; ++n) {
-                    int i[2];
-                    float lse[2];
-#pragma unroll
-                    for (int c = 0; c < 2; ++c) {
-                        i[c] = of_queries[n * 8 + t * 2 + c];
-                        lse[c] = safe_lse(reinterpret_cast<const float*>(of_queries)[kSide + n * 8 + t * 2 + c]);
-                    }
-#pragma unroll
-                    for (int m = 0; m < 2; ++m)
-#pragma unroll
-                        for (int w = 0; w < 4; ++w) {
-                            [[maybe_unused]] const int j = first_key + m * 16 + w / 2 * 8 + g;
-                            float e;
-                            if constexpr (kGeneral)
-                                e = i[w % 2] < p.queries && j < p.keys
-                                        ? general_score(p, s[m][n][w], h, i[w % 2], j) - lse[w % 2]
-                                        : minus_infinity();
-                            else
-                                e = fmaf(s[m][n][w], p.scale, -lse[w % 2]);
-                            if constexpr (first())
-                                fused[m][n][w] = f(e, e);
-                            else
-                                fused[m][n][w] = f(fused[m][n][w], e);
-                        }
-                }
-            };
-            using Yes = std::true_type;
-            using No = std::false_type;
-            if (task.fusion == Fusion::Mean) {
-                if (h == 0)
-                    fuse(Yes(), [](float, float e) { return exp2_fast(e * kLog2E); });
-                else
-                    fuse(No(), [](float f, float e) { return f + exp2_fast(e * kLog2E); });
-            } else if (h == 0) {
-                fuse(Yes(), [](float, float e) { return e; });
-            } else if (task.fusion == Fusion::Max) {
-                fuse(No(), greater);
-            } else {
-                fuse(No(), lesser);
-            }
-        }
-        if (chunk + 1 == chunks && h + 1 == p.heads) {
-            const float share = 1.0F / static_cast<float>(p.heads);
-            float part[16] = {};
+            // s becomes the natural logarithm of p; fused = f(fused, s), from what changes nothing on.
 #pragma unroll
             for (int n = 0; n < 8; ++n)
 #pragma unroll
                 for (int c = 0; c < 2; ++c) {
-                    const int place = first_query + n * 8 + t * 2 + c;
-                    const int i = of_queries[n * 8 + t * 2 + c];
-                    const float r = sweep && i < p.queries ? task.weight[place].x : 0.0F;
+                    [[maybe_unused]] const int i = of_queries[n * 8 + t * 2 + c];
+                    const float lse = safe_lse(reinterpret_cast<const float*>(of_queries)[kSide + n * 8 + t * 2 + c]);
 #pragma unroll
                     for (int m = 0; m < 2; ++m)
 #pragma unroll
                         for (int half = 0; half < 2; ++half) {
-                            const int j = first_key + m * 16 + half * 8 + g;
-                            if (i >= p.queries || j >= p.keys) continue;
-                            const float f = fused[m][n][half * 2 + c];
-                            const float value = task.fusion == Fusion::Mean ? f * share : exp2_fast(f * kLog2E);
-                            if (task.mode == FusedMode::Rows) {
-                                task.out[static_cast<long long>(place) * p.keys + j] = value;
-                            } else if (task.mode == FusedMode::Histogram) {
-                                const std::uint32_t bits = __float_as_uint(value);
-                                const long long bin = static_cast<long long>(bits - task.first) >> task.shift;
-                                if (bits < task.first) {
-                                    ++fewer;
-                                } else if (bin < task.bins) {
-                                    count_bin(static_cast<int>(bin), owner, own, task.counts);
-                                }
-                            } else {
-                                const FusedDropped& d = task.dropped;
-                                const bool dropped =
-                                    !(j == d.kept_key && i < d.kept_queries) &&
-                                    (value < d.threshold ||
-                                     (value == d.threshold && static_cast<long long>(i) * p.keys + j < d.tie_end));
-                                const float kept = dropped ? 0.0F : value;
-                                if (sweep)
-                                    part[m * 2 + half] = fmaf(r, kept, part[m * 2 + half]);
-                                else
-                                    part[n * 2 + c] += kept;
-                            }
+                            float& x = s[m][n][half * 2 + c];
+                            if constexpr (kGeneral)
+                                x = general_entry(p, x, h, i, first_key + m * 16 + half * 8 + g, lse);
+                            else
+                                x = fmaf(x, p.scale, -lse);
                         }
                 }
+            const auto fuse = [&](float begin, const auto& f) {
 #pragma unroll
-            for (int y = 0; y < 16; ++y) sum[y] += part[y];
+                for (int m = 0; m < 2; ++m)
+#pragma unroll
+                    for (int n = 0; n < 8; ++n)
+#pragma unroll
+                        for (int w = 0; w < 4; ++w) fused[m][n][w] = f(h == 0 ? begin : fused[m][n][w], s[m][n][w]);
+            };
+            if (task.fusion == Fusion::Mean)
+                fuse(0.0F, [](float f, float e) { return f + exp2_fast(e * kLog2E); });
+            else if (task.fusion == Fusion::Max)
+                fuse(minus_infinity(), greater);
+            else
+                fuse(plus_infinity(), lesser);
+        }
+        if (chunk + 1 == chunks && h + 1 == p.heads) {
+            const float share = 1.0F / static_cast<float>(p.heads);
+            // Calls f(entry, its weight, place, query, key, index of the key in `sum`, of the query in `sum`) for all
+            // that is in the map.
+            const auto each = [&](const auto& f) {
+#pragma unroll
+                for (int n = 0; n < 8; ++n)
+#pragma unroll
+                    for (int c = 0; c < 2; ++c) {
+                        const int place = first_query + n * 8 + t * 2 + c;
+                        const int i = of_queries[n * 8 + t * 2 + c];
+                        const float r = sweep && i < p.queries ? task.weight[place].x : 0.0F;
+#pragma unroll
+                        for (int m = 0; m < 2; ++m)
+#pragma unroll
+                            for (int half = 0; half < 2; ++half) {
+                                const int j = first_key + m * 16 + half * 8 + g;
+                                if (i >= p.queries || j >= p.keys) continue;
+                                const float x = fused[m][n][half * 2 + c];
+                                f(task.fusion == Fusion::Mean ? x * share : exp2_fast(x * kLog2E), r, place, i, j,
+                                  m * 2 + half, n * 2 + c);
+                            }
+                    }
+            };
+            if (task.mode == FusedMode::Rows) {
+                each([&](float value, float, int place, int, int j, int, int) {
+                    task.out[static_cast<long long>(place) * p.keys + j] = value;
+                });
+            } else if (task.mode == FusedMode::Histogram) {
+                each([&](float value, float, int, int, int, int, int) {
+                    const std::uint32_t bits = __float_as_uint(value);
+                    const long long bin = static_cast<long long>(bits - task.first) >> task.shift;
+                    if (bits < task.first) {
+                        ++fewer;
+                    } else if (bin < task.bins) {
+                        count_bin(static_cast<int>(bin), owner, own, task.counts);
+                    }
+                });
+            } else {
+                const FusedDropped& d = task.dropped;
+                float part[16] = {};
+                each([&](float value, float r, int, int i, int j, int of_key, int of_query) {
+                    float kept = value < d.threshold ? 0.0F : value;
+                    if (value == d.threshold || j == d.kept_key) kept = kept_of(d, value, i, j, p.keys);
+                    if (sweep)
+                        part[of_key] = fmaf(r, kept, part[of_key]);
+                    else
+                        part[of_query] += kept;
+                });
+#pragma unroll
+                for (int y = 0; y < 16; ++y) sum[y] += part[y];
+            }
         }
         __syncthreads();
     }
