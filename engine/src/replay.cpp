@@ -1,8 +1,11 @@
-// Remembers a model's last piece of device work, and its graph once it was asked for twice.
+// Remembers a model's last pieces of device work, and the graph of one that was asked for twice.
 #include <vitrine/replay.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <list>
+#include <optional>
 
 #include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -14,6 +17,9 @@ namespace vitrine {
 namespace {
 
 std::atomic<std::int64_t> replays{0};
+
+/// Pieces of work that a model remembers: the methods that are looked at side by side.
+constexpr std::size_t kRemembered = 3;
 
 struct Remembered {
     std::string key;
@@ -61,17 +67,18 @@ Result<Found> replayed(Model& model, const std::string& key, const std::vector<a
     if (!recordable(model, inputs)) return work(inputs, nullptr);
     return guarded([&]() -> Result<Found> {
         std::string wanted = full_key(model, key, inputs);
-        auto last = std::static_pointer_cast<Remembered>(model.remembered);
-        if (!last || last->key != wanted) {
-            last.reset();
-            model.remembered.reset();  // before anything new is kept
+        if (!model.remembered) model.remembered = std::make_shared<std::list<Remembered>>();
+        auto& all = *static_cast<std::list<Remembered>*>(model.remembered.get());
+        const auto known = std::find_if(all.begin(), all.end(), [&](const Remembered& it) { return it.key == wanted; });
+        if (known == all.end()) {
+            while (all.size() >= kRemembered) all.pop_back();  // before anything new is kept
             Found found = VITRINE_TRY(work(inputs, nullptr));
-            last = std::make_shared<Remembered>();
-            last->key = std::move(wanted);
-            last->found = found;
-            model.remembered = std::move(last);
+            all.emplace_front().key = std::move(wanted);
+            all.front().found = found;
             return found;
         }
+        all.splice(all.begin(), all, known);
+        Remembered* const last = &all.front();
         if (last->refused) return work(inputs, nullptr);
         if (!last->graph) {
             for (const at::Tensor& x : inputs) last->inputs.push_back(x.detach().clone());

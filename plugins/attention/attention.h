@@ -28,9 +28,9 @@ at::Tensor class_weights(const Objective& objective, std::int64_t classes, at::D
 at::Tensor weighted_score(const at::Tensor& logits, const at::Tensor& weights, bool probability);
 /// Where a model computes.
 at::Device device_of(Model& model, const at::Tensor& pixels);
-/// Why explanations of one picture after the other are worth a recording: beyond this many tokens, or bytes that a
-/// recording would hold, launches cost nothing beside the work.
-constexpr std::int64_t kMostTokensRecorded = 4096, kMostBytesRecorded = std::int64_t{2} << 30;
+/// Whether what is asked again is worth a recording: of many tokens launches cost nothing beside the work, and a
+/// recording holds the memory of a graph of all layers.
+bool worth_recording(const CaptureCost& cost);
 
 using kernels::HeadFusion;
 

@@ -2,6 +2,8 @@
 // gradient.
 #include "attention.h"
 
+#include <algorithm>
+
 #include <vitrine/replay.h>
 
 #include <ATen/TensorOperators.h>
@@ -23,7 +25,7 @@ at::Tensor class_weights(const Objective& objective, std::int64_t classes, at::D
     weights[static_cast<std::size_t>(objective.index)] += 1;
     for (const std::int64_t other : objective.also) weights[static_cast<std::size_t>(other)] += 1;
     if (objective.versus) weights[static_cast<std::size_t>(*objective.versus)] -= 1;
-    return at::tensor(weights).to(device);
+    return at::tensor(weights).to(device, at::kFloat, /*non_blocking=*/true);
 }
 
 at::Tensor weighted_score(const at::Tensor& logits, const at::Tensor& weights, bool probability) {
@@ -34,6 +36,11 @@ at::Tensor weighted_score(const at::Tensor& logits, const at::Tensor& weights, b
 at::Device device_of(Model& model, const at::Tensor& pixels) {
     const auto parameters = model.parameters();
     return parameters.empty() ? pixels.device() : parameters.front().second.device();
+}
+
+bool worth_recording(const CaptureCost& cost) {
+    constexpr std::int64_t kSmall = std::int64_t{256} << 20, kMost = std::int64_t{2} << 30;
+    return cost.tokens > 0 && cost.tokens <= 4096 && cost.graph <= std::max(kSmall, std::min(kMost, cost.budget / 4));
 }
 
 namespace {
@@ -63,8 +70,7 @@ class Chefer final : public Explainer {
             VITRINE_CHECK(block_by_block(context, *here, cost));
             explained = here->explained;
             walk = here;
-        } else if (context.target.index && context.model.is_native() && cost.tokens > 0 &&
-                   cost.tokens <= kMostTokensRecorded && cost.graph <= kMostBytesRecorded) {
+        } else if (context.target.index && context.model.is_native() && worth_recording(cost)) {
             // The class counts only as an index, so that one recording serves all of them.
             const Objective target = VITRINE_TRY(answer_objective(context, {}));
             explained = target.explained;

@@ -1,6 +1,8 @@
 // LeGrad: how much each layer's own score grows with what is attended, layer by layer, no gradient between layers.
 #include "attention.h"
 
+#include <array>
+
 #include <vitrine/replay.h>
 
 #include <ATen/TensorOperators.h>
@@ -59,9 +61,8 @@ class LeGrad final : public Explainer {
         const std::vector<at::Tensor> inputs{pixels.to(device),
                                              class_weights(target, context.model.info().classes, device)};
         const std::string key = fmt::format("legrad {} {} {}", first, cost.graph <= cost.budget, target.probability);
-        const auto result = VITRINE_TRY(cost.tokens <= kMostTokensRecorded && cost.graph <= kMostBytesRecorded
-                                            ? replayed(context.model, key, inputs, walk)
-                                            : walk(inputs, nullptr));
+        const auto result =
+            VITRINE_TRY(worth_recording(cost) ? replayed(context.model, key, inputs, walk) : walk(inputs, nullptr));
         const Walk& walked = *static_cast<const Walk*>(result.get());
         const Check check = as_check(*walked.last, VITRINE_TRY(walked.last->check(context.seed)));
         const at::Tensor map = walked.sum.to(at::kCPU) / static_cast<double>(layers - first);
@@ -82,6 +83,9 @@ class LeGrad final : public Explainer {
     }
 
   private:
+    /// Bytes of the graphs of layers that are done with in one walk of autograd.
+    static constexpr std::int64_t kMostTogether = std::int64_t{2} << 30;
+
     /// No gradient goes from layer to layer. Layers are done with as the run passes them, some at a time: as many as
     /// have graphs that fit, because one walk of autograd over several costs little more than over one.
     struct Walk {
@@ -95,11 +99,12 @@ class LeGrad final : public Explainer {
         std::string shown;
         std::vector<std::string> notes;
 
-        /// A layer's attention, and what its score is read from: the mean of its tokens [1, 1, width], or, with a
-        /// pooling head, the head's answer [1, classes].
+        /// A layer's attention, and what its score is read from: the mean of its tokens, times `parts`, [1, 1, width],
+        /// or, with a pooling head, the head's answer [1, classes].
         struct Layer {
             std::shared_ptr<const Mixing> mixing;
             at::Tensor read;
+            double parts = 1;
         };
         std::vector<Layer> waiting;
 
@@ -108,7 +113,7 @@ class LeGrad final : public Explainer {
             Model& model = context.model;
             const std::int64_t each = std::max<std::int64_t>(1, cost.graph / std::max<std::int64_t>(1, layers + first));
             const auto together = static_cast<std::size_t>(
-                std::max<std::int64_t>(1, std::min(cost.budget - cost.inputs, kMostBytesRecorded) / each));
+                std::max<std::int64_t>(1, std::min(cost.budget - cost.inputs, kMostTogether) / each));
             // A pooling head is run again on each layer's tokens, after the run, and is all of the tail.
             pooler = model.info().readout == Readout::AttentionPool;
             std::vector<std::pair<at::Tensor, TokenLayout>> tokens;
@@ -127,7 +132,12 @@ class LeGrad final : public Explainer {
                 }
                 {
                     const at::AutoGradMode with_graph(true);
-                    waiting.push_back({step->mixing, x.mean(at::IntArrayRef{1}, /*keepdim=*/true)});
+                    // Of a sum all tokens have one gradient, not one each: what comes before gains by it. In fp16 the
+                    // sum could overflow.
+                    const std::array<std::int64_t, 1> axis{1};
+                    const bool summed = x.scalar_type() != at::kHalf;
+                    waiting.push_back({step->mixing, summed ? x.sum(axis, true) : x.mean(axis, true),
+                                       summed ? static_cast<double>(x.size(1)) : 1});
                 }
                 return waiting.size() < together ? Status() : add(context, weights);
             };
@@ -164,7 +174,9 @@ class LeGrad final : public Explainer {
                 const at::AutoGradMode with_graph(true);
                 at::Tensor answers = at::cat(read);
                 // One token each, and so its own mean.
-                if (!pooler) answers = context.model.layer_answer(answers, waiting.front().mixing->query_layout);
+                if (!pooler)
+                    answers = context.model.layer_answer(answers / waiting.front().parts,
+                                                         waiting.front().mixing->query_layout);
                 if (answers.size(1) != context.model.info().classes)
                     return fail(ErrorCode::Internal, "{} of {} classes were answered", answers.size(1),
                                 context.model.info().classes);

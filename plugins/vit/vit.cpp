@@ -1,6 +1,8 @@
 // The plain vision transformer: patches, positions, blocks of attention and MLP, and the readout.
 #include "vit.h"
 
+#include "linear_of_tokens.h"
+
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/_upsample_bicubic2d_aa.h>
@@ -382,6 +384,10 @@ at::Tensor VitModel::mlp(const at::Tensor& x, const Affine& fc1, const Affine& f
     } else {
         hidden = activate(hidden);
     }
+    const auto weight = cast(fc2.weight), bias = cast(fc2.bias);
+    const bool fixed = !weight.requires_grad() && bias.defined() && !bias.requires_grad();
+    if (fixed && hidden.dim() == 3 && at::GradMode::is_enabled() && hidden.requires_grad())
+        return linear_of_tokens(hidden, weight, bias);
     return linear(hidden, fc2);
 }
 

@@ -1,6 +1,8 @@
 // Tests of the native vision transformer: sizes, randomness, the real ViT-Ti, training from scratch, refusal.
 #include "vit.h"
 
+#include "linear_of_tokens.h"
+
 #include <cmath>
 #include <fstream>
 #include <set>
@@ -10,10 +12,13 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/allclose.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/log_softmax.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/topk.h>
@@ -22,6 +27,7 @@
 #include <c10/core/InferenceMode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <vitrine/architecture.h>
 #include <vitrine/capture.h>
@@ -264,6 +270,25 @@ TEST(Vit, TinyModelsHavePeakedAttentionAndSpreadLogits) {
                 << step.mixing->name << " seed " << seed;
             EXPECT_TRUE(step.mixing->check()->passed) << step.mixing->check()->sentence;
         }
+    }
+}
+
+TEST(Vit, ALinearLayerHasTheSameGradientOfOneRowAsOfAll) {
+    const auto random = at::make_generator<at::CPUGeneratorImpl>(4);
+    const at::Tensor weight = at::randn({5, 7}, random), bias = at::randn({5}, random),
+                     each = at::randn({2, 6, 5}, random);
+    for (const bool same : {true, false}) {
+        at::Tensor gradients[2];
+        for (const bool ours : {true, false}) {
+            const at::AutoGradMode with_graph(true);
+            const at::Tensor x = at::ones({2, 6, 7}).requires_grad_(true);
+            const at::Tensor y = ours ? linear_of_tokens(x, weight, bias) : at::linear(x, weight, bias);
+            EXPECT_TRUE(at::allclose(y, at::linear(x, weight, bias)));
+            const at::Tensor score = same ? (y.sum(at::IntArrayRef{1}) * each.select(1, 0)).sum() : (y * each).sum();
+            gradients[ours ? 0 : 1] = torch::autograd::grad({score}, {x}).front();
+        }
+        EXPECT_GT(gradients[1].abs().max().item<double>(), 0.1);
+        EXPECT_TRUE(at::allclose(gradients[0], gradients[1], 1e-5, 1e-6)) << same;
     }
 }
 

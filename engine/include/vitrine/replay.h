@@ -22,7 +22,7 @@ using ReplayedWork = std::function<Result<Found>(const std::vector<at::Tensor>& 
 /// Runs work on a model whose many small launches cost the host more than the device needs for them, such as one explanation of a picture.
 ///
 /// The first time it runs as it is. The second time with the same model, `key` and shapes it is recorded as a CUDA graph, which takes
-/// three runs, and from then on replayed. The model holds its last recording and that one's memory. Where nothing can be recorded (the
+/// two runs more, and from then on replayed. The model holds its last three recordings and their memory. Where nothing can be recorded (the
 /// CPU, a model that is not native, a libtorch without graphs, work that waits) it always runs as it is.
 ///
 /// @param key     what the work depends on beside its inputs: the method, its settings
