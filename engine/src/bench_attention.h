@@ -6,10 +6,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <nlohmann/json.hpp>
 
 #include <vitrine/device.h>
@@ -46,7 +49,9 @@ inline nlohmann::json target(double value, double limit, bool at_most) {
             {"met", at_most ? value <= limit : value >= limit}};
 }
 
-/// Timed work by name, one sample of each a round, so that what disturbs the machine disturbs all of them.
+/// Timed work by name, one sample of each a round, so that what disturbs the machine disturbs all of them. By the
+/// host's clock from the first call until the device is done; on a device also by its events, which begin when it is
+/// reached by the first call and see no waiting before that.
 class Interleaved {
   public:
     explicit Interleaved(at::Device device) : device_(device) {}
@@ -59,15 +64,21 @@ class Interleaved {
             for (const auto& [name, work, count] : jobs_) {
                 synchronize(device_);
                 const auto start = std::chrono::steady_clock::now();
+                std::optional<c10::Event> begin, end;
+                if (!device_.is_cpu()) record(begin);
                 for (int i = 0; i < count; ++i) VITRINE_CHECK(work());
+                if (!device_.is_cpu()) record(end);
                 synchronize(device_);
                 const double ms =
                     std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count() / count;
-                if (round >= 0) times_[name].push_back(ms);  // the first round warms up
+                if (round < 0) continue;  // the first round warms up
+                times_[name].push_back(ms);
+                if (begin) device_times_[name].push_back(begin->elapsedTime(*end) / count);
             }
         return {};
     }
     double ms(const std::string& name) const { return median(times_.at(name)); }
+    double device_ms(const std::string& name) const { return median(device_times_.at(name)); }
     bool has(const std::string& name) const { return times_.count(name) != 0; }
     /// Median of the ratios of neighbours: what slows a whole round falls out.
     double ratio(const std::string& a, const std::string& b) const {
@@ -76,6 +87,7 @@ class Interleaved {
         return median(ratios);
     }
     const std::map<std::string, std::vector<double>>& times() const { return times_; }
+    const std::map<std::string, std::vector<double>>& device_times() const { return device_times_; }
 
   private:
     struct Job {
@@ -83,9 +95,13 @@ class Interleaved {
         std::function<Status()> work;
         int count;
     };
+    void record(std::optional<c10::Event>& event) const {
+        event.emplace(device_.type(), c10::EventFlag::BACKEND_DEFAULT);
+        event->record(c10::impl::VirtualGuardImpl(device_.type()).getStream(device_));
+    }
     at::Device device_;
     std::vector<Job> jobs_;
-    std::map<std::string, std::vector<double>> times_;
+    std::map<std::string, std::vector<double>> times_, device_times_;
 };
 
 }  // namespace vitrine

@@ -3,6 +3,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <optional>
+#include <tuple>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
@@ -12,6 +14,8 @@
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/accumulate.h>
+
+#include <vitrine/kernels/cuda/floor.h>
 
 namespace vitrine {
 
@@ -120,6 +124,16 @@ void by_heads(const DeviceReady& ready, const Indices& heads, const at::Tensor& 
         maps.push_back(cuda::one_head(ready.params, heads[i]));
         to.push_back(out.data_ptr<float>() + static_cast<std::int64_t>(i) * out.stride(0));
     }
+}
+
+/// What an implementation that runs for the one can run for the other.
+bool same_kind(const DeviceAttention& a, const DeviceAttention& b) {
+    const auto facts = [](const DeviceAttention& x) {
+        return std::tuple(x.element, x.heads, x.key_heads, x.queries, x.keys, x.head_dim, x.q_stride[0], x.q_stride[1],
+                          x.k_stride[0], x.k_stride[1], x.bias != nullptr, x.mask != nullptr, x.causal, x.softcap,
+                          reinterpret_cast<std::uintptr_t>(x.q) % 16, reinterpret_cast<std::uintptr_t>(x.k) % 16);
+    };
+    return facts(a) == facts(b);
 }
 
 void set_strides(std::int64_t strides[2], const at::Tensor& x) {
@@ -251,6 +265,37 @@ Result<at::Tensor> device_left(const DeviceReady& ready, const at::Tensor& r, st
                                             out.data_ptr<float>(), {}, call.launch()),
                             shown));
     return out;
+}
+
+Result<at::Tensor> device_walk(std::span<const DeviceReady* const> layers, const std::vector<bool>& residual,
+                               const at::Tensor& r, std::string& shown) {
+    // One piece of scratch and two results that take turns: a step is three launches, and little may stand between
+    // them.
+    std::int64_t most_keys = 0;
+    std::size_t scratch = 0;
+    for (const DeviceReady* layer : layers) {
+        most_keys = std::max(most_keys, layer->params.keys);
+        scratch = std::max(scratch, cuda::sweep_workspace(layer->params));
+    }
+    const at::Tensor turns = at::empty({2, most_keys}, floats_beside(layers.front()->q));
+    const float* from = r.data_ptr<float>();
+    float* to = turns.data_ptr<float>();
+    std::optional<Call> call;
+    const DeviceReady* chosen_for = nullptr;
+    for (std::size_t at = layers.size(); at-- > 0;) {
+        const DeviceReady& layer = *layers[at];
+        if (chosen_for == nullptr || !same_kind(chosen_for->params, layer.params)) {
+            call.emplace(Operation::MapSweep, layer);
+            VITRINE_CHECK(call->done(call->problem(), shown));
+            call->scratch(layer.q, scratch);
+            chosen_for = &layer;
+        }
+        VITRINE_CHECK(call->done(cuda::map_step(layer.params, from, residual[at], to, call->launch()), shown));
+        from = to;
+        to = turns.data_ptr<float>() + (to == turns.data_ptr<float>() ? most_keys : 0);
+    }
+    const std::int64_t row = from == turns.data_ptr<float>() ? 0 : 1;
+    return turns.select(0, row).narrow(0, 0, layers.front()->params.keys);
 }
 
 namespace {
@@ -412,6 +457,16 @@ Result<at::Tensor> device_fused_counts(const DeviceReady& ready, kernels::HeadFu
     return out;
 }
 
+Result<std::int64_t> device_exponentials(at::Device device) {
+    const c10::DeviceGuard guard(device);
+    cuda::Launch launch;
+    launch.stream =
+        c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).getStream(guard.current_device()).native_handle();
+    std::int64_t count = 0;
+    if (const char* problem = cuda::exponentials(count, launch)) return fail(ErrorCode::Internal, "{}", problem);
+    return count;
+}
+
 #else  // without the kernels nothing is taken, and nothing below is reached
 
 bool device_kernels_take(const at::Tensor&) { return false; }
@@ -431,6 +486,10 @@ Result<at::Tensor> device_tile(const DeviceReady&, const Indices&, std::int64_t,
     return absent();
 }
 Result<at::Tensor> device_left(const DeviceReady&, const at::Tensor&, std::string&) { return absent(); }
+Result<at::Tensor> device_walk(std::span<const DeviceReady* const>, const std::vector<bool>&, const at::Tensor&,
+                               std::string&) {
+    return absent();
+}
 Result<at::Tensor> device_right(const DeviceReady&, const at::Tensor&, std::string&) { return absent(); }
 Result<at::Tensor> device_sensitivity(const DeviceReady&, const at::Tensor&, const at::Tensor&, kernels::SweepFunctor,
                                       const at::Tensor&, std::string&) {
@@ -456,6 +515,8 @@ Result<at::Tensor> device_fused_counts(const DeviceReady&, kernels::HeadFusion, 
                                        std::string&) {
     return absent();
 }
+
+Result<std::int64_t> device_exponentials(at::Device) { return absent(); }
 
 #endif
 

@@ -42,6 +42,10 @@ Result<at::Tensor> device_tile(const DeviceReady& ready, const Indices& heads, s
                                std::string& shown);
 /// r: [1 or heads, queries] fp32 contiguous on the device. [heads, keys]
 Result<at::Tensor> device_left(const DeviceReady& ready, const at::Tensor& r, std::string& shown);
+/// Back through layers of one device, the last first: r becomes the mean over heads of r^T P, and at a layer with a
+/// residual path the mean of that and r. r: [queries of the last] fp32 contiguous there. [keys of the first]
+Result<at::Tensor> device_walk(std::span<const DeviceReady* const> layers, const std::vector<bool>& residual,
+                               const at::Tensor& r, std::string& shown);
 /// v: [heads, keys, dim]. [heads, queries, dim]
 Result<at::Tensor> device_right(const DeviceReady& ready, const at::Tensor& v, std::string& shown);
 /// v: [key or value heads, keys, dim], d_output: [heads, queries, dim], of q's type. [heads, keys]
@@ -65,6 +69,9 @@ Result<at::Tensor> device_fused_row_sums(const DeviceReady& ready, kernels::Head
 /// int64 [bins + 1]: the bins, and how many entries lie below the first.
 Result<at::Tensor> device_fused_counts(const DeviceReady& ready, kernels::HeadFusion fusion, std::uint32_t first,
                                        int shift, std::int64_t bins, std::string& shown);
+
+/// Queues exponentials on this device and says how many; see kernels/cuda/floor.h.
+Result<std::int64_t> device_exponentials(at::Device device);
 
 /// rows_of_layers with its answers where the kept tensors are.
 Result<LayerRows> rows_of_layers_there(const Flow& flow, std::span<const std::int64_t> queries, bool head_mean);

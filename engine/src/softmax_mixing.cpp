@@ -1,6 +1,8 @@
 // Rows, columns, tiles and products of attention maps from what was kept, through the plain kernels.
 #include "softmax_mixing.h"
 
+#include <vitrine/walk.h>
+
 #include "device_attention.h"
 #include "torch_errors.h"
 
@@ -73,6 +75,10 @@ Status check_values(const Mixing& m, const at::Tensor& v) {
     return {};
 }
 
+/// Copies to a device that need not be waited for: memory of the host that is not pinned is read before the call
+/// returns.
+constexpr bool kNoWait = true;
+
 double tolerance(const at::Tensor& used) {
     // bf16 keeps 8 bits and fp16 11; the design states 2e-2 for both and 1e-4 for fp32.
     return used.scalar_type() == at::kFloat || used.scalar_type() == at::kDouble ? 1e-4 : 2e-2;
@@ -112,14 +118,15 @@ Result<MixingCheck> check_rows(const Mixing& m,
         at::Tensor ours = products.size() == 1 ? products.front() : at::cat(products);
         if (!head_factors.empty())
             ours = ours * at::tensor(head_factors, at::kFloat).to(ours.device()).reshape({m.heads, 1, 1});
-        const at::Tensor theirs = used.index_select(1, at::tensor(places).to(used.device())).detach().to(at::kFloat);
+        const at::Tensor theirs =
+            used.index_select(1, at::tensor(places).to(used.device(), at::kLong, kNoWait)).detach().to(at::kFloat);
         worst = (ours - theirs).abs().max();
         largest = theirs.abs().max();
     }
     // Uniform over the sampled rows: the sweep then costs no more than the rows did.
     at::Tensor r = at::zeros({m.queries});
     for (const std::int64_t i : picked) r.data_ptr<float>()[i] = 1.0F / static_cast<float>(count);
-    const at::Tensor mass = (VITRINE_TRY(m.left(r.to(m.device()))).sum(-1) - 1).abs().max();
+    const at::Tensor mass = (VITRINE_TRY(m.left(r.to(m.device(), at::kFloat, kNoWait))).sum(-1) - 1).abs().max();
     // A device is asked once, for all of them. What is not a number stays one and fails its comparison.
     std::vector<at::Tensor> found_there{(p.sum(-1) - 1).abs().max(), mass.to(p.device())};
     if (worst.defined()) found_there.insert(found_there.end(), {worst.to(p.device()), largest.to(p.device())});
@@ -487,6 +494,54 @@ Result<at::Tensor> SoftmaxMixing::left(const at::Tensor& r) const {
                                   out.data_ptr<float>(), kKernelThreads);
         answered(choice.shown());
         return out.to(r.device());
+    });
+}
+
+namespace {
+
+/// The layers of these steps where one device can walk through them at once; empty where not.
+Result<std::vector<const DeviceReady*>> on_one_device(std::span<const FlowStep> steps) {
+    std::vector<const DeviceReady*> layers;
+    for (const FlowStep& step : steps) {
+        const auto* softmax = dynamic_cast<const SoftmaxMixing*>(step.mixing.get());
+        const bool joined = &step == &steps.front() || !step.before;
+        if (!joined || softmax == nullptr || softmax->rematerialises() || !softmax->device().is_cuda()) return {};
+        const auto given = VITRINE_TRY(softmax->given());
+        if (given.device == nullptr || softmax->device() != steps.front().mixing->device()) return {};
+        layers.push_back(given.device);
+    }
+    return layers;
+}
+
+}  // namespace
+
+Result<at::Tensor> left_mean(std::span<const FlowStep> steps, const at::Tensor& start, bool residuals) {
+    return guarded([&]() -> Result<at::Tensor> {
+        at::Tensor r = start;
+        for (std::size_t at = steps.size(); at-- > 0;) {
+            const Mixing& mixing = *steps[at].mixing;
+            if (steps[at].residual && residuals && mixing.queries != mixing.keys)
+                return fail(ErrorCode::Unsupported, "{} has a residual path between {} queries and {} keys",
+                            mixing.name, mixing.queries, mixing.keys);
+        }
+        if (const auto layers = VITRINE_TRY(on_one_device(steps)); !layers.empty()) {
+            const Mixing& last = *steps.back().mixing;
+            std::vector<bool> residual;
+            for (const FlowStep& step : steps) residual.push_back(step.residual && residuals);
+            std::string shown;
+            r = VITRINE_TRY(
+                device_walk(layers, residual, VITRINE_TRY(weights(last, r.reshape({1, -1}), last.device())), shown));
+            for (const FlowStep& step : steps) static_cast<const SoftmaxMixing&>(*step.mixing).answered(shown);
+            return steps.front().before ? steps.front().before->back(r) : r;
+        }
+        for (std::size_t at = steps.size(); at-- > 0;) {
+            const Mixing& mixing = *steps[at].mixing;
+            r = r.to(mixing.device());  // a walk over many layers need not leave the device
+            const at::Tensor through = VITRINE_TRY(mixing.left(r)).mean(0);
+            r = steps[at].residual && residuals ? at::Tensor((through + r) / 2) : through;
+            if (steps[at].before) r = steps[at].before->back(r);
+        }
+        return r;
     });
 }
 

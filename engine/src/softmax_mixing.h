@@ -84,7 +84,9 @@ class SoftmaxMixing final : public Mixing {
         const DeviceReady* device = nullptr;
     };
     Result<Given> given() const;
-    /// The former alone.
+    /// Notes which implementation answered.
+    void answered(std::string shown) const;
+    /// The former of these alone.
     Result<const kernels::AttentionParams*> params() const;
     /// The same for rows. From the second call on with packed keys, where `may_pack`.
     Result<kernels::AttentionParams> row_params(bool may_pack) const;
@@ -105,8 +107,6 @@ class SoftmaxMixing final : public Mixing {
     Result<std::shared_ptr<const Ready>> prepare() const;
     /// A kept tensor, or what the recipe makes for it, with as many heads as there are queries' heads.
     at::Tensor used(at::Tensor Ready::*which, const at::Tensor& kept) const;
-    /// Notes which implementation answered.
-    void answered(std::string shown) const;
 
     SoftmaxParts parts_;
     std::optional<Recipe> recipe_;

@@ -1,11 +1,14 @@
 // Attention rollout by sweeps: the start is carried back through the layers, and no map is formed.
 #include "attention.h"
 
+#include <vitrine/walk.h>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/zeros.h>
 
 #include <charconv>
 #include <cmath>
+#include <span>
 
 namespace vitrine::plugin::attention {
 namespace {
@@ -112,19 +115,26 @@ class Rollout final : public Explainer {
     }
 };
 
-/// One step without its token map. r is over its queries.
+/// Entries of a whole map of 4096 tokens: a sweep takes less than a frame.
+constexpr std::int64_t kSmallMap = std::int64_t{1} << 24;
+
+/// How many of the smallest entries of this step's fused map become zero.
+std::int64_t dropped_entries(const FlowStep& step, const RolloutSettings& settings) {
+    const auto entries = static_cast<double>(step.mixing->queries * step.mixing->keys);
+    return step.layer >= 0 ? static_cast<std::int64_t>(entries * settings.discard_ratio) : 0;
+}
+
+/// Rows of the mean map sum to 1, so that those of F + I sum to 2: one sweep.
+bool is_plain(const FlowStep& step, const RolloutSettings& settings) {
+    return settings.fusion == HeadFusion::Mean && dropped_entries(step, settings) < 1;
+}
+
+/// One step that is not plain, without its token map. r is over its queries.
 Result<at::Tensor> step_back(const FlowStep& step, const RolloutSettings& settings, const at::Tensor& r,
                              const std::stop_token& stop) {
     const Mixing& mixing = *step.mixing;
     const bool residual = step.residual && settings.residual;
-    const auto entries = static_cast<double>(mixing.queries * mixing.keys);
-    const auto count = step.layer >= 0 ? static_cast<std::int64_t>(entries * settings.discard_ratio) : 0;
-    if (settings.fusion == HeadFusion::Mean && count < 1) {
-        // Rows of the mean map sum to 1, so that those of F + I sum to 2.
-        const at::Tensor there = r.to(mixing.device());  // a walk over many layers need not leave the device
-        const at::Tensor through = VITRINE_TRY(mixing.left(there)).mean(0);
-        return residual ? at::Tensor((through + there) / 2) : through;
-    }
+    const std::int64_t count = dropped_entries(step, settings);
     kernels::Dropped dropped = VITRINE_TRY(smallest_entries(mixing, settings.fusion, count, stop));
     if (settings.as_vit_explain) {
         dropped.kept_key = 0;
@@ -220,7 +230,6 @@ Result<at::Tensor> roll_out(const Flow& flow, const RolloutSettings& settings, c
         at::Tensor r = (start.defined() ? start : flow.readout).to(at::kFloat).reshape({-1});
         const auto total = static_cast<std::int64_t>(steps);
         for (std::int64_t at = total - 1; at >= 0; --at) {
-            if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
             const FlowStep& step = flow.steps[static_cast<std::size_t>(at)];
             const Mixing& mixing = *step.mixing;
             if (!mixing.row_stochastic())
@@ -230,9 +239,28 @@ Result<at::Tensor> roll_out(const Flow& flow, const RolloutSettings& settings, c
                 return fail(ErrorCode::Unsupported,
                             "rollout needs as many keys as queries beside a residual path, and {} has {} and {}",
                             mixing.name, mixing.keys, mixing.queries);
-            r = VITRINE_TRY(step_back(step, settings, r, stop));
-            if (shown != nullptr) *shown = mixing.implementation();
-            if (step.before) r = step.before->back(r);
+        }
+        const std::span<const FlowStep> all(flow.steps);
+        for (std::int64_t at = total - 1; at >= 0; --at) {
+            if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+            const FlowStep& step = flow.steps[static_cast<std::size_t>(at)];
+            if (is_plain(step, settings)) {
+                // Small layers together: the walk is over before anyone could ask how far it got.
+                std::int64_t first = at;
+                const auto small = [&](std::int64_t i) {
+                    const FlowStep& it = all[static_cast<std::size_t>(i)];
+                    return is_plain(it, settings) && it.mixing->queries * it.mixing->keys <= kSmallMap;
+                };
+                while (small(first) && first > 0 && small(first - 1)) --first;
+                r = VITRINE_TRY(
+                    left_mean(all.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(at - first + 1)), r,
+                              settings.residual));
+                at = first;
+            } else {
+                r = VITRINE_TRY(step_back(step, settings, r, stop));
+                if (step.before) r = step.before->back(r);
+            }
+            if (shown != nullptr) *shown = step.mixing->implementation();
             if (progress) progress({total - at, total, "layers"});
         }
         return r.to(at::kCPU).contiguous();

@@ -31,7 +31,7 @@ std::vector<std::string> attention_bench_cases(bool on_cpu = true);
 /// @param repeats  rounds after one of warm-up
 /// @return         medians in milliseconds, floors, ratios (medians of the ratios of a round), the stated targets and whether they are met
 /// @param device   "cpu" or "cuda[:N]"; on a device the forward is the fastest of its attention backends, answers stay there while timed,
-///                 peak memory is the allocator's, and times are not of a CUDA graph: they hold the launches
+///                 peak memory is the allocator's; the forward that targets are against is a CUDA graph of it
 /// @param memory_budget  bytes that a capture may keep; 0 as in CaptureOptions
 /// @error BadInput     there is no such case
 /// @error Unsupported  no such device

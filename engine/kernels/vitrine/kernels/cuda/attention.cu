@@ -2,6 +2,7 @@
 #include <vitrine/kernels/cuda/attention.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include <vitrine/kernels/cuda/launches.cuh>
@@ -168,30 +169,36 @@ const char* strip(Operation operation, std::span<const DeviceAttention> layers, 
     return nullptr;
 }
 
-/// Lists the queries, sweeps, adds the parts: shared by both sweeps.
-const char* sweep(const DeviceAttention& a, SweepTask& task, const float* r, std::int64_t r_head_stride, float* out,
-                  bool gradient, const Launch& launch) {
+/// Lists the queries and sweeps: shared by both sweeps. The parts [splits, heads, keys] go to the workspace, or, where
+/// there is one, to `whole`; `task` tells where and how many.
+const char* sweep_parts(const DeviceAttention& a, SweepTask& task, const float* r, std::int64_t r_head_stride,
+                        float* whole, bool gradient, const Launch& launch) {
     const SweepRoom room = sweep_room(a, task.v.dim);
     if (const char* problem = lacks(launch, room.size)) return problem;
     task.p = problem_of(a);
     if (launch.implementation == Implementation::Reference) {
-        task.out = out;
+        task.out = whole;
+        task.splits = 1;
         return reference_sweep(a.element, task, r, r_head_stride, gradient, launch);
     }
     task.list = room.list(launch.workspace);
     task.splits = sweep_splits(a);
-    task.out = task.splits > 1 ? room.parts(launch.workspace) : out;
+    task.out = task.splits > 1 ? room.parts(launch.workspace) : whole;
     task.packed = static_cast<char*>(launch.workspace) + room.packed;
     const ListTask list{task.list, r, r_head_stride, task.needs_map != 0 ? a.lse : nullptr, task.p.queries};
     if (const char* problem = launch_list(list, task.p.heads, launch)) return problem;
     const bool sm90 = launch.implementation == Implementation::Sm90;
-    const char* problem = nullptr;
     if (gradient)
-        problem =
-            sm90 ? launch_sweep_gradient_sm90(a.element, task, launch) : launch_sweep_gradient(a.element, task, launch);
-    else
-        problem = sm90 && task.histogram.counts == nullptr ? launch_sweep_sm90(a.element, task, launch)
-                                                           : launch_sweep(a.element, task, launch);
+        return sm90 ? launch_sweep_gradient_sm90(a.element, task, launch)
+                    : launch_sweep_gradient(a.element, task, launch);
+    return sm90 && task.histogram.counts == nullptr ? launch_sweep_sm90(a.element, task, launch)
+                                                    : launch_sweep(a.element, task, launch);
+}
+
+/// And adds the parts.
+const char* sweep(const DeviceAttention& a, SweepTask& task, const float* r, std::int64_t r_head_stride, float* out,
+                  bool gradient, const Launch& launch) {
+    const char* problem = sweep_parts(a, task, r, r_head_stride, out, gradient, launch);
     if (problem != nullptr || task.splits == 1) return problem;
     return launch_sum(task.out, a.heads * a.keys, task.splits, out, launch);
 }
@@ -243,12 +250,17 @@ int device_count() noexcept {
 }
 
 int compute_capability(int device) noexcept {
+    // A device does not change, and every operation asks.
+    static std::atomic<int> known[32];
+    const bool kept = device >= 0 && device < 32;
+    if (kept && known[device] != 0) return known[device];
     int major = 0, minor = 0;
     if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
         cudaGetLastError();  // no device is an answer here, not an error to be found later
         return 0;
     }
+    if (kept) known[device] = major * 10 + minor;
     return major * 10 + minor;
 }
 
@@ -390,6 +402,18 @@ const char* map_sweep(const DeviceAttention& a, const float* r, std::int64_t r_h
     const LseTask rows{task.p, extras.row_sums, a.lse, r, r_head_stride, 1};
     return launch.implementation == Implementation::Reference ? reference_lse(a.element, rows, launch)
                                                               : launch_lse(a.element, rows, launch);
+}
+
+const char* map_step(const DeviceAttention& a, const float* r, bool residual, float* out,
+                     const Launch& launch) noexcept {
+    if (const char* problem = check(Operation::MapSweep, a, launch)) return problem;
+    if (residual && a.queries != a.keys) return "a residual path has as many keys as queries";
+    SweepTask task{};
+    task.needs_map = 1;
+    if (const char* problem = lacks(launch, sweep_room(a, 0).size)) return problem;
+    if (const char* problem = sweep_parts(a, task, r, 0, sweep_room(a, 0).parts(launch.workspace), false, launch))
+        return problem;
+    return launch_step({task.out, residual ? r : nullptr, out, task.splits, task.p.heads, task.p.keys}, launch);
 }
 
 const char* map_sweep_gradient(const DeviceAttention& a, const DeviceGradient& gradient, SweepFunctor functor,

@@ -192,6 +192,12 @@ std::size_t sweep_workspace(const DeviceAttention& attention, const DeviceGradie
 const char* map_sweep(const DeviceAttention& attention, const float* r, std::int64_t r_head_stride, float* out,
                       const SweepExtras& extras, const Launch& launch) noexcept;
 
+/// One step of a walk back through layers: out[j] = mean_h sum_i r[i] p_ij, and with a residual path the mean of that
+/// and r[j], then with as many keys as queries. r: [queries], out: [keys], not the same. Workspace and implementations
+/// are those of map_sweep.
+const char* map_step(const DeviceAttention& attention, const float* r, bool residual, float* out,
+                     const Launch& launch) noexcept;
+
 /// out[h, j] = sum_i r[h, i] f(p_ij, dp_ij), as in sweep_gradient.h.
 const char* map_sweep_gradient(const DeviceAttention& attention, const DeviceGradient& gradient, SweepFunctor functor,
                                const float* r, std::int64_t r_head_stride, float* out, const Launch& launch) noexcept;

@@ -471,6 +471,20 @@ TEST_P(CudaAttention, MatchesDoublePrecision) {
             EXPECT_LE(error_of(rows.read(), sums), 10 * floor) << "row sums by " << name_of(x);
             return got;
         });
+        if (stride != 0) continue;
+        for (const bool residual : {false, true}) {
+            if (residual && n != m) continue;
+            std::vector<double> step(size(m));
+            for (std::int64_t j = 0; j < m; ++j) {
+                for (std::int64_t head = 0; head < h; ++head)
+                    step[size(j)] += wanted[size(head * m + j)] / static_cast<double>(h);
+                if (residual) step[size(j)] = (step[size(j)] + s.data.r[size(j)]) / 2;
+            }
+            hold(s, Operation::MapSweep, none, step, floor * most, "map_step", [&](Implementation x) {
+                return result_of(step.size(),
+                                 [&](float* out) { return map_step(s.a, s.r->get(), residual, out, s.launch(x)); });
+            });
+        }
     }
 
     // The histogram: between the counts that edges moved by rounding either way would give.

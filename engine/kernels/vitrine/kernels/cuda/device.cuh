@@ -7,6 +7,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <mutex>
+#include <utility>
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -216,13 +219,27 @@ __device__ __forceinline__ void clear(float (&c)[kM][kN][4]) {
 __host__ __device__ constexpr int steps_of(int row_bytes) { return (row_bytes + 31) / 32; }
 __host__ __device__ constexpr int pitch_of(int row_bytes) { return steps_of(row_bytes) * 32 + 16; }
 
+/// Lets a kernel's blocks have so much shared memory. The driver is asked once for a kernel, a device and a size: a
+/// walk over many layers launches the same ones again and again.
+inline cudaError_t allow_shared(const void* kernel, int bytes) {
+    static std::mutex mutex;
+    static std::map<std::pair<const void*, int>, int> allowed;
+    int device = 0;
+    if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+    const std::lock_guard lock(mutex);
+    int& most = allowed[{kernel, device}];
+    if (bytes <= most) return cudaSuccess;
+    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error == cudaSuccess) most = bytes;
+    return error;
+}
+
 /// Sets the block's shared memory and launches. Answers null or the driver's sentence.
 template <class Task>
 const char* launch_kernel(void (*kernel)(Task), const Task& task, dim3 grid, int threads, int shared_bytes,
                           const Launch& launch) {
     if (shared_bytes > 48 * 1024) {
-        const cudaError_t error =
-            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+        const cudaError_t error = allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
         if (error != cudaSuccess) return cudaGetErrorString(error);
     }
     kernel<<<grid, threads, shared_bytes, static_cast<cudaStream_t>(launch.stream)>>>(task);

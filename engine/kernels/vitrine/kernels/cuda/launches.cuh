@@ -88,6 +88,14 @@ struct PackTask {
 const char* launch_pack(const PackTask& task, int heads, const Launch& launch);
 /// out[x] = sum_s part[s, x]; part: [splits, count].
 const char* launch_sum(const float* part, long long count, int splits, float* out, const Launch& launch);
+/// One step of a walk: out[j] = mean_h sum_s part[s, h, j], and with r not null the mean of that and r[j].
+struct StepTask {
+    const float* part;  ///< [splits, heads, keys]
+    const float* r;
+    float* out;
+    int splits, heads, keys;
+};
+const char* launch_step(const StepTask& task, const Launch& launch);
 const char* launch_top_k(const float* values, long long rows, int count, int k, float* out_values,
                          std::int64_t* out_indices, const Launch& launch);
 

@@ -100,6 +100,28 @@ __global__ void sum_kernel(const __grid_constant__ SumTask task) {
     task.out[x] = sum;
 }
 
+/// 32 keys a block; eight warps share the heads and parts out, and add up in a fixed order.
+constexpr int kStepKeys = 32, kStepWarps = 8;
+__global__ void __launch_bounds__(kStepKeys* kStepWarps) step_kernel(const __grid_constant__ StepTask task) {
+    __shared__ float sums[kStepWarps][kStepKeys];
+    const int lane = threadIdx.x % kStepKeys, warp = threadIdx.x / kStepKeys;
+    const int j = blockIdx.x * kStepKeys + lane, rows = task.splits * task.heads;
+    float sum = 0;
+    if (j < task.keys) {
+#pragma unroll 4
+        for (int row = warp; row < rows; row += kStepWarps)
+            sum += task.part[static_cast<long long>(row) * task.keys + j];
+    }
+    sums[warp][lane] = sum;
+    __syncthreads();
+    if (warp != 0 || j >= task.keys) return;
+    sum = 0;
+#pragma unroll
+    for (int w = 0; w < kStepWarps; ++w) sum += sums[w][lane];
+    sum /= static_cast<float>(task.heads);
+    task.out[j] = task.r == nullptr ? sum : (sum + task.r[j]) / 2;
+}
+
 struct TopKTask {
     const float* values;
     int count, k;
@@ -184,6 +206,11 @@ const char* launch_pack(const PackTask& task, int heads, const Launch& launch) {
 const char* launch_sum(const float* part, long long count, int splits, float* out, const Launch& launch) {
     const SumTask task{part, count, splits, out};
     return launch_kernel(sum_kernel, task, dim3(static_cast<unsigned>((count + 255) / 256)), 256, 0, launch);
+}
+
+const char* launch_step(const StepTask& task, const Launch& launch) {
+    return launch_kernel(step_kernel, task, dim3((task.keys + kStepKeys - 1) / kStepKeys), kStepKeys * kStepWarps, 0,
+                         launch);
 }
 
 const char* launch_top_k(const float* values, long long rows, int count, int k, float* out_values,
