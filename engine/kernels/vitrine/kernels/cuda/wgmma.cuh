@@ -56,17 +56,6 @@ __device__ __forceinline__ void wait_phase(std::uint32_t barrier, int parity) {
         : "memory");
 #endif
 }
-/// Whether that phase has completed, for a wait that is to come.
-__device__ __forceinline__ bool has_completed(std::uint32_t barrier, int parity) {
-    int completed = 0;
-#ifdef VITRINE_WGMMA
-    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.s32 %0, 1, 0, p;\n}\n"
-                 : "=r"(completed)
-                 : "r"(barrier), "r"(parity)
-                 : "memory");
-#endif
-    return completed != 0;
-}
 /// One thread copies `bytes` (a multiple of 16) by the copy engine; the barrier gets its arrival and the bytes.
 __device__ __forceinline__ void copy_bulk(std::uint32_t to, const void* from, int bytes, std::uint32_t barrier) {
 #ifdef VITRINE_WGMMA
