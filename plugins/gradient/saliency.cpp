@@ -1,0 +1,45 @@
+// The gradient of the explained number with respect to the pixels, alone and times the picture.
+#include "gradient.h"
+
+#include <ATen/TensorOperators.h>
+
+namespace vitrine::plugin::gradient {
+namespace {
+
+class PlainGradient final : public Explainer {
+  public:
+    explicit PlainGradient(bool times_input) : times_input_(times_input) {}
+
+    Description description() const override {
+        if (times_input_)
+            return {"input_x_gradient", "Input x gradient", "The gradient of the score times the normalised picture",
+                    "A. Shrikumar et al., Not Just a Black Box, 2016, arXiv 1605.01713", 0};
+        return {"saliency", "Saliency", "How strongly the score reacts to each pixel: the size of its gradient",
+                "K. Simonyan, A. Vedaldi, A. Zisserman, Deep Inside Convolutional Networks, ICLR 2014 workshop, arXiv "
+                "1312.6034",
+                0};
+    }
+    std::vector<Parameter> parameters() const override { return {reduce_parameter(times_input_ ? "sum" : "max_abs")}; }
+    std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
+    bool class_specific() const override { return true; }
+
+    Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
+        const Objective objective = VITRINE_TRY(context.objective());
+        const at::Tensor& x = context.input.pixels;
+        const auto found =
+            VITRINE_TRY(context.slopes(objective, 1, [&](std::int64_t, std::int64_t) -> at::Tensor { return x; }));
+        const at::Tensor gradient = found.gradients[0];
+        return to_attribution(*this, settings, objective,
+                              times_input_ ? gradient * x[0].to(at::kCPU, at::kFloat) : gradient);
+    }
+
+  private:
+    bool times_input_;
+};
+
+}  // namespace
+
+std::unique_ptr<Explainer> make_saliency() { return std::make_unique<PlainGradient>(false); }
+std::unique_ptr<Explainer> make_input_x_gradient() { return std::make_unique<PlainGradient>(true); }
+
+}  // namespace vitrine::plugin::gradient
