@@ -27,6 +27,7 @@ std::unique_ptr<Explainer> make_saliency();
 std::unique_ptr<Explainer> make_input_x_gradient();
 std::unique_ptr<Explainer> make_integrated_gradients();
 std::unique_ptr<Explainer> make_blur_ig();
+std::unique_ptr<Explainer> make_xrai();
 std::unique_ptr<Explainer> make_smooth_grad(Draws draws = {});
 std::unique_ptr<Explainer> make_square_grad(Draws draws = {});
 std::unique_ptr<Explainer> make_var_grad(Draws draws = {});

@@ -8,6 +8,7 @@ VITRINE_PLUGIN(gradient) {
     registry.add(vitrine::plugin::gradient::make_input_x_gradient());
     registry.add(vitrine::plugin::gradient::make_integrated_gradients());
     registry.add(vitrine::plugin::gradient::make_blur_ig());
+    registry.add(vitrine::plugin::gradient::make_xrai());
     registry.add(vitrine::plugin::gradient::make_smooth_grad());
     registry.add(vitrine::plugin::gradient::make_square_grad());
     registry.add(vitrine::plugin::gradient::make_var_grad());

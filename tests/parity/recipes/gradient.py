@@ -153,6 +153,23 @@ def blur_ig(model, x, **more):
     return torch.from_numpy(out).permute(2, 0, 1)[None]
 
 
+def xrai(model):
+    """PAIR's XRAI, its segments found at the picture's own size, of a picture of blocks with noise on them."""
+    x = np.repeat(np.repeat(draw("xrai.coarse", (1, 3, 6, 8), 1.0), 16, 2), 16, 3) + np.float32(0.1) * draw("xrai.fine", (1, 3, 96, 128), 1.0)
+    picture = x[0].transpose(1, 2, 0).astype(np.float64)
+
+    def call(batch, call_model_args=None, expected_keys=None):
+        p = torch.from_numpy(np.asarray(batch)).permute(0, 3, 1, 2).float().requires_grad_(True)
+        model(p)[:, TARGET].sum().backward()
+        return {pair.INPUT_OUTPUT_GRADIENTS: p.grad.permute(0, 2, 3, 1).double().numpy()}
+
+    masks = pair.xrai._get_segments_felzenszwalb(picture, resize_image=False)
+    settings = pair.XRAIParameters(steps=20)
+    found = torch.from_numpy(pair.XRAI().GetMask(picture, call, segments=masks, extra_parameters=settings))
+    print("xrai:", len(masks), "regions,", len(found.unique()), "densities")
+    save_file({"map": found[::2, ::2].float().contiguous()}, OUT / "xrai.safetensors")
+
+
 def case(name, model, x, relu=False, layer=None, lifted=None):
     out = {"logits": model(x).detach()}
     out["saliency"] = ca.Saliency(model).attribute(x, TARGET, abs=False)
@@ -205,6 +222,7 @@ def main():
         {"input_size": [3, 32, 48], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "crop_pct": 1.0}))
     (OUT / "vgg_model.json").write_text((OUT / "vgg_traced.json").read_text())
     case("vgg", small, x, True, small.features, apart(small))
+    xrai(small)
 
 
 main()
