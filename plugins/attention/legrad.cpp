@@ -187,6 +187,7 @@ class LeGrad final : public Explainer {
             std::vector<at::Tensor> found;
             at::Tensor r;
             for (std::size_t i = 0; i < waiting.size(); ++i) {
+                if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
                 const Mixing& mixing = *waiting[i].mixing;
                 if (!r.defined() || r.numel() != mixing.queries)
                     r = at::full({mixing.queries}, 1 / static_cast<double>(mixing.queries),
