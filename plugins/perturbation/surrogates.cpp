@@ -1,0 +1,203 @@
+// LIME and KernelSHAP: a linear model of the score over features that are there or not.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/linalg_lstsq.h>
+#include <ATen/ops/linalg_solve.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+
+#include "perturbation.h"
+
+namespace vitrine::plugin::perturbation {
+
+namespace {
+constexpr std::uint64_t kLime = 0x117E, kSize = 0x5AB0, kSubset = 0x5AB1;
+
+/// Samples and scores less their weighted means: an intercept without a column.
+struct Centred {
+    at::Tensor x, y;
+};
+Centred centred(const at::Tensor& samples, const at::Tensor& scores, const at::Tensor& weights) {
+    const at::Tensor x = samples.to(at::kDouble), y = scores.to(at::kDouble),
+                     w = weights.to(at::kDouble) / weights.sum();
+    return {x - w.matmul(x), y - w.dot(y)};
+}
+}  // namespace
+
+void keep_one(const at::Tensor& samples) {
+    const at::Tensor empty = (samples.sum(1) == 0).contiguous();
+    for (std::int64_t i = 0; i < samples.size(0); ++i)
+        if (empty.const_data_ptr<bool>()[i]) samples[i][i % samples.size(1)].fill_(1);
+}
+
+at::Tensor lime_samples(std::uint64_t seed, std::int64_t samples, std::int64_t features) {
+    at::Tensor out = at::empty({samples, features});
+    auto* value = out.mutable_data_ptr<float>();
+    for (std::int64_t i = 0; i < samples * features; ++i)
+        value[i] = i < features || (bits(seed, kLime, static_cast<std::uint64_t>(i)) >> 63) != 0 ? 1.0F : 0.0F;
+    return out;
+}
+
+at::Tensor lime_weights(const at::Tensor& samples, double kernel_width) {
+    // The cosine to a row of ones; of an empty row it is taken as 0.
+    const at::Tensor kept = samples.to(at::kDouble).mean(1);
+    const at::Tensor distance = 1 - kept.sqrt();
+    return (-(distance * distance) / (kernel_width * kernel_width)).exp().sqrt();
+}
+
+at::Tensor ridge(const at::Tensor& samples, const at::Tensor& scores, const at::Tensor& weights, double alpha) {
+    const Centred c = centred(samples, scores, weights);
+    const at::Tensor wx = c.x * weights.to(at::kDouble).unsqueeze(1);
+    const at::Tensor left = wx.t().matmul(c.x) + alpha * at::eye(samples.size(1), at::kDouble);
+    return at::linalg_solve(left, wx.t().matmul(c.y));
+}
+
+at::Tensor shap_samples(std::uint64_t seed, std::int64_t samples, std::int64_t features, bool none) {
+    at::Tensor out = at::zeros({samples, features});
+    auto* value = out.mutable_data_ptr<float>();
+    std::fill(value, value + features, 1.0F);
+    std::vector<double> upto(static_cast<std::size_t>(std::max<std::int64_t>(features, 1)), 0);
+    for (std::int64_t k = 1; k < features; ++k)
+        upto[static_cast<std::size_t>(k)] = upto[static_cast<std::size_t>(k - 1)] +
+                                            static_cast<double>(features - 1) / static_cast<double>(k * (features - k));
+    std::vector<std::int64_t> order(static_cast<std::size_t>(features));
+    for (std::int64_t i = none ? 2 : 1; i < samples; ++i) {
+        const auto sample = static_cast<std::uint64_t>(i);
+        const double drawn = uniform(seed, kSize, sample) * upto.back();
+        // upto[k - 1] <= drawn < upto[k] draws k; upto[0] is 0.
+        const auto size = std::clamp<std::int64_t>(std::upper_bound(upto.begin(), upto.end(), drawn) - upto.begin(), 1,
+                                                   std::max<std::int64_t>(features - 1, 1));
+        std::iota(order.begin(), order.end(), 0);
+        for (std::int64_t k = 0; k < size; ++k) {  // the first places of a Fisher-Yates shuffle
+            const std::uint64_t index = sample * static_cast<std::uint64_t>(features) + static_cast<std::uint64_t>(k);
+            const auto other =
+                k + static_cast<std::int64_t>(bits(seed, kSubset, index) % static_cast<std::uint64_t>(features - k));
+            std::swap(order[static_cast<std::size_t>(k)], order[static_cast<std::size_t>(other)]);
+            value[i * features + order[static_cast<std::size_t>(k)]] = 1;
+        }
+    }
+    return out;
+}
+
+at::Tensor shap_values(const at::Tensor& samples, const at::Tensor& scores) {
+    const at::Tensor kept = samples.to(at::kDouble).sum(1);
+    const at::Tensor ends = (kept == 0).logical_or(kept == static_cast<double>(samples.size(1)));
+    const at::Tensor weights = at::where(ends, 1e6 * at::ones_like(kept), at::ones_like(kept));
+    const Centred c = centred(samples, scores, weights);
+    const at::Tensor root = weights.sqrt();
+    return std::get<0>(at::linalg_lstsq(c.x * root.unsqueeze(1), (c.y * root).unsqueeze(1), std::nullopt, "gelsd"))
+        .squeeze(1);
+}
+
+namespace {
+
+class Lime final : public Explainer {
+  public:
+    Description description() const override {
+        return {"lime", "LIME", "A weighted ridge regression of the score on which superpixels are there",
+                "M. Ribeiro, S. Singh, C. Guestrin, \"Why Should I Trust You?\": Explaining the Predictions of Any "
+                "Classifier, KDD 2016, arXiv 1602.04938; lime_image's settings",
+                0};
+    }
+    std::vector<Parameter> parameters() const override {
+        auto out = feature_parameters("quickshift", "lime_image's: kernel 4, distance 200, ratio 0.2");
+        out.push_back(
+            {"samples", std::int64_t{1000}, "random subsets of the features", "", "lime_image's", 2, 1000000, {}});
+        out.push_back(
+            {"kernel_width", 0.25, "width of the weight over the cosine distance", "", "lime_image's", 1e-3, 1e3, {}});
+        out.push_back({"alpha", 1.0, "strength of the ridge", "", "lime_base's: Ridge(alpha=1)", 0.0, 1e9, {}});
+        out.push_back(fill_parameter("segment", "lime_image's: each superpixel's mean colour"));
+        return out;
+    }
+    std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
+    bool class_specific() const override { return true; }
+
+    Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
+        const std::int64_t count = settings.integer("samples");
+        Canvas canvas = VITRINE_TRY(Canvas::make(context, settings.text("fill"), count));
+        const Features features = VITRINE_TRY(features_of(canvas, settings));
+        canvas.paint_means(features);
+        const at::Tensor samples = lime_samples(context.seed, count, features.count);
+        if (canvas.removes()) keep_one(samples);
+        const at::Tensor scores = VITRINE_TRY(canvas.scores(count, [&](std::int64_t from, std::int64_t some) {
+            return features.expand(samples.narrow(0, from, some));
+        }));
+        const at::Tensor weights = lime_weights(samples, settings.number("kernel_width"));
+        const at::Tensor values = ridge(samples, scores, weights, settings.number("alpha"));
+        Attribution out =
+            canvas.attribution(*this, features.map_of(values), features.is_grid() || canvas.removes(), true);
+        const Centred c = centred(samples, scores, weights);
+        const at::Tensor off = c.y - c.x.matmul(values);
+        const double all = weights.dot(c.y * c.y).item<double>();
+        out.notes.push_back(fmt::format("{}, {} samples, the linear model explains {:.0f} % of the score's variance",
+                                        features.name, count,
+                                        all > 0 ? 100 * (1 - weights.dot(off * off).item<double>() / all) : 0.0));
+        return out;
+    }
+};
+
+class KernelShap final : public Explainer {
+  public:
+    Description description() const override {
+        return {"kernel_shap", "KernelSHAP", "Shapley values of patches or superpixels by weighted regression",
+                "S. Lundberg, S. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017, "
+                "arXiv 1705.07874; captum's weighting",
+                0};
+    }
+    std::vector<Parameter> parameters() const override {
+        auto out = feature_parameters("slic", "");
+        out.push_back({"samples",
+                       std::int64_t{1000},
+                       "subsets of the features, all and none among them (captum's standard is 25)",
+                       "",
+                       "",
+                       3,
+                       1000000,
+                       {}});
+        out.push_back(fill_parameter("zero", "captum's standard"));
+        return out;
+    }
+    std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
+    bool class_specific() const override { return true; }
+
+    Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
+        const std::int64_t count = settings.integer("samples");
+        Canvas canvas = VITRINE_TRY(Canvas::make(context, settings.text("fill"), count));
+        const Features features = VITRINE_TRY(features_of(canvas, settings));
+        if (features.count < 2) return fail(ErrorCode::BadInput, "there is one feature only, and nothing to share out");
+        canvas.paint_means(features);
+        const at::Tensor samples = shap_samples(context.seed, count, features.count, !canvas.removes());
+        const at::Tensor scores = VITRINE_TRY(canvas.scores(count, [&](std::int64_t from, std::int64_t some) {
+            return features.expand(samples.narrow(0, from, some));
+        }));
+        const at::Tensor values = shap_values(samples, scores);
+        Attribution out =
+            canvas.attribution(*this, features.map_of(values), features.is_grid() || canvas.removes(), true);
+        out.notes.push_back(fmt::format("{}, {} samples", features.name, count));
+        if (count < features.count + 2)
+            out.notes.push_back("fewer samples than features: of all solutions the smallest is shown");
+        if (canvas.removes()) {
+            out.notes.push_back("a picture without patches cannot be asked: the empty sample is left out");
+        } else {
+            const double change = (scores[0] - scores[1]).item<double>(), sum = values.sum().item<double>();
+            const double gap = std::abs(sum - change) / std::max(std::abs(change), 1e-12);
+            out.checks.push_back({"completeness", gap <= 0.01,
+                                  fmt::format("the values sum to {:.4g}, the score changes by {:.4g}", sum, change)});
+        }
+        return out;
+    }
+};
+
+}  // namespace
+
+std::unique_ptr<Explainer> make_lime() { return std::make_unique<Lime>(); }
+std::unique_ptr<Explainer> make_kernel_shap() { return std::make_unique<KernelShap>(); }
+
+}  // namespace vitrine::plugin::perturbation
