@@ -1,0 +1,115 @@
+// Measures of a picture seen through its map: average drop, increase in confidence, average gain.
+#include "measures.h"
+
+#include <algorithm>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/quantile.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
+
+namespace vitrine::plugin::measures {
+
+namespace {
+
+enum class Kind : std::uint8_t { Drop, Increase, Gain };
+
+class Confidence final : public Basic {
+  public:
+    explicit Confidence(Kind kind) : kind_(kind) {}
+
+    Description description() const override {
+        switch (kind_) {
+            case Kind::Drop:
+                return {"average_drop", "Average drop",
+                        "How much of the confidence is lost when only what the map shows is seen",
+                        "A. Chattopadhay et al., Grad-CAM++, WACV 2018; budgets: M. Ntrougkas et al., T-TAME, 2024", 0};
+            case Kind::Increase:
+                return {"increase_in_confidence", "Increase in confidence",
+                        "How often the model is surer when only what the map shows is seen",
+                        "A. Chattopadhay et al., Grad-CAM++, WACV 2018; budgets: M. Ntrougkas et al., T-TAME, 2024", 0};
+            case Kind::Gain:
+                break;
+        }
+        return {"average_gain", "Average gain",
+                "How much of the missing confidence is won when only what the map shows is seen",
+                "H. Zhang et al., Opti-CAM, CVIU 2024; budgets: M. Ntrougkas et al., T-TAME, 2024", 0};
+    }
+
+    std::vector<Parameter> parameters() const override {
+        return {{"keep",
+                 100.0,
+                 "share of the map's highest values that is kept, the usual three: 100, 50, 15",
+                 "%",
+                 "T-TAME",
+                 0.1,
+                 100.0,
+                 {}},
+                {"preset",
+                 std::string("paper"),
+                 "paper: the map times the picture, so that what it hides is black; torchcam: the map times the "
+                 "normalised input, so that it is the mean colour",
+                 "",
+                 "Grad-CAM++; torchcam 0.5",
+                 {},
+                 {},
+                 {"paper", "torchcam"}}};
+    }
+
+    std::optional<bool> higher_is_better() const override { return kind_ != Kind::Drop; }
+
+    Result<Score> measure(ExplainContext& context, const Subject& subject, const Settings& settings) const override {
+        const Objective objective = VITRINE_TRY(context.objective(Scale::Probability));
+        const at::Tensor native = VITRINE_TRY(native_map(subject.attribution));
+        const at::Tensor pixels = context.input.pixels.to(at::kCPU, at::kFloat);
+        // torchcam's maps come to the size of the input after they were brought to [0, 1], T-TAME's likewise.
+        at::Tensor mask = upsampled(unit_range(native), pixels.size(2), pixels.size(3));
+        const double keep = settings.number("keep");
+        if (keep < 100) {
+            const at::Tensor floor = at::quantile(mask.flatten(), 1 - keep / 100);
+            mask = at::where(mask < floor, at::zeros_like(mask), mask);
+        }
+        const at::Tensor hidden =
+            settings.text("preset") == "torchcam" ? at::zeros_like(pixels) : substitute(context, "black", 0);
+        const at::Tensor numbers =
+            VITRINE_TRY(context.scores(objective, at::cat({pixels, hidden + mask * (pixels - hidden)})));
+        const double whole = numbers[0].item<double>(), seen = numbers[1].item<double>();
+        Score out;
+        out.unit = "%";
+        out.notes.push_back(
+            fmt::format("{}: {:.4g} of the whole picture, {:.4g} through the map", objective.explained, whole, seen));
+        switch (kind_) {
+            case Kind::Drop:
+                if (!(whole > 0)) {
+                    out.left_out = "the explained number of the whole picture is not positive: no share of it is lost";
+                    return out;
+                }
+                out.value = 100 * std::max(0.0, whole - seen) / whole;
+                break;
+            case Kind::Increase:
+                out.value = seen > whole ? 100 : 0;
+                break;
+            case Kind::Gain:
+                if (!(whole < 1)) {
+                    out.left_out = "the explained number of the whole picture is 1 or more: there is nothing to win";
+                    return out;
+                }
+                out.value = 100 * std::max(0.0, seen - whole) / (1 - whole);
+                break;
+        }
+        return out;
+    }
+
+  private:
+    Kind kind_;
+};
+
+}  // namespace
+
+std::unique_ptr<Measure> make_average_drop() { return std::make_unique<Confidence>(Kind::Drop); }
+std::unique_ptr<Measure> make_increase_in_confidence() { return std::make_unique<Confidence>(Kind::Increase); }
+std::unique_ptr<Measure> make_average_gain() { return std::make_unique<Confidence>(Kind::Gain); }
+
+}  // namespace vitrine::plugin::measures
