@@ -12,8 +12,8 @@ namespace vitrine::cli {
 namespace {
 
 const std::vector<std::string>& commands() {
-    static const std::vector<std::string> names{"info",   "predict", "attention",        "explain", "list",
-                                                "doctor", "pack",    "train-classifier", "bench"};
+    static const std::vector<std::string> names{"info", "predict", "attention", "explain",          "measure",
+                                                "list", "doctor",  "pack",      "train-classifier", "bench"};
     return names;
 }
 
@@ -29,6 +29,19 @@ void add_common(CLI::App* command, Common& common, bool model = true) {
     command->add_option("--batch", common.batch, "pictures at a time")->check(CLI::Range(1, 4096));
     command->add_flag("--trust", common.trust, "run a TorchScript file: it is a program");
     command->add_option("--set", common.set, "METHOD.key=value or preprocess.key=value")->take_all();
+}
+
+void add_targets(CLI::App* command, TargetOptions& options) {
+    auto* target =
+        command->add_option("--target", options.targets, "a class index or name, several joined by +, label, or top5");
+    target->take_all();
+    auto* versus = command->add_option("--versus", options.versus, "a class index or name to explain against");
+    auto* reference =
+        command->add_option("--reference", options.reference, "a picture to be like, for models without classes");
+    auto* region = command->add_option("--region", options.region,
+                                       "the activation at ROW,COL[;ROW,COL]; --set target.point=NAME says where");
+    reference->excludes(target)->excludes(versus)->excludes(region);
+    region->excludes(target)->excludes(versus);
 }
 
 }  // namespace
@@ -84,11 +97,24 @@ int run(const std::vector<std::string>& arguments) {
     explain_command->add_option("--method", explain_options.methods, "methods, separated by commas")
         ->required()
         ->delimiter(',');
-    explain_command->add_option("--target", explain_options.targets, "a class index or name, label, or top5")
-        ->take_all();
-    explain_command->add_option("--versus", explain_options.versus, "a class index or name to explain against");
+    add_targets(explain_command, explain_options.asked);
     explain_command->add_option("--out", explain_options.out, "the folder to write")->required();
     explain_command->callback([&] { chosen = [&] { return explain(common, explain_options); }; });
+
+    MeasureOptions measure_options;
+    auto* measure_command = app.add_subcommand("measure", "how faithful methods are on pictures: mean, interval, n");
+    add_common(measure_command, common);
+    measure_command->add_option("images", measure_options.images, "pictures, or folders of pictures")->required();
+    measure_command->add_option("--method", measure_options.methods, "methods, separated by commas")
+        ->required()
+        ->delimiter(',');
+    measure_command->add_option("--measure", measure_options.measures, "measures, separated by commas")
+        ->required()
+        ->delimiter(',');
+    add_targets(measure_command, measure_options.asked);
+    measure_command->add_option("--boxes", measure_options.boxes,
+                                "a table of boxes: file, x0, y0, x1, y1 (default: boxes.tsv beside the pictures)");
+    measure_command->callback([&] { chosen = [&] { return measure(common, measure_options); }; });
 
     std::string what;
     auto* list_command = app.add_subcommand("list", "what is built in");

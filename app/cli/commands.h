@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cli/common.h"
+#include "cli/targets.h"
 
 namespace vitrine::cli {
 
@@ -32,12 +33,20 @@ Status attention(const Common& common, const AttentionOptions& options);
 struct ExplainOptions {
     std::vector<std::string> images;
     std::vector<std::string> methods;
-    std::vector<std::string> targets;
-    std::string versus;
+    TargetOptions asked;
     std::string out;
 };
 /// With several methods a failing one does not stop the others; the first failure is returned at the end.
 Status explain(const Common& common, const ExplainOptions& options);
+
+struct MeasureOptions {
+    std::vector<std::string> images;  ///< pictures and folders of pictures
+    std::vector<std::string> methods, measures;
+    TargetOptions asked;
+    std::string boxes;  ///< a table of boxes; empty: boxes.tsv beside the pictures
+};
+/// What cannot be measured does not stop the rest; the first failure is returned at the end.
+Status measure(const Common& common, const MeasureOptions& options);
 
 Status list(const Common& common, const std::string& what);
 Status doctor(const Common& common);

@@ -7,27 +7,13 @@
 
 #include "cli/commands.h"
 #include "cli/overlay.h"
+#include "cli/targets.h"
 
 namespace vitrine::cli {
 
 namespace fs = std::filesystem;
 
 namespace {
-
-/// A part of a folder's name: letters, digits, dots and dashes.
-std::string slug(const std::string& text) {
-    std::string out;
-    for (const char c : text) {
-        const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' || c == '-' || c == '_';
-        if (plain)
-            out += c;
-        else if (!out.empty() && out.back() != '_')
-            out += '_';
-    }
-    while (!out.empty() && (out.back() == '_' || out.back() == '.')) out.pop_back();
-    if (out.size() > 60) out.resize(60);
-    return out.empty() || out == "." || out == ".." ? "picture" : out;
-}
 
 std::string unique(std::string name, std::set<std::string>& used) {
     const std::string base = name;
@@ -97,8 +83,7 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
                 {"methods", nlohmann::json::array()}};
     auto& predictions = manifest["predictions"] = nlohmann::json::array();
     for (const auto& answer : answers) predictions.push_back(describe(answer));
-    if (context.target.index)
-        manifest["target"] = {{"index", *context.target.index}, {"label", model.labels().name(*context.target.index)}};
+    if (auto target = describe(context.target, model); !target.is_null()) manifest["target"] = std::move(target);
     if (context.target.versus)
         manifest["versus"] = {{"index", *context.target.versus},
                               {"label", model.labels().name(*context.target.versus)}};
@@ -183,7 +168,7 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
 
 Status explain(const Common& common, const ExplainOptions& options) {
     std::vector<Method> methods;
-    std::vector<std::string> owners{"preprocess"};
+    std::vector<std::string> owners{"preprocess", "target"};
     for (const auto& name : options.methods) {
         Method method;
         method.explainer = VITRINE_TRY(registry().explainer(name));
@@ -197,14 +182,11 @@ Status explain(const Common& common, const ExplainOptions& options) {
     }
     VITRINE_CHECK(check_owners(common, owners));
     const auto model = VITRINE_TRY(open(common));
-    std::optional<std::int64_t> versus;
-    if (!options.versus.empty()) versus = VITRINE_TRY(class_of(*model, options.versus));
-    for (const auto& target : options.targets)
-        if (target != "label" && target != "top5") VITRINE_TRY(class_of(*model, target));
+    const TargetMaker maker = VITRINE_TRY(TargetMaker::make(common, *model, options.asked));
 
     const bool many_images = options.images.size() > 1;
-    const bool many_targets =
-        options.targets.size() > 1 || (options.targets.size() == 1 && options.targets[0] == "top5");
+    const auto& asked = options.asked.targets;
+    const bool many_targets = asked.size() > 1 || (asked.size() == 1 && asked[0] == "top5");
     std::set<std::string> used;
     Overlays overlays;
     auto documents = nlohmann::json::array();
@@ -215,29 +197,10 @@ Status explain(const Common& common, const ExplainOptions& options) {
             ExplainContext base(*model, input, {}, common.seed);
             base.memory_budget = common.memory_bytes;
             const auto capture = VITRINE_TRY(base.capture());
-            const bool classified = model->info().classes > 0;
-            const auto answers = classified ? top(capture->output, model->labels(), 5) : std::vector<Answer>{};
+            const auto answers =
+                model->info().classes > 0 ? top(capture->output, model->labels(), 5) : std::vector<Answer>{};
 
-            std::vector<std::pair<std::string, Target>> targets;
-            auto add = [&](std::int64_t index) {
-                targets.emplace_back(fmt::format("{}-{}", index, slug(model->labels().name(index))),
-                                     Target{index, versus});
-            };
-            for (const auto& text : options.targets) {
-                if (text == "top5") {
-                    if (!classified)
-                        return fail(ErrorCode::Unsupported, "{} has no classifier, so it has no top five",
-                                    model->info().name);
-                    for (const auto& answer : answers) add(answer.index);
-                } else if (text == "label") {
-                    add(VITRINE_TRY(true_class(*model, options.images[i])));
-                } else {
-                    add(VITRINE_TRY(class_of(*model, text)));
-                }
-            }
-            if (options.targets.empty())
-                targets.emplace_back("",
-                                     Target{classified ? std::optional(answers.front().index) : std::nullopt, versus});
+            const auto targets = VITRINE_TRY(maker.of(options.images[i], answers));
 
             fs::path folder = options.out;
             if (many_images) folder /= unique(slug(fs::path(options.images[i]).stem().string()), used);

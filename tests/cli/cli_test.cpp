@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <map>
 
 namespace {
 
@@ -346,6 +347,132 @@ TEST_F(CommandLine, ACudaDeviceThatIsNotThereExitsWithThree) {
     const auto doctor = vitrine({"doctor", "--json"});
     if (json::parse(doctor.out)["cuda"] == true) GTEST_SKIP() << "this machine has a CUDA device";
     EXPECT_EQ(vitrine({"predict", model_, photo_, "--device", "cuda"}).status, 3);
+}
+
+TEST_F(CommandLine, MeasureGivesMeansWithIntervals) {
+    const std::string pictures = std::string(VITRINE_SOURCE_DIR) + "/resources/pictures";
+    const std::vector<std::string> arguments{"measure",
+                                             "starter",
+                                             pictures,
+                                             "--method",
+                                             "random,rollout",
+                                             "--measure",
+                                             "sparseness,deletion,random_logit",
+                                             "--set",
+                                             "deletion.preset=torchcam",
+                                             "--seed",
+                                             "3",
+                                             "--json"};
+    const auto outcome = vitrine(arguments);
+    // random_logit has no meaning for methods that do not depend on the class; the others are measured all the same.
+    EXPECT_EQ(outcome.status, 3) << outcome.err;
+    const json document = json::parse(outcome.out), again = json::parse(vitrine(arguments).out);
+    EXPECT_EQ(document["seed"], 3);
+    EXPECT_EQ(document["pictures"], 3);
+    ASSERT_EQ(document["results"].size(), 6u);
+    for (std::size_t i = 0; i < 6; ++i) {
+        const json& result = document["results"][i];
+        if (result["measure"] == "random_logit") {
+            EXPECT_NE(result["why_not"].get<std::string>().find("class"), std::string::npos);
+            EXPECT_EQ(result["n"], 0);
+            continue;
+        }
+        ASSERT_EQ(result["n"], 3) << result;
+        EXPECT_TRUE(result["left_out"].empty());
+        double sum = 0;
+        for (const auto& one : result["values"]) sum += one["value"].get<double>();
+        EXPECT_NEAR(result["mean"].get<double>(), sum / 3, 1e-12);
+        EXPECT_LE(result["low"], result["mean"]);
+        EXPECT_LE(result["mean"], result["high"]);
+        EXPECT_EQ(result["values"], again["results"][i]["values"]);
+        EXPECT_EQ(result["low"], again["results"][i]["low"]);
+    }
+    EXPECT_EQ(document["results"][1]["settings"]["preset"], "torchcam");
+}
+
+TEST_F(CommandLine, MeasureFindsBoxesAndSaysWhoIsLeftOut) {
+    const fs::path source = fs::path(VITRINE_SOURCE_DIR) / "resources/pictures", pictures = folder_ / "pictures";
+    fs::create_directories(pictures);
+    for (const char* name : {"chelsea.jpg", "moose.jpg", "puppy.jpg"}) fs::copy_file(source / name, pictures / name);
+    std::ofstream(pictures / "broken.jpg") << "this is no picture";
+    std::ofstream(pictures / "boxes.tsv") << "file\tlabel\tx0\ty0\tx1\ty1\n"
+                                             "chelsea.jpg\t3\t0\t0\t100000\t100000\n"
+                                             "moose.jpg\t3\t-10\t-10\t-5\t-5\n";
+    const std::vector<std::string> arguments{
+        "measure",   "starter",       pictures.string(), "--method", "centre_gaussian",
+        "--measure", "pointing_game", "--target",        "3",        "--json"};
+    const auto outcome = vitrine(arguments);
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const json result = json::parse(outcome.out)["results"][0];
+    EXPECT_EQ(result["n"], 1);
+    EXPECT_EQ(result["mean"], 1);
+    EXPECT_TRUE(result["low"].is_null()) << "one picture has no interval";
+    ASSERT_EQ(result["left_out"].size(), 3u);
+    std::map<std::string, std::string> reasons;
+    for (const auto& one : result["left_out"])
+        reasons[fs::path(one["image"].get<std::string>()).stem().string()] = one["reason"].get<std::string>();
+    EXPECT_FALSE(reasons["broken"].empty());
+    EXPECT_NE(reasons["moose"].find("sees"), std::string::npos) << reasons["moose"];
+    EXPECT_NE(reasons["puppy"].find("no box is given"), std::string::npos) << reasons["puppy"];
+
+    // The other form of the table, given by name; several boxes in one field.
+    std::ofstream(folder_ / "other.tsv") << "puppy.jpg\t0,0,1,1;0,0,100000,100000\n";
+    auto given = arguments;
+    given.insert(given.end(), {"--boxes", (folder_ / "other.tsv").string()});
+    const json other = json::parse(vitrine(given).out)["results"][0];
+    EXPECT_EQ(other["n"], 1);
+    EXPECT_EQ(other["mean"], 1);
+    std::ofstream(folder_ / "other.tsv") << "puppy.jpg\t0\t0\t1\n";
+    const auto broken = vitrine(given);
+    EXPECT_EQ(broken.status, 1);
+    EXPECT_NE(broken.err.find("line 1"), std::string::npos) << broken.err;
+}
+
+TEST_F(CommandLine, MeasureRefusesWhatItDoesNotKnow) {
+    const std::string picture = std::string(VITRINE_SOURCE_DIR) + "/resources/pictures/chelsea.jpg";
+    const auto unknown = vitrine({"measure", "starter", picture, "--method", "random", "--measure", "insertio"});
+    EXPECT_EQ(unknown.status, 1);
+    EXPECT_NE(unknown.err.find("insertion"), std::string::npos) << unknown.err;
+    EXPECT_EQ(vitrine({"measure", "starter", picture, "--method", "random"}).status, 2);
+    const auto boxless = vitrine({"measure", "starter", picture, "--method", "random", "--measure", "pointing_game"});
+    EXPECT_EQ(boxless.status, 1);
+    EXPECT_NE(boxless.err.find("no box is given"), std::string::npos) << boxless.err;
+}
+
+TEST_F(CommandLine, TargetsAreSeveralClassesOrARegion) {
+    const std::string picture = std::string(VITRINE_SOURCE_DIR) + "/resources/pictures/chelsea.jpg";
+    const std::string out = (folder_ / "explained").string();
+    const auto explain = [&](std::vector<std::string> more) {
+        std::vector<std::string> arguments{"explain", "starter", picture, "--method", "chefer", "--out", out, "--json"};
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        return vitrine(arguments);
+    };
+    const auto both = explain({"--target", "cat+dog", "--set", "target.scale=probability"});
+    ASSERT_EQ(both.status, 0) << both.err;
+    const json manifest = json::parse(both.out);
+    EXPECT_EQ(manifest["target"]["index"], 3);
+    EXPECT_EQ(manifest["target"]["also"][0]["index"], 5);
+    const std::string explained = manifest["methods"][0]["explained"].get<std::string>();
+    EXPECT_NE(explained.find("class 3 and class 5"), std::string::npos) << explained;
+    EXPECT_NE(explained.find("probability"), std::string::npos) << explained;
+    EXPECT_NE(explain({"--target", "cat+cat"}).err.find("twice"), std::string::npos);
+    EXPECT_EQ(explain({"--set", "target.scale=loud"}).status, 1);
+
+    // A region has no answer for this method to start from; the sentence says so and the status is that of such cases.
+    const auto region = explain({"--region", "2,3;2,4"});
+    EXPECT_EQ(region.status, 3) << region.err;
+    EXPECT_EQ(json::parse(region.out)["target"]["region"], (std::vector<int>{5 + 2 * 16 + 3, 5 + 2 * 16 + 4}))
+        << "after the class token and four registers";
+    EXPECT_NE(explain({"--region", "99,0"}).err.find("16 rows"), std::string::npos);
+    EXPECT_EQ(explain({"--region", "2"}).status, 1);
+    EXPECT_EQ(explain({"--region", "2,3", "--target", "3"}).status, 2) << "one or the other";
+    // A measure can read it: any method, the region's activation as pixels go.
+    const auto measured = vitrine({"measure", "starter", picture, "--method", "random", "--measure", "deletion",
+                                   "--set", "deletion.preset=torchcam", "--region", "2,3", "--json"});
+    EXPECT_EQ(measured.status, 0) << measured.err;
+    const auto reference = explain({"--reference", picture});
+    EXPECT_EQ(reference.status, 3);
+    EXPECT_NE(reference.err.find("has classes"), std::string::npos) << reference.err;
 }
 
 }  // namespace
