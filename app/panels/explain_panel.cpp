@@ -92,6 +92,7 @@ ExplainPanel::ExplainPanel(Session& session, ViewSettings& settings, QWidget* pa
     switches->addWidget(show_attention_, 1);
     column->addLayout(switches);
     evidence_title_ = new QLabel;
+    evidence_title_->setObjectName("evidenceTitle");
     evidence_title_->setWordWrap(true);
     evidence_title_->setFont(sans(13, true));
     evidence_what_ = quiet();
@@ -296,6 +297,7 @@ void ExplainPanel::refreshEvidence() {
         const auto* method = session_.methodFacts();
         title = method ? text(method->title) : tr("No method");
         if (const auto& found = session_.explanation()) {
+            title = text(found->title);  // what is shown, which the chosen method may still be to replace
             what = text(found->explained);
             facts = QStringLiteral("%1  %2").arg(
                 text(found->implementation.empty() ? found->method : found->implementation),
@@ -306,7 +308,9 @@ void ExplainPanel::refreshEvidence() {
                          .arg(found->on_tokens ? tr("patches") : tr("pixels"));
             if (found->prefix_mass > 0)
                 facts += tr("\n%1 lies on tokens outside the grid").arg(percent(found->prefix_mass));
-            if (session_.explaining()) what = tr("Computing again");
+            if (session_.explaining())
+                what = method && method->name != found->method ? tr("Computing %1").arg(text(method->title))
+                                                               : tr("Computing again");
             if (!found->class_specific) notes << tr("Does not depend on the class");
             findings = found->checks;
             for (const auto& note : found->notes) notes << text(note);

@@ -882,8 +882,11 @@ viz::Hud MainWindow::composeHud() const {
         if (const auto* method = session_->methodFacts()) hud.what = method->title;
         if (session_->explaining()) hud.notice = tr("Computing %1").arg(QString::fromStdString(hud.what)).toStdString();
         if (!session_->explainTrouble().isEmpty()) hud.notice = session_->explainTrouble().toStdString();
-        if (const auto& found = session_->explanation())
+        // What is drawn bears its own name until the method that was chosen has a map.
+        if (const auto& found = session_->explanation()) {
+            hud.what = found->title;
             hud.timing = (text(found->implementation) + QLatin1Char(' ') + duration(found->milliseconds)).toStdString();
+        }
     } else if (const auto& row = session_->row()) {
         hud.what = (row->head < 0 ? tr("layer %1 mean").arg(row->layer)
                                   : tr("layer %1 head %2").arg(row->layer).arg(row->head))
@@ -929,8 +932,10 @@ void MainWindow::refreshStatus() {
     QString place, work;
     if (session_->look() && session_->showsExplanation()) {
         if (const auto* method = session_->methodFacts()) place = text(method->title).toLower();
-        if (const auto& found = session_->explanation())
+        if (const auto& found = session_->explanation()) {
+            place = text(found->title).toLower();
             work = text(found->implementation) + QLatin1Char(' ') + duration(found->milliseconds);
+        }
     } else if (const auto& row = session_->row(); row && session_->look()) {
         place =
             row->head < 0 ? tr("layer %1 mean").arg(row->layer) : tr("layer %1 head %2").arg(row->layer).arg(row->head);

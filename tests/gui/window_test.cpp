@@ -672,6 +672,20 @@ TEST_F(WindowTest, SettingsOfAMethodAreSetFromItsDeclarationAndTakenBack) {
     EXPECT_EQ(session().settings().at("fusion"), "min");
 }
 
+TEST_F(WindowTest, AMapKeepsItsOwnNameUntilTheNextIsThere) {
+    open_all();
+    session().setMethod("rollout");
+    ASSERT_TRUE(wait_until([&] { return session().explanation() && session().explanation()->method == "rollout"; }));
+    const auto* title = window_->findChild<QLabel*>("evidenceTitle");
+    ASSERT_NE(title, nullptr);
+    EXPECT_EQ(title->text(), "Attention rollout");
+    session().setMethod("saliency");
+    ASSERT_TRUE(session().explaining());
+    EXPECT_EQ(title->text(), "Attention rollout") << "what is drawn is still rollout's map";
+    ASSERT_TRUE(wait_until([&] { return !session().explaining() && session().explanation()->method == "saliency"; }));
+    EXPECT_EQ(title->text().toStdString(), session().explanation()->title);
+}
+
 TEST_F(WindowTest, ALargeRunSaysWhatItTakesAndWaitsForAWord) {
     const auto wide = folder_->filePath("wide");
     ASSERT_TRUE(test::write_wide_model(wide.toStdString(), 6400));
