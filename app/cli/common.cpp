@@ -200,4 +200,11 @@ nlohmann::json describe(const Answer& a) {
     return {{"index", a.index}, {"label", a.label}, {"logit", a.logit}, {"probability", a.probability}};
 }
 
+nlohmann::json values_of(const Settings& settings) {
+    auto out = nlohmann::json::object();
+    for (const auto& parameter : settings.declared())
+        std::visit([&](const auto& value) { out[parameter.name] = value; }, settings.value(parameter.name));
+    return out;
+}
+
 }  // namespace vitrine::cli

@@ -61,5 +61,7 @@ nlohmann::json describe(const std::vector<Parameter>& parameters);
 nlohmann::json describe(const Preprocess& preprocess);
 nlohmann::json describe(const InputGeometry& geometry);
 nlohmann::json describe(const Answer& answer);
+/// All settings by name, defaults among them.
+nlohmann::json values_of(const Settings& settings);
 
 }  // namespace vitrine::cli

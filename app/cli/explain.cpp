@@ -5,6 +5,7 @@
 #include <chrono>
 #include <set>
 
+#include "cli/chosen.h"
 #include "cli/commands.h"
 #include "cli/overlay.h"
 #include "cli/targets.h"
@@ -21,10 +22,7 @@ std::string unique(std::string name, std::set<std::string>& used) {
     return name;
 }
 
-struct Method {
-    const Explainer* explainer = nullptr;
-    Settings settings;
-};
+using Method = Chosen<Explainer>;
 
 /// What draws overlays, made once for all pictures; without Vulkan it says why there are none.
 struct Overlays {
@@ -50,13 +48,6 @@ struct Overlays {
     std::string missing = "this build draws no overlays";
 #endif
 };
-
-nlohmann::json values_of(const Settings& settings) {
-    auto out = nlohmann::json::object();
-    for (const auto& parameter : settings.declared())
-        std::visit([&](const auto& value) { out[parameter.name] = value; }, settings.value(parameter.name));
-    return out;
-}
 
 /// Runs the methods on one picture and target, writes DIR; returns the first failure, whose place is also in the
 /// manifest.
@@ -90,16 +81,15 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
 
     Status first;
     for (const auto& method : methods) {
-        const std::string name = method.explainer->description().name;
-        nlohmann::json entry{{"name", name},
-                             {"settings", values_of(method.settings)},
-                             {"source", method.explainer->description().source}};
+        const std::string name = method.plugin->description().name;
+        nlohmann::json entry{
+            {"name", name}, {"settings", values_of(method.settings)}, {"source", method.plugin->description().source}};
         reset_peak_bytes(at::Device(common.device));
         const auto begin = std::chrono::steady_clock::now();
         auto result = [&]() -> Result<Attribution> {
-            if (auto why = method.explainer->why_not(model))
+            if (auto why = method.plugin->why_not(model))
                 return fail(ErrorCode::Unsupported, "{} cannot run on {}: {}", name, model.info().name, *why);
-            return method.explainer->explain(context, method.settings);
+            return method.plugin->explain(context, method.settings);
         }();
         entry["time_ms"] = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
         if (const at::Device device(common.device); !device.is_cpu()) entry["device_peak_bytes"] = peak_bytes(device);
@@ -167,19 +157,9 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
 }  // namespace
 
 Status explain(const Common& common, const ExplainOptions& options) {
-    std::vector<Method> methods;
     std::vector<std::string> owners{"preprocess", "target"};
-    for (const auto& name : options.methods) {
-        Method method;
-        method.explainer = VITRINE_TRY(registry().explainer(name));
-        method.settings = Settings(method.explainer->parameters());
-        for (const auto& [key, value] : VITRINE_TRY(settings_of(common, name))) {
-            auto set = method.settings.set(key, value);
-            if (!set) return tl::make_unexpected(std::move(set).error().with_context("--set " + name + "." + key));
-        }
-        methods.push_back(std::move(method));
-        owners.push_back(name);
-    }
+    const auto methods = VITRINE_TRY(choose<Explainer>(
+        common, options.methods, [](const std::string& name) { return registry().explainer(name); }, owners));
     VITRINE_CHECK(check_owners(common, owners));
     const auto model = VITRINE_TRY(open(common));
     const TargetMaker maker = VITRINE_TRY(TargetMaker::make(common, *model, options.asked));

@@ -1,5 +1,7 @@
 // vitrine measure: how faithful methods are on pictures, as means with intervals.
 #include <vitrine/base/file.h>
+#include <vitrine/base/image_file.h>
+#include <vitrine/base/random.h>
 
 #include <algorithm>
 #include <charconv>
@@ -8,8 +10,7 @@
 #include <random>
 #include <sstream>
 
-#include <fmt/ranges.h>
-
+#include "cli/chosen.h"
 #include "cli/commands.h"
 #include "cli/targets.h"
 
@@ -20,56 +21,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr int kResamples = 10000;
-
-template <class T>
-struct Chosen {
-    const T* plugin = nullptr;
-    std::string name;
-    Settings settings;
-};
-
-Result<const Measure*> measure_named(const std::string& name) {
-    std::vector<std::string> names;
-    for (const auto& measure : registry().measures()) {
-        names.push_back(measure->description().name);
-        if (names.back() == name) return measure.get();
-    }
-    return fail(ErrorCode::NotFound, "there is no measure '{}'; there are {}", name, fmt::join(names, ", "));
-}
-
-/// Plugins by name with what --set says of them; their names are added to `owners`.
-template <class T, class Find>
-Result<std::vector<Chosen<T>>> choose(const Common& common, const std::vector<std::string>& names, const Find& find,
-                                      std::vector<std::string>& owners) {
-    std::vector<Chosen<T>> out;
-    for (const auto& name : names) {
-        Chosen<T> chosen{VITRINE_TRY(find(name)), name, {}};
-        chosen.settings = Settings(chosen.plugin->parameters());
-        for (const auto& [key, value] : VITRINE_TRY(settings_of(common, name))) {
-            auto set = chosen.settings.set(key, value);
-            if (!set) return tl::make_unexpected(std::move(set).error().with_context("--set " + name + "." + key));
-        }
-        owners.push_back(name);
-        out.push_back(std::move(chosen));
-    }
-    return out;
-}
-
-nlohmann::json values_of(const Settings& settings) {
-    auto out = nlohmann::json::object();
-    for (const auto& parameter : settings.declared())
-        std::visit([&](const auto& value) { out[parameter.name] = value; }, settings.value(parameter.name));
-    return out;
-}
-
-bool is_picture(const fs::path& file) {
-    std::string extension = file.extension().string();
-    std::transform(extension.begin(), extension.end(), extension.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-    static const std::vector<std::string> known{".jpg",  ".jpeg", ".png", ".bmp", ".ppm",
-                                                ".webp", ".gif",  ".tif", ".tiff"};
-    return std::find(known.begin(), known.end(), extension) != known.end();
-}
 
 /// Pictures as named, and those below folders in the order of their names.
 Result<std::vector<fs::path>> pictures_in(const std::vector<std::string>& named) {
@@ -83,7 +34,7 @@ Result<std::vector<fs::path>> pictures_in(const std::vector<std::string>& named)
         std::vector<fs::path> found;
         for (fs::recursive_directory_iterator it(name, fs::directory_options::skip_permission_denied, failed), end;
              !failed && it != end; it.increment(failed))
-            if (it->is_regular_file(failed) && is_picture(it->path())) found.push_back(it->path());
+            if (it->is_regular_file(failed) && is_picture_name(it->path())) found.push_back(it->path());
         if (failed) return fail(ErrorCode::Io, "the folder {} cannot be read: {}", name, failed.message());
         if (found.empty()) return fail(ErrorCode::NotFound, "the folder {} holds no pictures", name);
         std::sort(found.begin(), found.end());
@@ -213,10 +164,8 @@ class Boxes {
 
 /// Seeds of pictures differ, or a random map would be one map; they follow from the name, not from the order.
 std::uint64_t seed_of(std::uint64_t seed, const fs::path& picture) {
-    std::uint64_t key = 0xCBF29CE484222325u;
-    for (const char c : picture.filename().string()) key = (key ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
     // Small enough for every reader of JSON.
-    return (key ^ (seed * 0x9E3779B97F4A7C15u)) >> 11;
+    return random_bits(seed, hash_of(picture.filename().string()), 0) >> 11;
 }
 
 /// The middle 95 % of means of as many pictures, drawn with replacement; nothing for fewer than two.
@@ -320,7 +269,8 @@ Status measure(const Common& common, const MeasureOptions& options) {
     std::vector<std::string> owners{"preprocess", "target"};
     const auto methods = VITRINE_TRY(choose<Explainer>(
         common, options.methods, [](const std::string& name) { return registry().explainer(name); }, owners));
-    const auto measures = VITRINE_TRY(choose<Measure>(common, options.measures, measure_named, owners));
+    const auto measures = VITRINE_TRY(choose<Measure>(
+        common, options.measures, [](const std::string& name) { return registry().measure(name); }, owners));
     VITRINE_CHECK(check_owners(common, owners));
     if (options.asked.targets.size() > 1 || (options.asked.targets.size() == 1 && options.asked.targets[0] == "top5"))
         return fail(ErrorCode::BadInput, "one target a picture is measured, and {} are asked for",

@@ -1,6 +1,7 @@
 // The one file of the window that knows tensors: it asks the engine and hands back plain values.
 #include "workbench.h"
 
+#include <vitrine/base/image_file.h>
 #include <vitrine/base/readers.h>
 #include <vitrine/base/resize.h>
 #include <vitrine/engine.h>
@@ -160,15 +161,6 @@ TableFacts facts_of(const Table& table, const Flow* flow) {
     return facts;
 }
 
-bool looks_like_picture_name(const std::filesystem::path& file) {
-    static const std::array<std::string_view, 11> endings{".jpg",  ".jpeg", ".png", ".bmp", ".gif", ".tif",
-                                                          ".tiff", ".webp", ".ppm", ".pgm", ".pnm"};
-    auto ending = file.extension().string();
-    std::transform(ending.begin(), ending.end(), ending.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-    return std::find(endings.begin(), endings.end(), ending) != endings.end();
-}
-
 bool holds_model(const std::filesystem::path& folder) {
     std::error_code ignored;
     for (const char* name : {"config.json", "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"})
@@ -247,8 +239,7 @@ Sorted Workbench::sort(const std::vector<std::filesystem::path>& paths) const {
             }
             std::vector<std::filesystem::path> found;
             for (const auto& entry : std::filesystem::directory_iterator(path, error))
-                if (looks_like_picture_name(entry.path()) && found.size() < kMostPictures)
-                    found.push_back(entry.path());
+                if (is_picture_name(entry.path()) && found.size() < kMostPictures) found.push_back(entry.path());
             std::sort(found.begin(), found.end());
             if (found.empty())
                 sorted.refused.push_back(fmt::format("{} holds neither a model nor pictures", path.string()));
@@ -257,7 +248,7 @@ Sorted Workbench::sort(const std::vector<std::filesystem::path>& paths) const {
             const auto kind = sniff(path);
             if (!kind) {
                 sorted.refused.push_back(kind.error().message);
-            } else if (*kind == FileKind::Image || (*kind == FileKind::Unknown && looks_like_picture_name(path))) {
+            } else if (*kind == FileKind::Image || (*kind == FileKind::Unknown && is_picture_name(path))) {
                 sorted.pictures.push_back(path);
             } else if (*kind == FileKind::Unknown) {
                 sorted.refused.push_back(fmt::format("{} is neither a picture nor a checkpoint that Vitrine knows",

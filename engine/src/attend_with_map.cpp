@@ -1,7 +1,7 @@
 // Attention of a short sequence that leaves its map beside the output, in place of libtorch's.
 #include "softmax_mixing.h"
 
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 #include <ATen/ops/empty.h>
 

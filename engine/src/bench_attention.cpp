@@ -25,7 +25,7 @@
 
 #include "bench_attention.h"
 #include "softmax_mixing.h"
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 namespace vitrine {
 namespace {

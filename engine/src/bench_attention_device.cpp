@@ -25,7 +25,7 @@
 #include "device_attention.h"
 #include "device_graph.h"
 #include "softmax_mixing.h"
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 namespace vitrine {
 namespace {

@@ -6,7 +6,7 @@
 #include "intercept.h"
 #include "intercept_unfused.h"
 #include "text.h"
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 #include <algorithm>
 #include <chrono>

@@ -11,7 +11,7 @@
 #include <fstream>
 #include <mutex>
 
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 namespace vitrine {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <vitrine/device.h>
 
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 #if VITRINE_DEVICE_KERNELS
 #include <dlfcn.h>

@@ -10,7 +10,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/nonzero.h>
 
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 namespace vitrine {
 
@@ -41,11 +41,8 @@ std::int64_t ExplainContext::batch_size() const {
     // On a processor larger batches only leave the caches (ViT-Ti, two cores: 8 and 32 pictures a pass run alike); a
     // device wants many. Large inputs are bounded by their own pixels.
     const std::int64_t pixels = input.pixels.defined() ? input.pixels.size(2) * input.pixels.size(3) : 224 * 224;
-    const bool on_device = [&] {
-        auto tensors = model.parameters();
-        return !tensors.empty() && !tensors.front().second.device().is_cpu();
-    }();
-    return std::max<std::int64_t>(1, (on_device ? 64 : 8) * 224 * 224 / std::max<std::int64_t>(pixels, 1));
+    return std::max<std::int64_t>(1,
+                                  (model.device().is_cpu() ? 8 : 64) * 224 * 224 / std::max<std::int64_t>(pixels, 1));
 }
 
 namespace {
@@ -61,6 +58,8 @@ Result<std::shared_ptr<const Capture>> run_for(ExplainContext& context, const Ob
     return run_captured(context.model, pixels, options);
 }
 
+}  // namespace
+
 Result<at::Tensor> answer_of(const Capture& capture, const Objective& objective, const Model& model) {
     if (objective.point.empty()) return capture.output;
     const auto found = capture.points.find(objective.point);
@@ -74,8 +73,6 @@ Result<at::Tensor> answer_of(const Capture& capture, const Objective& objective,
                     cells - 1);
     return x;
 }
-
-}  // namespace
 
 Result<at::Tensor> ExplainContext::scores(const Objective& objective, const at::Tensor& pixels) {
     return scores(objective, pixels.size(0),
@@ -145,31 +142,35 @@ Result<at::Tensor> ExplainContext::scores_of_kept(const Objective& objective, co
     return out;
 }
 
-Result<ExplainContext::Slopes> ExplainContext::slopes(
+Status ExplainContext::slopes(
     const Objective& objective, std::int64_t count,
-    const std::function<at::Tensor(std::int64_t from, std::int64_t count)>& make) {
-    Slopes out;
-    out.scores = at::empty({count}, at::kFloat);
+    const std::function<at::Tensor(std::int64_t from, std::int64_t count)>& make,
+    const std::function<void(std::int64_t picture, double score, const at::Tensor& gradient)>& fold) {
     const std::int64_t step = batch_size();
     for (std::int64_t from = 0; from < count; from += step) {
         if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
         const std::int64_t some = std::min(step, count - from);
         const auto capture = VITRINE_TRY(run_for(*this, objective, make(from, some), true));
-        at::Tensor numbers;
-        {
-            const at::AutoGradMode with_graph(true);
-            numbers = objective.of(VITRINE_TRY(answer_of(*capture, objective, model)));
-        }
-        // Pictures of a batch do not see each other, so the gradient of the sum holds each one's own.
         const at::AutoGradMode with_graph(true);
+        const at::Tensor numbers = objective.of(VITRINE_TRY(answer_of(*capture, objective, model)));
+        // Pictures of a batch do not see each other, so the gradient of the sum holds each one's own.
         const auto found = VITRINE_TRY(gradients(numbers.sum(), {capture->input}, {"the picture"}));
-        if (!out.gradients.defined())
-            out.gradients =
-                at::empty({count, found.front().size(1), found.front().size(2), found.front().size(3)}, at::kFloat);
-        out.scores.narrow(0, from, some).copy_(numbers.detach());
-        out.gradients.narrow(0, from, some).copy_(found.front());
+        const at::Tensor scores = numbers.detach().to(at::kCPU), slopes = found.front().to(at::kCPU, at::kFloat);
+        const at::NoGradGuard no_grad;
+        for (std::int64_t i = 0; i < some; ++i) fold(from + i, scores[i].item<double>(), slopes[i]);
         if (progress) progress({from + some, count, "pictures"});
     }
+    return {};
+}
+
+Result<ExplainContext::Slopes> ExplainContext::slopes(const Objective& objective, const at::Tensor& pixels) {
+    Slopes out{at::empty({pixels.size(0)}, at::kFloat), at::empty(pixels.sizes(), at::kFloat)};
+    VITRINE_CHECK(slopes(
+        objective, pixels.size(0), [&](std::int64_t from, std::int64_t count) { return pixels.narrow(0, from, count); },
+        [&](std::int64_t i, double score, const at::Tensor& gradient) {
+            out.scores[i].fill_(score);
+            out.gradients[i].copy_(gradient);
+        }));
     return out;
 }
 

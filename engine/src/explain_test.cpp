@@ -80,9 +80,7 @@ TEST_F(Explaining, ScoresAndSlopesDoNotDependOnTheBatch) {
         const Objective objective = context.objective().value();
         const at::Tensor scores = context.scores(objective, pictures_).value();
         EXPECT_LT((scores - answers_.select(1, 1)).abs().max().item<double>(), 1e-5);
-        const auto slopes =
-            context.slopes(objective, 5, [&](auto from, auto count) { return pictures_.narrow(0, from, count); })
-                .value();
+        const auto slopes = context.slopes(objective, pictures_).value();
         EXPECT_LT((slopes.scores - scores).abs().max().item<double>(), 1e-5);
         // Against finite differences in a random direction.
         auto random = at::make_generator<at::CPUGeneratorImpl>(9);
@@ -136,7 +134,7 @@ TEST_F(Explaining, AStopEndsAllOfThem) {
     source.request_stop();
     context.stop = source.get_token();
     EXPECT_EQ(context.scores(objective, pictures_).error().code, ErrorCode::Cancelled);
-    EXPECT_EQ(context.slopes(objective, 1, [&](auto, auto) { return pictures_; }).error().code, ErrorCode::Cancelled);
+    EXPECT_EQ(context.slopes(objective, pictures_).error().code, ErrorCode::Cancelled);
 }
 
 TEST(AsGrid, TokensLoseTheirPrefix) {

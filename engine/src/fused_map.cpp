@@ -1,7 +1,7 @@
 // One map fused of all heads, made of rows some queries at a time, and its order statistics.
 #include <vitrine/mixing.h>
 
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 #include <algorithm>
 #include <bit>

@@ -1,5 +1,5 @@
 // Turns the exceptions of libtorch into one-sentence errors.
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 #include <exception>
 

@@ -8,7 +8,7 @@
 
 #include "device_attention.h"
 #include "softmax_mixing.h"
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 namespace vitrine {
 namespace {

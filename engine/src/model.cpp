@@ -21,6 +21,11 @@ std::string_view name_of(Readout readout) {
     return "unknown";
 }
 
+at::Device Model::device() {
+    const auto tensors = parameters();
+    return tensors.empty() ? at::Device(at::kCPU) : tensors.front().second.device();
+}
+
 at::Tensor Model::forward_kept(const at::Tensor&, const at::Tensor&) {
     throw std::logic_error(no_token_removal().value_or("patches cannot be left out"));
 }

@@ -13,6 +13,7 @@
 #include <ATen/ops/empty.h>
 
 #include <vitrine/base/file.h>
+#include <vitrine/base/image_file.h>
 #include <vitrine/base/readers.h>
 #include <vitrine/preprocess.h>
 
@@ -69,12 +70,6 @@ Result<std::vector<ClassFolder>> class_folders(const fs::path& folder) {
     return classes;
 }
 
-bool looks_like_a_picture(const fs::path& file) {
-    static const std::set<std::string> known{".jpg",  ".jpeg", ".png", ".bmp", ".webp", ".tif",
-                                             ".tiff", ".gif",  ".ppm", ".pgm", ".pnm"};
-    return known.count(lower(file.extension().string())) != 0;
-}
-
 Result<Image> to_square(const Image& photo, std::int64_t size, const std::string& fit, Interpolation interpolation) {
     if (photo.width == size && photo.height == size) return photo;
     if (fit == "squash") return resize(photo, size, size, interpolation);
@@ -110,7 +105,7 @@ Result<Pack> pack_in_memory(const PackOptions& options, PackSummary* summary) {
         std::error_code ignored;
         for (const auto& entry : fs::recursive_directory_iterator(
                  folders[label].folder, fs::directory_options::skip_permission_denied, ignored))
-            if (entry.is_regular_file(ignored) && looks_like_a_picture(entry.path())) files.push_back(entry.path());
+            if (entry.is_regular_file(ignored) && is_picture_name(entry.path())) files.push_back(entry.path());
         std::sort(files.begin(), files.end());
         for (auto& file : files) jobs.push_back({std::move(file), static_cast<std::int64_t>(label)});
     }

@@ -2,7 +2,9 @@
 // photograph.
 #include <vitrine/preprocess.h>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -200,6 +202,24 @@ at::Tensor normalise(const Image& image, const Preprocess& preprocess) {
         for (std::int64_t i = 0; i < area; ++i) *out++ = (static_cast<float>(in[3 * i]) / 255.0f - mean) / std_dev;
     }
     return pixels;
+}
+
+namespace {
+
+at::Tensor per_channel(const std::array<double, 3>& values) {
+    return at::tensor(at::ArrayRef<double>(values), at::kDouble).reshape({1, 3, 1, 1});
+}
+
+}  // namespace
+
+at::Tensor normalise(const at::Tensor& colours, const Preprocess& preprocess) {
+    return ((colours.to(at::kCPU, at::kDouble) - per_channel(preprocess.mean)) / per_channel(preprocess.std))
+        .to(at::kFloat);
+}
+
+at::Tensor colours_of(const at::Tensor& pixels, const Preprocess& preprocess) {
+    return (pixels.to(at::kCPU, at::kDouble) * per_channel(preprocess.std) + per_channel(preprocess.mean))
+        .to(at::kFloat);
 }
 
 Result<Input> prepare(Image photo, const Preprocess& p) {

@@ -23,5 +23,6 @@ Result<const Explainer*> Registry::explainer(std::string_view name) const { retu
 Result<const Architecture*> Registry::architecture(std::string_view name) const {
     return find(architectures_, name, "architecture");
 }
+Result<const Measure*> Registry::measure(std::string_view name) const { return find(measures_, name, "measure"); }
 
 }  // namespace vitrine

@@ -11,7 +11,7 @@
 #include <c10/core/CachingDeviceAllocator.h>
 
 #include "device_graph.h"
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 namespace vitrine {
 namespace {

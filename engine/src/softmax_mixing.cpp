@@ -4,7 +4,7 @@
 #include <vitrine/walk.h>
 
 #include "device_attention.h"
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 #include <algorithm>
 #include <cmath>

@@ -13,7 +13,7 @@
 #include <vitrine/configure.h>
 
 #include "intercept.h"
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 #include "windowed_mixing.h"
 
 #include <algorithm>

@@ -37,7 +37,7 @@
 #include "intercept.h"
 #include "optimizer.h"
 #include "text.h"
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 namespace vitrine {
 

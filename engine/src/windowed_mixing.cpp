@@ -1,7 +1,7 @@
 // Attention within windows: every question goes to the windows it concerns, and the answers to their tokens' places.
 #include "windowed_mixing.h"
 
-#include "torch_errors.h"
+#include <vitrine/torch_errors.h>
 
 #include <algorithm>
 #include <numeric>

@@ -26,8 +26,6 @@ Result<Objective> answer_objective(const ExplainContext& context, const at::Tens
 at::Tensor class_weights(const Objective& objective, std::int64_t classes, at::Device device);
 /// What Objective::of gives, summed over the rows of logits [rows, classes], from those weights.
 at::Tensor weighted_score(const at::Tensor& logits, const at::Tensor& weights, bool probability);
-/// Where a model computes.
-at::Device device_of(Model& model, const at::Tensor& pixels);
 /// Whether what is asked again is worth a recording: of many tokens launches cost nothing beside the work, and a
 /// recording holds the memory of a graph of all layers.
 bool worth_recording(const CaptureCost& cost);

@@ -33,11 +33,6 @@ at::Tensor weighted_score(const at::Tensor& logits, const at::Tensor& weights, b
     return ((probability ? at::softmax(numbers, 1) : numbers) * weights).sum();
 }
 
-at::Device device_of(Model& model, const at::Tensor& pixels) {
-    const auto parameters = model.parameters();
-    return parameters.empty() ? pixels.device() : parameters.front().second.device();
-}
-
 bool worth_recording(const CaptureCost& cost) {
     constexpr std::int64_t kSmall = std::int64_t{256} << 20, kMost = std::int64_t{2} << 30;
     return cost.tokens > 0 && cost.tokens <= 4096 && cost.graph <= std::max(kSmall, std::min(kMost, cost.budget / 4));
@@ -74,7 +69,7 @@ class Chefer final : public Explainer {
             // The class counts only as an index, so that one recording serves all of them.
             const Objective target = VITRINE_TRY(answer_objective(context, {}));
             explained = target.explained;
-            const at::Device device = device_of(context.model, pixels);
+            const at::Device device = context.model.device();
             const auto work = [&](const std::vector<at::Tensor>& inputs, const Found& before) -> Result<Found> {
                 auto made = std::make_shared<Walk>();
                 VITRINE_CHECK(by_one_graph(context, *made, inputs[0], {inputs[1], target.probability},

@@ -57,7 +57,7 @@ class LeGrad final : public Explainer {
             VITRINE_CHECK(found->go(context, first, cost, inputs[0], inputs[1]));
             return found;
         };
-        const at::Device device = device_of(context.model, pixels);
+        const at::Device device = context.model.device();
         const std::vector<at::Tensor> inputs{pixels.to(device),
                                              class_weights(target, context.model.info().classes, device)};
         const std::string key = fmt::format("legrad {} {} {}", first, cost.graph <= cost.budget, target.probability);

@@ -1,6 +1,7 @@
 // Attention rollout by sweeps: the start is carried back through the layers, and no map is formed.
 #include "attention.h"
 
+#include <vitrine/torch_errors.h>
 #include <vitrine/walk.h>
 
 #include <ATen/TensorOperators.h>
@@ -226,7 +227,7 @@ Result<at::Tensor> roll_out(const Flow& flow, const RolloutSettings& settings, c
     if (steps == 0) steps = flow.steps.size();
     if (!start.defined() && !flow.readout.defined())
         return fail(ErrorCode::Unsupported, "rollout needs to know from which tokens this model reads its answer");
-    try {
+    return guarded([&]() -> Result<at::Tensor> {
         at::Tensor r = (start.defined() ? start : flow.readout).to(at::kFloat).reshape({-1});
         const auto total = static_cast<std::int64_t>(steps);
         for (std::int64_t at = total - 1; at >= 0; --at) {
@@ -264,9 +265,7 @@ Result<at::Tensor> roll_out(const Flow& flow, const RolloutSettings& settings, c
             if (progress) progress({total - at, total, "layers"});
         }
         return r.to(at::kCPU).contiguous();
-    } catch (const c10::Error& error) {
-        return fail(ErrorCode::Internal, "{}", error.what_without_backtrace());
-    }
+    });
 }
 
 std::unique_ptr<Explainer> make_rollout() { return std::make_unique<Rollout>(); }

@@ -115,21 +115,6 @@ Result<at::Tensor> grid_of(const Layer& layer, const at::Tensor& x, const TokenL
     return (layer.channel_axis == 3 ? grid.permute({0, 3, 1, 2}) : grid)[0].detach().to(at::kCPU, at::kDouble);
 }
 
-/// What the number is made of: the answer, or the activation of a region.
-Result<at::Tensor> answer_of(const Capture& capture, const std::optional<Objective>& objective, const Model& model) {
-    if (!objective || objective->point.empty()) return capture.output;
-    const auto found = capture.points.find(objective->point);
-    if (found == capture.points.end())
-        return fail(ErrorCode::BadInput, "{} has no point named {}", model.info().name, objective->point);
-    const at::Tensor& x = found->second;
-    const std::int64_t cells = x.dim() == 4 ? x.size(2) * x.size(3) : x.size(1);
-    const std::int64_t largest = *std::max_element(objective->region.begin(), objective->region.end());
-    if (largest >= cells)
-        return fail(ErrorCode::BadInput, "token {} is not there: {} has {}, from 0 to {}", largest, objective->point,
-                    cells, cells - 1);
-    return x;
-}
-
 at::Tensor resized(const at::Tensor& map, std::int64_t rows, std::int64_t cols) {
     if (map.size(0) == rows && map.size(1) == cols) return map;
     return at::upsample_bilinear2d(map.unsqueeze(0).unsqueeze(0), {rows, cols}, /*align_corners=*/false)[0][0];
@@ -233,7 +218,7 @@ class Cam final : public Explainer {
                             rule_.class_specific ? &seen.number : nullptr,
                             layer,
                             seen.score};
-            at::Tensor map = VITRINE_TRY(caught([&] { return rule_.map(work, out); }));
+            at::Tensor map = VITRINE_TRY(guarded([&] { return rule_.map(work, out); }));
             if (!at::isfinite(map).all().item<bool>())
                 return fail(ErrorCode::Unsupported, "the map of {} holds numbers that are not finite", layer.name);
             maps.push_back(settings.flag("relu") ? map.clamp_min(0) : map);
@@ -294,7 +279,7 @@ Result<Look> look(ExplainContext& context, const std::vector<std::string>& layer
     }
     const TokenLayout layout = context.model.layout(context.input.pixels.size(2), context.input.pixels.size(3));
     const auto on_grid = [&](const Layer& layer, const at::Tensor& x) {
-        return caught([&] { return grid_of(layer, x, layout); });
+        return guarded([&] { return grid_of(layer, x, layout); });
     };
     for (Layer& layer : out.layers) {
         layer.channel_axis = VITRINE_TRY(channel_axis_of(context.model, layer.name, layer.raw));
@@ -303,9 +288,10 @@ Result<Look> look(ExplainContext& context, const std::vector<std::string>& layer
     if (number_of) out.number = VITRINE_TRY(number_of(capture->output.detach(), out.objective));
     at::Tensor number;
     if (number_of) {
-        const at::Tensor answer = VITRINE_TRY(answer_of(*capture, out.objective, context.model));
+        const at::Tensor answer =
+            out.objective ? VITRINE_TRY(answer_of(*capture, *out.objective, context.model)) : capture->output;
         const at::AutoGradMode mode(options.gradients);
-        number = VITRINE_TRY(caught([&]() -> Result<at::Tensor> { return out.number.of(answer).sum(); }));
+        number = VITRINE_TRY(guarded([&]() -> Result<at::Tensor> { return out.number.of(answer).sum(); }));
         out.score = number.item<double>();
     }
     if (needs == Needs::Activation) return out;
@@ -322,7 +308,7 @@ Result<Look> look(ExplainContext& context, const std::vector<std::string>& layer
             return fail(ErrorCode::Unsupported, "{}", given.error().message);
         found = VITRINE_TRY(std::move(given));
     } else {
-        found = VITRINE_TRY(caught([&]() -> Result<std::vector<at::Tensor>> {
+        found = VITRINE_TRY(guarded([&]() -> Result<std::vector<at::Tensor>> {
             const at::AutoGradMode mode(true);
             return torch::autograd::grad({number}, wanted, {}, true, /*create_graph=*/true, /*allow_unused=*/true);
         }));
@@ -343,7 +329,7 @@ Result<Look> look(ExplainContext& context, const std::vector<std::string>& layer
         at::Tensor second;
         // A gradient without a graph, or one that the activation is not in, is constant: its derivative is zero.
         if (found[i].requires_grad())
-            second = VITRINE_TRY(caught([&]() -> Result<at::Tensor> {
+            second = VITRINE_TRY(guarded([&]() -> Result<at::Tensor> {
                 const at::AutoGradMode mode(true);
                 return torch::autograd::grad({found[i]}, {layer.raw}, {layer.raw.detach()}, true, false,
                                              /*allow_unused=*/true)

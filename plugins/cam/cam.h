@@ -4,15 +4,14 @@
 
 #include <functional>
 #include <memory>
-#include <new>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
-#include <c10/util/Exception.h>
 
 #include <vitrine/explainer.h>
+#include <vitrine/torch_errors.h>
 
 namespace vitrine::plugin::cam {
 
@@ -84,24 +83,6 @@ Result<Look> look(ExplainContext& context, const std::vector<std::string>& layer
 
 /// Why no activation can be read; empty when one can.
 std::optional<std::string> needs_activations(const Model& model);
-
-/// Runs f and makes an error of what libtorch throws.
-template <class F>
-auto caught(F&& f) -> decltype(f()) {
-    try {
-        return f();
-    } catch (const c10::OutOfMemoryError& e) {
-        return fail(ErrorCode::OutOfMemory, "{}", e.what_without_backtrace());
-    } catch (const std::bad_alloc&) {
-        return fail(ErrorCode::OutOfMemory, "the memory does not suffice");
-    } catch (const c10::Error& e) {
-        std::string text = e.what_without_backtrace();
-        return fail(ErrorCode::Internal, "{}", text.substr(0, text.find('\n')));
-    } catch (const std::exception& e) {
-        std::string text = e.what();
-        return fail(ErrorCode::Internal, "{}", text.substr(0, text.find('\n')));
-    }
-}
 
 /// The projection of each row of x on the first principal axis. The sign, which the decomposition leaves open, is the
 /// one that makes the projection grow with `guide`.

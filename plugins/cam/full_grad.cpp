@@ -161,7 +161,7 @@ class FullGrad final : public Explainer {
         const Objective objective = VITRINE_TRY(objective_of(context.model, context.target, capture->output.detach()));
         if (objective.probability)
             return fail(ErrorCode::Unsupported, "FullGrad takes a logit apart; a probability is no sum of its parts");
-        return caught([&]() -> Result<Attribution> {
+        return guarded([&]() -> Result<Attribution> {
             const at::AutoGradMode mode(true);
             const at::Tensor number = objective.of(capture->output).sum();
             const std::vector<BiasAt> biases = biases_of(number);

@@ -17,6 +17,7 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 #include <fmt/ranges.h>
+#include <vitrine/base/random.h>
 
 namespace vitrine::plugin::cam {
 
@@ -140,9 +141,7 @@ Map eigen_grad_cam_map(const Work& w, Attribution& out) {
 
 Map random_cam_map(const Work& w, Attribution&) {
     // A generator of its own for each layer, so that one layer's map does not depend on which others are read.
-    std::uint64_t key = 0xCBF29CE484222325u;
-    for (const char c : w.layer.name) key = (key ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
-    auto generator = at::make_generator<at::CPUGeneratorImpl>(key ^ w.context.seed);
+    auto generator = at::make_generator<at::CPUGeneratorImpl>(hash_of(w.layer.name) ^ w.context.seed);
     return weighted(at::rand({w.layer.a.size(0)}, generator, at::kDouble) * 2 - 1, w.layer.a);
 }
 

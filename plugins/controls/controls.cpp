@@ -105,10 +105,7 @@ class Edges final : public Control {
         // From the pixels and not from the 8-bit picture, so that a changed input has the edges of its change.
         const Preprocess& p = context.model.preprocess();
         const at::Tensor luma = at::tensor({0.299, 0.587, 0.114}, at::kFloat).reshape({1, 3, 1, 1});  // ITU-R BT.601
-        const at::Tensor std = at::tensor({p.std[0], p.std[1], p.std[2]}, at::kFloat).reshape({1, 3, 1, 1});
-        const at::Tensor mean = at::tensor({p.mean[0], p.mean[1], p.mean[2]}, at::kFloat).reshape({1, 3, 1, 1});
-        const at::Tensor grey =
-            ((context.input.pixels.to(at::kCPU, at::kFloat) * std + mean) * luma).sum(1, true);  // [1, 1, H, W]
+        const at::Tensor grey = (colours_of(context.input.pixels, p) * luma).sum(1, true);            // [1, 1, H, W]
         const at::Tensor across =
             at::tensor({-1.0, 0.0, 1.0, -2.0, 0.0, 2.0, -1.0, 0.0, 1.0}, at::kFloat).reshape({3, 3});
         const at::Tensor kernels = at::stack({across, across.t()}).unsqueeze(1);

@@ -50,8 +50,8 @@ class BlurIg final : public Explainer {
         const at::Tensor x = context.input.pixels.to(at::kCPU, at::kDouble);
         at::Tensor channels = at::zeros_like(x[0]);
         std::vector<double> scores(static_cast<std::size_t>(steps));
-        VITRINE_CHECK(fold_slopes(
-            context, objective, steps,
+        VITRINE_CHECK(context.slopes(
+            objective, steps,
             [&](std::int64_t first, std::int64_t count) {
                 std::vector<at::Tensor> some;
                 for (std::int64_t i = first; i < first + count; ++i)

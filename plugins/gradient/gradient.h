@@ -59,14 +59,6 @@ at::Generator generator_of(std::uint64_t seed, std::uint64_t stream, std::int64_
 Attribution to_attribution(const Explainer& method, const Settings& settings, const Objective& objective,
                            const at::Tensor& channels);
 
-/// The numbers and gradients of many pictures, handed over one at a time: memory of one batch.
-///
-/// @param make  pictures from, from + 1, ... as [count, 3, height, width]
-/// @param fold  sees each picture's number and gradient [3, height, width] in order
-Status fold_slopes(ExplainContext& context, const Objective& objective, std::int64_t count,
-                   const std::function<at::Tensor(std::int64_t from, std::int64_t count)>& make,
-                   const std::function<void(std::int64_t picture, double score, const at::Tensor& gradient)>& fold);
-
 /// How far the sum of a map is from the change of the explained number that it should be.
 struct Gap {
     double sum = 0, change = 0;

@@ -72,8 +72,8 @@ class GradientShap final : public Explainer {
             return out;
         };
         at::Tensor sum = at::zeros(x.sizes().slice(1), at::kDouble);
-        VITRINE_CHECK(fold_slopes(
-            context, objective, samples,
+        VITRINE_CHECK(context.slopes(
+            objective, samples,
             [&](std::int64_t first, std::int64_t count) {
                 std::vector<at::Tensor> some;
                 for (std::int64_t i = first; i < first + count; ++i) {

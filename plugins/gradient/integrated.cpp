@@ -106,8 +106,8 @@ class IntegratedGradients final : public Explainer {
                 preset == "adaptive" || preset == "captum" ? gauss_legendre(nodes) : riemann(preset, nodes);
             const auto node = [&](std::int64_t i) { return static_cast<std::size_t>(i % nodes); };
             at::Tensor sum = at::zeros(x.sizes().slice(1), at::kDouble);
-            VITRINE_CHECK(fold_slopes(
-                context, objective, nodes * ways,
+            VITRINE_CHECK(context.slopes(
+                objective, nodes * ways,
                 [&](std::int64_t first, std::int64_t count) {
                     std::vector<at::Tensor> some;
                     for (std::int64_t i = first; i < first + count; ++i) {

@@ -60,8 +60,8 @@ class Noisy final : public Explainer {
             return draws_.noise ? draws_.noise(i) : at::randn(x.sizes(), generator_of(context.seed, 0, i)) * deviation;
         };
         at::Tensor sum = at::zeros(x.sizes().slice(1), at::kDouble), squares = sum.clone();
-        VITRINE_CHECK(fold_slopes(
-            context, objective, samples,
+        VITRINE_CHECK(context.slopes(
+            objective, samples,
             [&](std::int64_t first, std::int64_t count) {
                 std::vector<at::Tensor> some;
                 for (std::int64_t i = first; i < first + count; ++i) some.push_back(x + noise(i));

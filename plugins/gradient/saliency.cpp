@@ -26,8 +26,7 @@ class PlainGradient final : public Explainer {
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const Objective objective = VITRINE_TRY(context.objective());
         const at::Tensor& x = context.input.pixels;
-        const auto found =
-            VITRINE_TRY(context.slopes(objective, 1, [&](std::int64_t, std::int64_t) -> at::Tensor { return x; }));
+        const auto found = VITRINE_TRY(context.slopes(objective, x));
         const at::Tensor gradient = found.gradients[0];
         return to_attribution(*this, settings, objective,
                               times_input_ ? gradient * x[0].to(at::kCPU, at::kFloat) : gradient);

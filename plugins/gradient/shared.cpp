@@ -1,6 +1,8 @@
 // Baselines, noise, reductions and sums that the gradient methods share.
 #include "gradient.h"
 
+#include <vitrine/base/random.h>
+
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -8,8 +10,8 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/exp.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/rand.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -46,14 +48,8 @@ Parameter baseline_parameter() {
 at::Tensor baselines(const ExplainContext& context, const std::string& name) {
     const at::Tensor x = context.input.pixels.to(at::kCPU, at::kFloat);
     const Preprocess& preprocess = context.model.preprocess();
-    const auto normalised = [&](const at::Tensor& colours) {
-        const auto row = [](const std::array<double, 3>& values) {
-            return at::tensor(at::ArrayRef<double>(values), at::kDouble).reshape({1, 3, 1, 1});
-        };
-        return ((colours.to(at::kDouble) - row(preprocess.mean)) / row(preprocess.std)).to(at::kFloat);
-    };
-    if (name == "black") return normalised(at::zeros_like(x));
-    if (name == "white") return normalised(at::zeros_like(x) + 1);
+    if (name == "black") return normalise(at::zeros_like(x), preprocess);
+    if (name == "white") return normalise(at::ones_like(x), preprocess);
     if (name == "blur") {
         // The mean colour lies outside, so that the border fades to what "zero" is. 20 pixels of 224.
         const double sigma = 20.0 / 224.0 * static_cast<double>(std::min(x.size(2), x.size(3)));
@@ -62,7 +58,7 @@ at::Tensor baselines(const ExplainContext& context, const std::string& name) {
     if (name == "noise_mean") {
         std::vector<at::Tensor> all;
         for (std::int64_t i = 0; i < 5; ++i) all.push_back(at::rand(x.sizes(), generator_of(context.seed, 2, i)));
-        return normalised(at::cat(all));
+        return normalise(at::cat(all), preprocess);
     }
     return at::zeros_like(x);
 }
@@ -84,14 +80,7 @@ at::Tensor blurred(const at::Tensor& picture, double sigma) {
 }
 
 at::Generator generator_of(std::uint64_t seed, std::uint64_t stream, std::int64_t sample) {
-    // splitmix64, so that neighbouring seeds and samples have nothing in common
-    const auto mix = [](std::uint64_t z) {
-        z += 0x9E3779B97F4A7C15u;
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-        return z ^ (z >> 31);
-    };
-    return at::make_generator<at::CPUGeneratorImpl>(mix(mix(mix(seed) + stream) + static_cast<std::uint64_t>(sample)));
+    return at::make_generator<at::CPUGeneratorImpl>(random_bits(seed, stream, static_cast<std::uint64_t>(sample)));
 }
 
 Attribution to_attribution(const Explainer& method, const Settings& settings, const Objective& objective,
@@ -107,29 +96,6 @@ Attribution to_attribution(const Explainer& method, const Settings& settings, co
     out.explained = objective.explained;
     out.implementation = "autograd";
     return out;
-}
-
-Status fold_slopes(ExplainContext& context, const Objective& objective, std::int64_t count,
-                   const std::function<at::Tensor(std::int64_t from, std::int64_t count)>& make,
-                   const std::function<void(std::int64_t picture, double score, const at::Tensor& gradient)>& fold) {
-    // Each batch is a call of its own, so progress is told here.
-    struct Quiet {
-        explicit Quiet(ExplainContext& c) : context(c), progress(std::exchange(c.progress, {})) {}
-        Quiet(const Quiet&) = delete;
-        Quiet& operator=(const Quiet&) = delete;
-        ~Quiet() { context.progress = progress; }
-        ExplainContext& context;
-        std::function<void(const Progress&)> progress;
-    } const quiet(context);
-    const std::int64_t step = context.batch_size();
-    for (std::int64_t from = 0; from < count; from += step) {
-        const std::int64_t some = std::min(step, count - from);
-        const auto found = VITRINE_TRY(context.slopes(
-            objective, some, [&](std::int64_t a, std::int64_t number) { return make(from + a, number); }));
-        for (std::int64_t i = 0; i < some; ++i) fold(from + i, found.scores[i].item<double>(), found.gradients[i]);
-        if (quiet.progress) quiet.progress({from + some, count, "pictures"});
-    }
-    return {};
 }
 
 double Gap::share() const {
@@ -157,15 +123,7 @@ Result<Run> run_with_graph(ExplainContext& context, const Objective& objective, 
     if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
     Run out;
     out.capture = VITRINE_TRY(run_captured(context.model, pixels, options));
-    at::Tensor answer = out.capture->output;
-    if (!objective.point.empty()) {
-        answer = out.capture->points.at(objective.point);
-        const std::int64_t cells = answer.dim() == 4 ? answer.size(2) * answer.size(3) : answer.size(1);
-        for (const std::int64_t token : objective.region)
-            if (token >= cells)
-                return fail(ErrorCode::BadInput, "token {} is not there: {} has {}, from 0 to {}", token,
-                            objective.point, cells, cells - 1);
-    }
+    const at::Tensor answer = VITRINE_TRY(answer_of(*out.capture, objective, context.model));
     const at::AutoGradMode with_graph(true);
     out.scores = objective.of(answer);
     return out;

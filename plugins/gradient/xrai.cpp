@@ -143,8 +143,8 @@ class Xrai final : public Explainer {
         const std::array<at::Tensor, 2> from{at::full_like(x, x.min().item<double>()),
                                              at::full_like(x, x.max().item<double>())};
         at::Tensor channels = at::zeros(x.sizes().slice(1), at::kDouble);
-        VITRINE_CHECK(fold_slopes(
-            context, objective, 2 * steps,
+        VITRINE_CHECK(context.slopes(
+            objective, 2 * steps,
             [&](std::int64_t first, std::int64_t count) {
                 std::vector<at::Tensor> some;
                 for (std::int64_t i = first; i < first + count; ++i) {

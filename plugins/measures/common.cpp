@@ -15,6 +15,7 @@
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randperm.h>
 #include <ATen/ops/reflection_pad2d.h>
@@ -25,24 +26,13 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <vitrine/base/random.h>
 #include <vitrine/capture.h>
 
 namespace vitrine::plugin::measures {
 
-namespace {
-
-/// splitmix64's finaliser, so that neighbouring seeds give unlike generators.
-std::uint64_t mixed(std::uint64_t z) {
-    z += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
-}  // namespace
-
 at::Generator generator(std::uint64_t seed, std::uint64_t stream) {
-    return at::make_generator<at::CPUGeneratorImpl>(mixed(mixed(seed) ^ stream));
+    return at::make_generator<at::CPUGeneratorImpl>(random_bits(seed, stream, 0));
 }
 
 Result<at::Tensor> native_map(const Attribution& attribution) {
@@ -165,12 +155,6 @@ std::vector<std::string> substitutes() { return {"zero", "black", "white", "mean
 
 namespace {
 
-at::Tensor in_model_units(const Preprocess& p, const at::Tensor& colours) {
-    const at::Tensor mean = at::tensor({p.mean[0], p.mean[1], p.mean[2]}, at::kFloat).reshape({1, 3, 1, 1});
-    const at::Tensor std = at::tensor({p.std[0], p.std[1], p.std[2]}, at::kFloat).reshape({1, 3, 1, 1});
-    return (colours - mean) / std;
-}
-
 /// Eleven weights. RISE takes SciPy's gaussian_filter of a dot on 11 pixels, whose mirrored borders fold the tails back
 /// into the window; otherwise the tails are cut and the rest scaled to 1, as torchvision does.
 std::vector<double> blur_weights(bool folded) {
@@ -208,10 +192,10 @@ at::Tensor blurred(const at::Tensor& pixels, bool as_rise) {
 at::Tensor substitute(const ExplainContext& context, const std::string& how, std::uint64_t seed) {
     const at::Tensor pixels = context.input.pixels.detach().to(at::kCPU, at::kFloat);
     const Preprocess& p = context.model.preprocess();
-    if (how == "black") return in_model_units(p, at::zeros({1, 3, 1, 1})).expand_as(pixels).contiguous();
-    if (how == "white") return in_model_units(p, at::zeros({1, 3, 1, 1}) + 1).expand_as(pixels).contiguous();
+    if (how == "black") return normalise(at::zeros({1, 3, 1, 1}), p).expand_as(pixels).contiguous();
+    if (how == "white") return normalise(at::ones({1, 3, 1, 1}), p).expand_as(pixels).contiguous();
     if (how == "mean") return pixels.mean({2, 3}, true).expand_as(pixels).contiguous();
-    if (how == "uniform") return in_model_units(p, at::rand(pixels.sizes(), generator(seed, 0xF111), at::kFloat));
+    if (how == "uniform") return normalise(at::rand(pixels.sizes(), generator(seed, 0xF111), at::kFloat), p);
     if (how == "blur" || how == "blur_rise") return blurred(pixels, how == "blur_rise");
     return at::zeros_like(pixels);
 }

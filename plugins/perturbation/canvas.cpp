@@ -5,7 +5,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/randn.h>
@@ -16,18 +16,8 @@
 
 namespace vitrine::plugin::perturbation {
 
-std::uint64_t bits(std::uint64_t seed, std::uint64_t stream, std::uint64_t index) {
-    const auto mix = [](std::uint64_t z) {
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
-        return z ^ (z >> 31);
-    };
-    constexpr std::uint64_t kStep = 0x9E3779B97F4A7C15U;
-    return mix(mix(mix(seed + kStep) + (stream + 1) * kStep) + (index + 1) * kStep);
-}
-
 double uniform(std::uint64_t seed, std::uint64_t stream, std::uint64_t index) {
-    return static_cast<double>(bits(seed, stream, index) >> 11) / 9007199254740992.0;
+    return static_cast<double>(random_bits(seed, stream, index) >> 11) / 9007199254740992.0;
 }
 
 Parameter fill_parameter(const std::string& standard, const std::string& source) {
@@ -74,11 +64,8 @@ Result<Canvas> Canvas::make(ExplainContext& context, const std::string& fill, st
     const at::Tensor x = out.picture();
     out.rows_ = x.size(1);
     out.cols_ = x.size(2);
-    const Preprocess& p = context.model.preprocess();
     const auto colour = [&](double level) {
-        at::Tensor c = at::empty({3, 1, 1});
-        for (std::size_t i = 0; i < 3; ++i) c[static_cast<std::int64_t>(i)].fill_((level - p.mean[i]) / p.std[i]);
-        return c.expand_as(x).contiguous();
+        return normalise(at::full({1, 3, 1, 1}, level), context.model.preprocess())[0].expand_as(x).contiguous();
     };
     if (fill == "remove") {
         if (auto why = context.model.no_token_removal()) return fail(ErrorCode::Unsupported, "{}", *why);
@@ -95,7 +82,8 @@ Result<Canvas> Canvas::make(ExplainContext& context, const std::string& fill, st
     } else if (fill == "blur") {
         out.fill_ = blur_axis(out.rows_).matmul(x).matmul(blur_axis(out.cols_).t());
     } else if (fill == "noise") {
-        out.fill_ = at::randn(x.sizes(), at::make_generator<at::CPUGeneratorImpl>(bits(context.seed, 0xF111, 0)));
+        out.fill_ =
+            at::randn(x.sizes(), at::make_generator<at::CPUGeneratorImpl>(random_bits(context.seed, 0xF111, 0)));
     }
     return out;
 }
@@ -128,6 +116,11 @@ Result<at::Tensor> Canvas::scores(std::int64_t count, const Masks& masks) {
         const at::Tensor m = masks(from, some).reshape({some, 1, rows_, cols_});
         return fill_.defined() ? x * m + fill_ * (1 - m) : x * m;
     });
+}
+
+Result<at::Tensor> Canvas::scores(const Features& features, const at::Tensor& samples) {
+    return scores(samples.size(0),
+                  [&](std::int64_t from, std::int64_t some) { return features.expand(samples.narrow(0, from, some)); });
 }
 
 Result<at::Tensor> Canvas::scores_of(std::int64_t count, const Masks& make) {

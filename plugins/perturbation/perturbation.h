@@ -9,6 +9,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <vitrine/base/random.h>
 #include <vitrine/explainer.h>
 
 namespace vitrine::plugin::perturbation {
@@ -23,9 +24,7 @@ std::unique_ptr<Explainer> make_hsic();
 std::unique_ptr<Explainer> make_vit_cx();
 std::unique_ptr<Explainer> make_tis();
 
-/// 64 random bits and a number in [0, 1) that hang on nothing but these three (splitmix64 of a counter), so that
-/// neither the batch size nor the order of the work changes a mask.
-std::uint64_t bits(std::uint64_t seed, std::uint64_t stream, std::uint64_t index);
+/// A number in [0, 1) from random_bits(): neither the batch size nor the order of the work changes a mask.
 double uniform(std::uint64_t seed, std::uint64_t stream, std::uint64_t index);
 
 // ---- what a masked picture is made of
@@ -57,6 +56,8 @@ class Canvas {
     /// @param masks  [count, rows * cols], float32 in [0, 1], 1 keeps; below 0.5 a patch is left out
     /// @return       [count], float64
     Result<at::Tensor> scores(std::int64_t count, const Masks& masks);
+    /// The same of subsets of features: samples [count, features.count].
+    Result<at::Tensor> scores(const Features& features, const at::Tensor& samples);
     /// The same of pictures that are no masks of this one; `make` gives [count, 3, height, width].
     Result<at::Tensor> scores_of(std::int64_t count, const Masks& make);
     /// The explained number of the picture as it is; asked once.

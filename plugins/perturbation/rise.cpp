@@ -62,7 +62,8 @@ at::Tensor rise_masks(std::uint64_t seed, std::int64_t from, std::int64_t count,
         const auto all = static_cast<std::uint64_t>(cells * cells);
         for (std::uint64_t c = 0; c < all; ++c) *grid++ = uniform(seed, kGrid, mask * all + c) < keep ? 1.0F : 0.0F;
         const auto shift = [&](std::uint64_t axis, std::int64_t step) {
-            return static_cast<std::int64_t>(bits(seed, kShift, 2 * mask + axis) % static_cast<std::uint64_t>(step));
+            return static_cast<std::int64_t>(random_bits(seed, kShift, 2 * mask + axis) %
+                                             static_cast<std::uint64_t>(step));
         };
         ys.push_back(along_y.narrow(0, shift(0, step_y), rows));
         xs.push_back(along_x.narrow(0, shift(1, step_x), cols));

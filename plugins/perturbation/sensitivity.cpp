@@ -131,9 +131,7 @@ class Hsic final : public Explainer {
         // Rounded as TensorFlow does: the half goes to 0.
         const at::Tensor samples = VITRINE_TRY(sobol_points(designs, features.count)).gt(0.5).to(at::kFloat);
         if (canvas.removes()) keep_one(samples);
-        const at::Tensor scores = VITRINE_TRY(canvas.scores(designs, [&](std::int64_t from, std::int64_t some) {
-            return features.expand(samples.narrow(0, from, some));
-        }));
+        const at::Tensor scores = VITRINE_TRY(canvas.scores(features, samples));
         // The kernel is positive; what is below 0 is rounding.
         Attribution out =
             canvas.attribution(*this, features.map_of(hsic_scores(samples, scores).clamp_min(0)), true, false);

@@ -41,7 +41,7 @@ at::Tensor lime_samples(std::uint64_t seed, std::int64_t samples, std::int64_t f
     at::Tensor out = at::empty({samples, features});
     auto* value = out.mutable_data_ptr<float>();
     for (std::int64_t i = 0; i < samples * features; ++i)
-        value[i] = i < features || (bits(seed, kLime, static_cast<std::uint64_t>(i)) >> 63) != 0 ? 1.0F : 0.0F;
+        value[i] = i < features || (random_bits(seed, kLime, static_cast<std::uint64_t>(i)) >> 63) != 0 ? 1.0F : 0.0F;
     return out;
 }
 
@@ -77,8 +77,8 @@ at::Tensor shap_samples(std::uint64_t seed, std::int64_t samples, std::int64_t f
         std::iota(order.begin(), order.end(), 0);
         for (std::int64_t k = 0; k < size; ++k) {  // the first places of a Fisher-Yates shuffle
             const std::uint64_t index = sample * static_cast<std::uint64_t>(features) + static_cast<std::uint64_t>(k);
-            const auto other =
-                k + static_cast<std::int64_t>(bits(seed, kSubset, index) % static_cast<std::uint64_t>(features - k));
+            const auto other = k + static_cast<std::int64_t>(random_bits(seed, kSubset, index) %
+                                                             static_cast<std::uint64_t>(features - k));
             std::swap(order[static_cast<std::size_t>(k)], order[static_cast<std::size_t>(other)]);
             value[i * features + order[static_cast<std::size_t>(k)]] = 1;
         }
@@ -126,9 +126,7 @@ class Lime final : public Explainer {
         canvas.paint_means(features);
         const at::Tensor samples = lime_samples(context.seed, count, features.count);
         if (canvas.removes()) keep_one(samples);
-        const at::Tensor scores = VITRINE_TRY(canvas.scores(count, [&](std::int64_t from, std::int64_t some) {
-            return features.expand(samples.narrow(0, from, some));
-        }));
+        const at::Tensor scores = VITRINE_TRY(canvas.scores(features, samples));
         const at::Tensor weights = lime_weights(samples, settings.number("kernel_width"));
         const at::Tensor values = ridge(samples, scores, weights, settings.number("alpha"));
         Attribution out =
@@ -174,9 +172,7 @@ class KernelShap final : public Explainer {
         if (features.count < 2) return fail(ErrorCode::BadInput, "there is one feature only, and nothing to share out");
         canvas.paint_means(features);
         const at::Tensor samples = shap_samples(context.seed, count, features.count, !canvas.removes());
-        const at::Tensor scores = VITRINE_TRY(canvas.scores(count, [&](std::int64_t from, std::int64_t some) {
-            return features.expand(samples.narrow(0, from, some));
-        }));
+        const at::Tensor scores = VITRINE_TRY(canvas.scores(features, samples));
         const at::Tensor values = shap_values(samples, scores);
         Attribution out =
             canvas.attribution(*this, features.map_of(values), features.is_grid() || canvas.removes(), true);

@@ -104,7 +104,7 @@ Result<at::Tensor> k_means(const at::Tensor& points, std::int64_t clusters, std:
     std::vector<std::int64_t> order(static_cast<std::size_t>(n));
     std::iota(order.begin(), order.end(), 0);
     for (std::int64_t k = 0; k < clusters; ++k) {
-        const auto other = k + static_cast<std::int64_t>(bits(seed, kFirst, static_cast<std::uint64_t>(k)) %
+        const auto other = k + static_cast<std::int64_t>(random_bits(seed, kFirst, static_cast<std::uint64_t>(k)) %
                                                          static_cast<std::uint64_t>(n - k));
         std::swap(order[static_cast<std::size_t>(k)], order[static_cast<std::size_t>(other)]);
     }
@@ -326,8 +326,7 @@ class Tis final : public Explainer {
         const Features features = grid_features(canvas, layout.rows, layout.cols);
         canvas.paint_means(features);
         canvas.expect(count);
-        const at::Tensor scores = VITRINE_TRY(canvas.scores(
-            count, [&](std::int64_t from, std::int64_t some) { return features.expand(masks.narrow(0, from, some)); }));
+        const at::Tensor scores = VITRINE_TRY(canvas.scores(features, masks));
         // A patch that no mask keeps has no score of its own: 0 (the authors' code divides by 0).
         const at::Tensor covered = masks.sum(0).to(at::kDouble);
         const at::Tensor map = scores.matmul(masks.to(at::kDouble)) / covered.clamp_min(1);
@@ -343,8 +342,8 @@ class Tis final : public Explainer {
 
 at::Tensor vit_cx_noise(std::uint64_t seed, std::int64_t mask, std::int64_t height, std::int64_t width) {
     constexpr std::uint64_t kNoise = 0xC4;
-    return at::randn({3, height, width},
-                     at::make_generator<at::CPUGeneratorImpl>(bits(seed, kNoise, static_cast<std::uint64_t>(mask))));
+    return at::randn({3, height, width}, at::make_generator<at::CPUGeneratorImpl>(
+                                             random_bits(seed, kNoise, static_cast<std::uint64_t>(mask))));
 }
 
 std::unique_ptr<Explainer> make_vit_cx() { return std::make_unique<VitCx>(); }

@@ -406,11 +406,11 @@ def bench_vit(lib):
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("library")
+    args.add_argument("kernels", help="the shared library of tests/bench/device_attention.cpp")
     args.add_argument("--json")
     args.add_argument("--only", choices=("probe", "vit", "sweep"))
     args = args.parse_args()
-    lib = Library(args.library)
+    lib = Library(args.kernels)
     warnings.filterwarnings("ignore", category=UserWarning)  # why a backend of PyTorch cannot run
     rates = copy_rate()
     result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__,

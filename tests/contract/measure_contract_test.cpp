@@ -6,23 +6,14 @@
 
 #include <vitrine/registry.h>
 
+#include "made_input.h"
+
 namespace vitrine {
 namespace {
 
-Input made_input(const Model& model) {
-    Image photo(model.preprocess().input_width + 9, model.preprocess().input_height + 5);
-    std::uint32_t state = 7;
-    for (auto& value : photo.pixels) value = static_cast<std::uint8_t>((state = state * 1664525u + 1013904223u) >> 24);
-    return *prepare(std::move(photo), model.preprocess());
-}
-
 class MeasureContract : public testing::TestWithParam<std::string> {
   protected:
-    void SetUp() override {
-        for (const auto& measure : registry().measures())
-            if (measure->description().name == GetParam()) measure_ = measure.get();
-        ASSERT_NE(measure_, nullptr);
-    }
+    void SetUp() override { measure_ = *registry().measure(GetParam()); }
 
     struct Case {
         Model& model;

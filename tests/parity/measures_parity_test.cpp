@@ -24,8 +24,7 @@ class Gradient final : public Explainer {
     bool class_specific() const override { return true; }
     Result<Attribution> explain(ExplainContext& context, const Settings&) const override {
         const Objective objective = VITRINE_TRY(context.objective(Scale::Logit));
-        const auto slopes =
-            VITRINE_TRY(context.slopes(objective, 1, [&](std::int64_t, std::int64_t) { return context.input.pixels; }));
+        const auto slopes = VITRINE_TRY(context.slopes(objective, context.input.pixels));
         Attribution out;
         out.method = "gradient";
         out.map = slopes.gradients[0].sum(0);

@@ -93,19 +93,28 @@ class ExplainContext {
     /// @param kept  [count, patches], boolean, row-major over the patch grid; at least one patch a row
     /// @error Unsupported  the model cannot leave patches out (Model::no_token_removal)
     Result<at::Tensor> scores_of_kept(const Objective& objective, const at::Tensor& kept);
-    /// Numbers and their gradients with respect to the pixels.
+    /// The numbers and their gradients with respect to the pixels, handed over one picture at a time: memory of one batch.
+    ///
+    /// @param fold  sees each picture's number and gradient [3, height, width], float32 on the CPU, in order
+    Status slopes(const Objective& objective, std::int64_t count,
+                  const std::function<at::Tensor(std::int64_t from, std::int64_t count)>& make,
+                  const std::function<void(std::int64_t picture, double score, const at::Tensor& gradient)>& fold);
     struct Slopes {
         at::Tensor scores;     ///< [count], on the CPU
         at::Tensor gradients;  ///< [count, 3, height, width], on the CPU
     };
-    Result<Slopes> slopes(const Objective& objective, std::int64_t count,
-                          const std::function<at::Tensor(std::int64_t from, std::int64_t count)>& make);
+    Result<Slopes> slopes(const Objective& objective, const at::Tensor& pixels);
     /// Pictures a pass: `batch`, or what keeps the caches warm on a processor and a device busy.
     std::int64_t batch_size() const;
 
   private:
     std::shared_ptr<const Capture> capture_;
 };
+
+/// What an objective reads of a run: the answer, or the activation at its point, which the run must have kept.
+///
+/// @error BadInput  the run has no such point, or it has not so many tokens
+Result<at::Tensor> answer_of(const Capture& capture, const Objective& objective, const Model& model);
 
 /// An activation as a map of channels: tokens [batch, tokens, width] without their prefix, or [batch, channels, rows, cols]
 /// as it is.

@@ -86,6 +86,8 @@ class Model {
     virtual at::Tensor forward_kept(const at::Tensor& pixels, const at::Tensor& kept);
     /// Trainable tensors by name (the model's own storage); empty where they cannot be reached.
     virtual std::vector<std::pair<std::string, at::Tensor>> parameters() { return {}; }
+    /// Where the weights lie; the CPU where they cannot be reached.
+    at::Device device();
     /// Moves weights to a device and type.
     virtual void to(at::Device device, at::ScalarType dtype) = 0;
     /// False for TorchScript: it is run by libtorch's interpreter, optimiser off.

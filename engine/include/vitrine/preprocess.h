@@ -59,6 +59,10 @@ Result<Input> prepare(Image photo, const Preprocess& preprocess);
 
 /// Normalises an 8-bit picture that is already of the input size. float32 [1, 3, H, W].
 at::Tensor normalise(const Image& image, const Preprocess& preprocess);
+/// The same for colours from 0 to 1. [count, 3, height, width], float32, on the CPU.
+at::Tensor normalise(const at::Tensor& colours, const Preprocess& preprocess);
+/// And back: what is shown for normalised pixels, 0 to 1 for those of a picture.
+at::Tensor colours_of(const at::Tensor& pixels, const Preprocess& preprocess);
 
 /// Reads a picture file and prepares it. Decoding needs OpenCV; PPM files are read without it.
 ///

@@ -34,6 +34,7 @@ class Registry {
     /// @error NotFound  "there is no explainer 'rollot'; did you mean rollout?"
     Result<const Explainer*> explainer(std::string_view name) const;
     Result<const Architecture*> architecture(std::string_view name) const;
+    Result<const Measure*> measure(std::string_view name) const;
 
   private:
     std::vector<std::unique_ptr<Architecture>> architectures_;

@@ -1,6 +1,9 @@
 // Headers of picture files, walked with every length checked: JPEG, PNG, GIF, BMP, TIFF, WebP, PNM.
 #include <vitrine/base/image_file.h>
 
+#include <algorithm>
+#include <array>
+#include <cctype>
 #include <optional>
 #include <string_view>
 
@@ -400,6 +403,15 @@ Result<ImageFileInfo> inspect_image(std::span<const std::byte> bytes, std::int64
                     "the {} file says that it has {} x {} pixels, more than {} in all are not read", info.format,
                     info.width, info.height, max_pixels);
     return info;
+}
+
+bool is_picture_name(const std::filesystem::path& file) {
+    static constexpr std::array<std::string_view, 11> kEndings{".jpg",  ".jpeg", ".png", ".bmp", ".gif", ".tif",
+                                                               ".tiff", ".webp", ".ppm", ".pgm", ".pnm"};
+    std::string ending = file.extension().string();
+    std::transform(ending.begin(), ending.end(), ending.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    return std::find(kEndings.begin(), kEndings.end(), ending) != kEndings.end();
 }
 
 }  // namespace vitrine

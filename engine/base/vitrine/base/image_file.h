@@ -24,4 +24,7 @@ struct ImageFileInfo {
 /// `max_pixels` pixels (default 1 gigapixel), more than 65,500 a side.
 Result<ImageFileInfo> inspect_image(std::span<const std::byte> bytes, std::int64_t max_pixels = 1'000'000'000);
 
+/// Whether a file's name ends as pictures' do, in any case. Says nothing of what is in it.
+bool is_picture_name(const std::filesystem::path& file);
+
 }  // namespace vitrine

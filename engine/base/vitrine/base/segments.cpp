@@ -1,6 +1,8 @@
 // Superpixels: regions of alike pixels, in the form scikit-image gives the three methods.
 #include <vitrine/base/segments.h>
 
+#include <vitrine/base/random.h>
+
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -377,13 +379,9 @@ Result<Segments> quickshift(const Field& given, const Quickshift& settings) {
     std::vector<double> density(settings.ties.begin(), settings.ties.end());
     if (density.empty()) {
         density.resize(pixels);
-        for (std::size_t i = 0; i < pixels; ++i) {  // splitmix64
-            std::uint64_t z = settings.seed + (i + 1) * 0x9E3779B97F4A7C15U;
-            z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
-            z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
-            z ^= z >> 31;
-            density[i] = 1e-5 * (static_cast<double>(z >> 11) / 4503599627370496.0 - 1);
-        }
+        for (std::size_t i = 0; i < pixels; ++i)
+            density[i] =
+                1e-5 * (static_cast<double>(mix64(settings.seed + i * kSplitMixStep) >> 11) / 4503599627370496.0 - 1);
     }
     const auto reach = static_cast<std::int64_t>(std::ceil(3 * settings.kernel_size));
     const double inverse = -0.5 / (settings.kernel_size * settings.kernel_size);
