@@ -39,6 +39,7 @@ struct Attribution {
     std::string method;
     at::Tensor map;        ///< float32 [rows, cols], raw: after the method's own ReLU, before min-max, display or resize
     at::Tensor channels;   ///< float32 [3, H, W] for input-gradient methods, else undefined
+    at::Tensor colours;    ///< float32 [3, rows, cols], 0 to 1: a map that is itself a picture; else undefined
     bool on_tokens = true; ///< rows x cols is the token grid; false: the model's input pixels
     bool is_signed = false;
     bool class_specific = false;
@@ -66,6 +67,10 @@ class ExplainContext {
     std::uint64_t seed = 0;
     std::stop_token stop;
     std::function<void(const Progress&)> progress;  ///< may be empty
+    /// Shown the map so far, now and then, by methods that refine (Attribution::partial is set); may be empty.
+    std::function<void(const Attribution&)> refined;
+    /// Another picture, for methods that compare two; may be null.
+    const Input* other = nullptr;
     std::int64_t memory_budget = 0;
     std::int64_t batch = 0;  ///< pictures a pass, for methods that need many; 0: what runs fastest (batch_size())
     /// Where the object is, in the photograph's pixels; for measures that need it.
@@ -123,12 +128,22 @@ Result<at::Tensor> answer_of(const Capture& capture, const Objective& objective,
 /// @error Unsupported  tokens whose layout is unknown, or of another number
 Result<at::Tensor> as_grid(const at::Tensor& activation, const TokenLayout& layout);
 
+/// How often a method runs the model on one picture.
+struct Passes {
+    std::int64_t forwards = 0, backwards = 0;
+};
+
 class Explainer : public Plugin {
   public:
     /// Why this method has no meaning on this model; empty when it has. Asked before work starts.
     virtual std::optional<std::string> why_not(const Model& model) const = 0;
     virtual bool class_specific() const = 0;
     virtual Result<Attribution> explain(ExplainContext& context, const Settings& settings) const = 0;
+    /// What explain() will spend, the shared capture not counted; nothing where it cannot be known before.
+    virtual std::optional<Passes> passes(const Model& model, const Settings& settings) const {
+        (void)model, (void)settings;
+        return std::nullopt;
+    }
 };
 
 }  // namespace vitrine

@@ -15,6 +15,10 @@ struct Description {
     std::string summary;  ///< one sentence
     std::string source;   ///< paper or package it follows
     int system = 0;       ///< number of the published system it belongs to; 0 for none
+    // Of explainers and measures:
+    std::string family = {};    ///< the heading it stands under: "Gradients"
+    std::string formula = {};   ///< one line of plain text: "(x - x0) * mean over a of df/dx at x0 + a (x - x0)"
+    std::string weakness = {};  ///< one sentence: where it is known to fail, and who showed it
 };
 
 class Plugin {
