@@ -261,11 +261,13 @@ TEST(OnADevice, WhatIsAskedAgainIsReplayedAndStaysRight) {
         same({.index = 0, .versus = {}}, 4, "replayed for another class and picture");
         same({.index = 3, .versus = {}}, 2, "replayed for the first ones");
         EXPECT_EQ(replay_count(), before + 3);
-        // The difference of two classes is another recording, and so is another way to attend.
+        // How classes are weighted is an input too, so their difference needs no other recording; a probability does.
         same({.index = 3, .versus = 1}, 2, "versus");
-        EXPECT_EQ(replay_count(), before + 3);
-        same({.index = 2, .versus = 0}, 4, "versus, recorded");
         EXPECT_EQ(replay_count(), before + 4);
+        same({.index = 2, .versus = {}, .scale = Scale::Probability}, 4, "a probability");
+        EXPECT_EQ(replay_count(), before + 4);
+        same({.index = 1, .versus = {}, .scale = Scale::Probability}, 3, "a probability, recorded");
+        EXPECT_EQ(replay_count(), before + 5);
         // Weights that are written over are read anew; weights elsewhere are other weights.
         for (Model* model : {here.get(), there.get()})
             for (const auto& [name, weight] : model->parameters()) {
@@ -274,10 +276,10 @@ TEST(OnADevice, WhatIsAskedAgainIsReplayedAndStaysRight) {
                 x.mul_(1.25);
             }
         same({.index = 2, .versus = 0}, 4, "other weights");
-        EXPECT_EQ(replay_count(), before + 5);
+        EXPECT_EQ(replay_count(), before + 6);
         there->to(at::kCUDA, at::kBFloat16);
         EXPECT_TRUE(explained(*there, method));
-        EXPECT_EQ(replay_count(), before + 5);
+        EXPECT_EQ(replay_count(), before + 6);
     }
 }
 
