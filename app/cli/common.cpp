@@ -149,6 +149,9 @@ std::string size_text(std::int64_t bytes) {
 nlohmann::json describe(const Description& d) {
     nlohmann::json out{{"name", d.name}, {"title", d.title}, {"summary", d.summary}, {"source", d.source}};
     if (d.system != 0) out["system"] = d.system;
+    if (!d.family.empty()) out["family"] = d.family;
+    if (!d.formula.empty()) out["formula"] = d.formula;
+    if (!d.weakness.empty()) out["weakness"] = d.weakness;
     return out;
 }
 

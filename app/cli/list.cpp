@@ -72,6 +72,16 @@ Result<nlohmann::json> systems() {
     return out;
 }
 
+/// The order of menus; a family that is not among them comes last.
+bool by_family(const nlohmann::json& a, const nlohmann::json& b) {
+    static const std::vector<std::string> order{"Attention",    "Class activation", "Gradients",
+                                                "Perturbation", "Inner views",      "Controls"};
+    const auto place = [](const nlohmann::json& entry) {
+        return std::find(order.begin(), order.end(), entry.value("family", "")) - order.begin();
+    };
+    return place(a) < place(b);
+}
+
 }  // namespace
 
 Status list(const Common& common, const std::string& what) {
@@ -95,6 +105,8 @@ Status list(const Common& common, const std::string& what) {
         return {};
     }
     if (entries.empty()) say("no " + what + " are built in");
+    if (what == "explainers") std::stable_sort(entries.begin(), entries.end(), by_family);
+    std::string family;
     if (what == "systems") {
         const auto done =
             std::count_if(entries.begin(), entries.end(), [](const auto& entry) { return !entry["plugins"].empty(); });
@@ -107,6 +119,10 @@ Status list(const Common& common, const std::string& what) {
                        entry["works"].get<std::string>(), entry["title"].get<std::string>());
             for (const auto& plugin : entry["plugins"]) fmt::print("{:20}{}\n", "", plugin.get<std::string>());
             continue;
+        }
+        if (const std::string of = entry.value("family", ""); of != family) {
+            fmt::print("{}{}\n", family.empty() ? "" : "\n", of);
+            family = of;
         }
         fmt::print("{:<30} {}{}\n", entry["name"].get<std::string>(), entry["summary"].get<std::string>(),
                    entry.contains("why_not") ? " (not here: " + entry["why_not"].get<std::string>() + ")" : "");

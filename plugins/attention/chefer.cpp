@@ -43,15 +43,22 @@ namespace {
 class Chefer final : public Explainer {
   public:
     Description description() const override {
-        return {"chefer", "Generic attention explainability",
+        return {"chefer",
+                "Generic attention explainability",
                 "Carries relevance back from the readout by attention times its positive gradient",
-                "H. Chefer, S. Gur, L. Wolf, Generic Attention-model Explainability, ICCV 2021, arXiv 2103.15679", 0};
+                "H. Chefer, S. Gur, L. Wolf, Generic Attention-model Explainability, ICCV 2021, arXiv 2103.15679",
+                0,
+                "Attention",
+                "R = R + mean over heads of relu(A_l * dA_l) R, layer by layer",
+                "Drops what speaks against the class and passes MLPs as if they were the identity; less faithful than "
+                "rules that do not (Achtibat et al., AttnLRP, ICML 2024)"};
     }
     std::optional<std::string> why_not(const Model& model) const override {
         if (model.info().classes == 0) return model.info().name + " has no classes, and this method explains a class";
         return needs_attention(model);
     }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings&) const override {
         const at::Tensor& pixels = context.input.pixels;

@@ -48,14 +48,26 @@ class HeadStatistic final : public Explainer {
 
     Description description() const override {
         if (distance_)
-            return {"attention_distance", "Attention distance",
+            return {"attention_distance",
+                    "Attention distance",
                     "How far the patches look: the mean distance of what each head reads, in input pixels",
-                    "A. Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021, arXiv 2010.11929, figure 7", 0};
-        return {"attention_entropy", "Attention entropy",
-                "How widely the patches look: the entropy of what each head reads, in nats",
-                "H. Ghader and C. Monz, What does Attention in Neural Machine Translation Pay Attention to?, "
-                "IJCNLP 2017, arXiv 1710.03348, section 5",
-                0};
+                    "A. Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021, arXiv 2010.11929, figure 7",
+                    0,
+                    "Attention",
+                    "d_i = sum_j a_ij |place_i - place_j| / sum_j a_ij over the patches j",
+                    "Says where heads look, not what they use: attention is no measure of influence (Jain and Wallace, "
+                    "NAACL 2019)"};
+        return {
+            "attention_entropy",
+            "Attention entropy",
+            "How widely the patches look: the entropy of what each head reads, in nats",
+            "H. Ghader and C. Monz, What does Attention in Neural Machine Translation Pay Attention to?, "
+            "IJCNLP 2017, arXiv 1710.03348, section 5",
+            0,
+            "Attention",
+            "H_i = -sum_j a_ij ln a_ij",
+            "Says how widely heads look, not what they use (Jain and Wallace, NAACL 2019), and grows with the number "
+            "of tokens"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"layer",
@@ -70,6 +82,7 @@ class HeadStatistic final : public Explainer {
     }
     std::optional<std::string> why_not(const Model& model) const override { return needs_attention(model); }
     bool class_specific() const override { return false; }
+    std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{0, 0}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const auto capture = VITRINE_TRY(context.capture(distance_));  // the distance reads every row

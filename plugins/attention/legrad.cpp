@@ -17,10 +17,17 @@ namespace {
 class LeGrad final : public Explainer {
   public:
     Description description() const override {
-        return {"legrad", "LeGrad", "Positive gradients of each layer's own score with respect to its attention",
-                "W. Bousselham et al., LeGrad: An Explainability Method for Vision Transformers via Feature Formation "
-                "Sensitivity, ICCV 2025, arXiv 2404.03214",
-                0};
+        return {
+            "legrad",
+            "LeGrad",
+            "Positive gradients of each layer's own score with respect to its attention",
+            "W. Bousselham et al., LeGrad: An Explainability Method for Vision Transformers via Feature Formation "
+            "Sensitivity, ICCV 2025, arXiv 2404.03214",
+            0,
+            "Attention",
+            "mean over layers, heads and queries of relu(ds_l/dA_l), s_l the class read from layer l",
+            "Reads each layer by the last norm and head, which do not fit the tokens of early layers (Belrose et al., "
+            "Eliciting Latent Predictions with the Tuned Lens, 2023)"};
     }
     std::vector<Parameter> parameters() const override {
         Parameter preset{"preset",
@@ -40,6 +47,8 @@ class LeGrad final : public Explainer {
         return model.no_layer_answer();
     }
     bool class_specific() const override { return true; }
+    /// A backward pass of each layer's own score goes no further than that layer: together less than one.
+    std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const at::Tensor& pixels = context.input.pixels;

@@ -36,8 +36,16 @@ namespace {
 class RawAttention final : public Explainer {
   public:
     Description description() const override {
-        return {"raw_attention", "Raw attention", "What the readout's query reads in one layer, one head or their mean",
-                "D. Bahdanau et al., ICLR 2015; for transformers A. Vaswani et al., NeurIPS 2017", 0};
+        return {
+            "raw_attention",
+            "Raw attention",
+            "What the readout's query reads in one layer, one head or their mean",
+            "D. Bahdanau et al., ICLR 2015; for transformers A. Vaswani et al., NeurIPS 2017",
+            0,
+            "Attention",
+            "a_j = sum over queries of r_i A_ij in one layer, r where the answer is read",
+            "Attention need not follow what the answer depends on: quite other weights can give the same answer (Jain "
+            "and Wallace, Attention is not Explanation, NAACL 2019)"};
     }
 
     std::vector<Parameter> parameters() const override {
@@ -70,6 +78,7 @@ class RawAttention final : public Explainer {
 
     std::optional<std::string> why_not(const Model& model) const override { return needs_attention(model); }
     bool class_specific() const override { return false; }
+    std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{0, 0}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const auto capture = VITRINE_TRY(context.capture());

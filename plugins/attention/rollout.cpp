@@ -21,9 +21,15 @@ bool has_class_token(const TokenLayout& layout) {
 class Rollout final : public Explainer {
   public:
     Description description() const override {
-        return {"rollout", "Attention rollout",
+        return {"rollout",
+                "Attention rollout",
                 "Follows attention from the readout, or from a token, through all layers back to the patches",
-                "S. Abnar, W. Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, arXiv 2005.00928", 0};
+                "S. Abnar, W. Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, arXiv 2005.00928",
+                0,
+                "Attention",
+                "r = r (A_l + I) / 2 from the last layer to the first, A_l the mean over heads",
+                "The same for every class, and blind to values and MLPs (Chefer, Gur and Wolf, Transformer "
+                "Interpretability Beyond Attention Visualization, CVPR 2021)"};
     }
 
     std::vector<Parameter> parameters() const override {
@@ -72,6 +78,7 @@ class Rollout final : public Explainer {
 
     std::optional<std::string> why_not(const Model& model) const override { return needs_attention(model); }
     bool class_specific() const override { return false; }
+    std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{0, 0}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         RolloutSettings wanted;

@@ -153,7 +153,10 @@ class Cam final : public Explainer {
   public:
     explicit Cam(const Rule& rule) : rule_(rule) {}
 
-    Description description() const override { return {rule_.name, rule_.title, rule_.summary, rule_.source, 0}; }
+    Description description() const override {
+        return {rule_.name, rule_.title,        rule_.summary, rule_.source,
+                0,          "Class activation", rule_.formula, rule_.weakness};
+    }
     std::vector<Parameter> parameters() const override {
         std::vector<Parameter> out = rule_.parameters;
         out.push_back({"layer",
@@ -193,6 +196,10 @@ class Cam final : public Explainer {
         return rule_.why_not != nullptr ? rule_.why_not(model) : std::nullopt;
     }
     bool class_specific() const override { return rule_.class_specific; }
+    std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
+        if (rule_.passes != nullptr) return rule_.passes(model, settings);
+        return Passes{1, rule_.needs == Needs::Activation ? 0 : rule_.needs == Needs::Gradient ? 1 : 2};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");

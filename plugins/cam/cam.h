@@ -49,6 +49,8 @@ struct Rule {
     const char* title;
     const char* summary;
     const char* source;
+    const char* formula;
+    const char* weakness;
     Needs needs = Needs::Gradient;
     bool class_specific = true;
     bool several = true;  ///< may read several layers
@@ -59,6 +61,8 @@ struct Rule {
     std::optional<std::string> (*why_not)(const Model& model) = nullptr;
     /// The number explained instead of the target's; `answer` is that of this picture.
     Result<Number> (*number)(const Objective& objective, const at::Tensor& answer, const Settings& settings) = nullptr;
+    /// Where it is not one pass and what `needs` says.
+    std::optional<Passes> (*passes)(const Model& model, const Settings& settings) = nullptr;
 };
 
 /// All methods but FullGrad.

@@ -110,10 +110,17 @@ at::Tensor scaled(const at::Tensor& x, at::IntArrayRef axes, double eps) {
 class FullGrad final : public Explainer {
   public:
     Description description() const override {
-        return {"full_grad", "FullGrad", "Input times gradient and every bias times its gradient, over all layers",
-                "S. Srinivas, F. Fleuret, Full-Gradient Representation for Neural Network Visualization, NeurIPS 2019, "
-                "arXiv 1905.00780; fullgrad-saliency 26fb91b",
-                0};
+        return {
+            "full_grad",
+            "FullGrad",
+            "Input times gradient and every bias times its gradient, over all layers",
+            "S. Srinivas, F. Fleuret, Full-Gradient Representation for Neural Network Visualization, NeurIPS 2019, "
+            "arXiv 1905.00780; fullgrad-saliency 26fb91b",
+            0,
+            "Class activation",
+            "psi(|x * df/dx|) + sum over biases of psi(|b * df/db|), psi scales to 0 to 1 and enlarges",
+            "What sums to the score before no longer does once each layer is scaled for the map (Srinivas and Fleuret, "
+            "NeurIPS 2019)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"preset",
@@ -147,6 +154,7 @@ class FullGrad final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         if (!context.target.region.empty())

@@ -200,6 +200,12 @@ Result<Number> shapley_number(const Objective& objective, const at::Tensor&, con
                   fmt::format("logit and log-probability of class {}", objective.index)};
 }
 
+/// One pass, and `times` for each channel, whose number is known of transformers only.
+std::optional<Passes> masked(const Model& model, std::int64_t times) {
+    if (model.info().layers == 0 || !model.is_native()) return std::nullopt;
+    return Passes{1 + times * model.info().width, 0};
+}
+
 Parameter preset(std::string meaning, std::vector<std::string> choices, std::string standard = "paper") {
     return {"preset", std::move(standard), std::move(meaning), "", "the paper", {}, {}, std::move(choices)};
 }
@@ -211,26 +217,35 @@ const std::vector<Rule>& rules() {
         std::vector<Rule> r;
         Rule one;
         const auto begin = [&](const char* name, const char* title, const char* summary, const char* source,
-                               Map (*map)(const Work&, Attribution&)) {
-            one = Rule{name, title, summary, source, Needs::Gradient, true, true, true, map, {}, nullptr, nullptr};
+                               Map (*map)(const Work&, Attribution&), const char* formula, const char* weakness) {
+            one = Rule{name, title, summary, source, formula, weakness, Needs::Gradient, true, true,
+                       true, map,   {},      {},     {},      {}};
         };
         begin("cam", "CAM", "The class's weights in the linear layer behind global average pooling times the last map",
               "B. Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, arXiv 1512.04150",
-              cam_map);
+              cam_map, "sum_k w_k A_k, w the class's weights in the linear head",
+              "Only for networks whose head is global average pooling and one linear layer (Selvaraju et al., "
+              "Grad-CAM, ICCV 2017)");
+        one.passes = [](const Model&, const Settings&) { return std::optional(Passes{2, 2}); };
         one.several = false;
         one.relu = false;
         one.why_not = no_cam;
         one.number = logit_only;
         r.push_back(one);
 
-        begin("grad_cam", "Grad-CAM", "A layer's channels, each weighed by its mean gradient",
-              "R. R. Selvaraju et al., Grad-CAM, ICCV 2017, arXiv 1610.02391, equations 1 and 2", grad_cam_map);
+        begin(
+            "grad_cam", "Grad-CAM", "A layer's channels, each weighed by its mean gradient",
+            "R. R. Selvaraju et al., Grad-CAM, ICCV 2017, arXiv 1610.02391, equations 1 and 2", grad_cam_map,
+            "relu(sum_k mean(dy/dA_k) A_k)",
+            "Gradients averaged over places can mark what did not raise the score (Draelos and Carin, HiResCAM, 2020)");
         r.push_back(one);
 
         begin("grad_cam_plus_plus", "Grad-CAM++",
               "A layer's channels, weighed by their positive gradients, each scaled by its pixel's share",
               "A. Chattopadhyay et al., Grad-CAM++, WACV 2018, arXiv 1710.11063, equations 10 and 19",
-              grad_cam_plus_plus_map);
+              grad_cam_plus_plus_map, "relu(sum_k sum(alpha_k * relu(dy/dA_k)) A_k)",
+              "In practice all but the same as Grad-CAM with positive gradients (Lerma and Lucas, Grad-CAM++ is "
+              "Equivalent to Grad-CAM With Positive Gradients, 2022)");
         one.parameters = {
             preset("paper: equation 19 for exp(logit), whose factor exp(logit) of the whole map is left out; "
                    "pytorch-grad-cam: "
@@ -240,7 +255,9 @@ const std::vector<Rule>& rules() {
         r.push_back(one);
 
         begin("xgrad_cam", "XGrad-CAM", "A layer's channels, weighed by gradients averaged where they are active",
-              "R. Fu et al., Axiom-based Grad-CAM, BMVC 2020, arXiv 2008.02312", xgrad_cam_map);
+              "R. Fu et al., Axiom-based Grad-CAM, BMVC 2020, arXiv 2008.02312", xgrad_cam_map,
+              "relu(sum_k (sum(dy/dA_k * A_k) / sum(A_k)) A_k)",
+              "Its axioms hold only nearly where the layers behind are not linear (Fu et al., BMVC 2020)");
         one.parameters = {
             preset("paper: no constant in the denominator, a channel that sums to zero weighs nothing; "
                    "pytorch-grad-cam: 1e-7 added; torchcam: 1e-8 added",
@@ -248,17 +265,24 @@ const std::vector<Rule>& rules() {
         r.push_back(one);
 
         begin("hires_cam", "HiResCAM", "Gradient times activation, place by place",
-              "R. L. Draelos, L. Carin, Use HiResCAM instead of Grad-CAM, arXiv 2011.08891", hires_cam_map);
+              "R. L. Draelos, L. Carin, Use HiResCAM instead of Grad-CAM, arXiv 2011.08891", hires_cam_map,
+              "sum_k dy/dA_k * A_k",
+              "Is exact only where one linear layer follows the map; elsewhere it is gradient times input of that "
+              "layer (Draelos and Carin 2020)");
         one.relu = false;
         r.push_back(one);
 
         begin("layer_cam", "LayerCAM", "Positive gradient times activation, place by place, of one or several layers",
-              "P.-T. Jiang et al., LayerCAM, IEEE TIP 2021", layer_cam_map);
+              "P.-T. Jiang et al., LayerCAM, IEEE TIP 2021", layer_cam_map, "relu(sum_k relu(dy/dA_k) * A_k)",
+              "Early layers give fine but weak and noisy maps, which must be scaled before they are fused (Jiang et "
+              "al., IEEE TIP 2021)");
         r.push_back(one);
 
         begin("eigen_cam", "Eigen-CAM",
               "The layer's activation along its first principal axis; the same for every class",
-              "M. B. Muhammad, M. Yeasin, Eigen-CAM, IJCNN 2020, arXiv 2008.00299", eigen_cam_map);
+              "M. B. Muhammad, M. Yeasin, Eigen-CAM, IJCNN 2020, arXiv 2008.00299", eigen_cam_map,
+              "A v_1, v_1 the first right singular vector of the activation",
+              "Sees no class: the map is the same whatever is asked (Muhammad and Yeasin, IJCNN 2020)");
         one.needs = Needs::Activation;
         one.class_specific = false;
         one.relu = false;
@@ -270,7 +294,9 @@ const std::vector<Rule>& rules() {
         r.push_back(one);
 
         begin("eigen_grad_cam", "EigenGrad-CAM", "Gradient times activation along its first principal axis",
-              "J. Gildenblat, pytorch-grad-cam 1.5; no paper", eigen_grad_cam_map);
+              "J. Gildenblat, pytorch-grad-cam 1.5; no paper", eigen_grad_cam_map, "(dy/dA * A) v_1",
+              "The sign of an axis is arbitrary, and nobody has published how faithful it is (pytorch-grad-cam names "
+              "no paper)");
         one.relu = false;
         r.push_back(one);
 
@@ -280,14 +306,22 @@ const std::vector<Rule>& rules() {
             {"paper", "pytorch-grad-cam", "torchcam"});
         begin("score_cam", "Score-CAM",
               "A layer's channels, weighed by what the model says of the picture seen through each",
-              "H. Wang et al., Score-CAM, CVPR Workshops 2020, arXiv 1910.01279", score_map);
+              "H. Wang et al., Score-CAM, CVPR Workshops 2020, arXiv 1910.01279", score_map,
+              "relu(sum_k softmax over k of y(x * mask_k) A_k)",
+              "Masked pictures are unlike what the model was trained on, and each channel costs a run (Hooker et al., "
+              "NeurIPS 2019; Desai and Ramaswamy, WACV 2020)");
+        one.passes = [](const Model& model, const Settings&) { return masked(model, 1); };
         one.needs = Needs::Activation;
         one.several = false;
         one.parameters = {masks};
         r.push_back(one);
 
         begin("ss_cam", "SS-CAM", "Score-CAM with noise on the channels, averaged",
-              "H. Wang et al., SS-CAM: Smoothed Score-CAM, arXiv 2006.14255; as torchcam has it", smoothed_score_map);
+              "H. Wang et al., SS-CAM: Smoothed Score-CAM, arXiv 2006.14255; as torchcam has it", smoothed_score_map,
+              "relu(sum_k softmax over k of mean over noise of y(x * (mask_k + noise)) A_k)",
+              "Costs Score-CAM many times over, and its pictures are as unlike what the model was trained on (Hooker "
+              "et al., NeurIPS 2019)");
+        one.passes = [](const Model& model, const Settings& s) { return masked(model, s.integer("samples")); };
         one.needs = Needs::Activation;
         one.several = false;
         one.parameters = {
@@ -297,7 +331,10 @@ const std::vector<Rule>& rules() {
 
         begin("is_cam", "IS-CAM", "Score-CAM summed over masks of growing strength",
               "R. Naidu et al., IS-CAM: Integrated Score-CAM, arXiv 2010.03023; as torchcam has it",
-              integrated_score_map);
+              integrated_score_map, "relu(sum_k softmax over k of mean over strengths s of y(s x * mask_k) A_k)",
+              "Costs Score-CAM many times over, and its pictures are as unlike what the model was trained on (Hooker "
+              "et al., NeurIPS 2019)");
+        one.passes = [](const Model& model, const Settings& s) { return masked(model, s.integer("samples")); };
         one.needs = Needs::Activation;
         one.several = false;
         one.parameters = {
@@ -314,7 +351,13 @@ const std::vector<Rule>& rules() {
         r.push_back(one);
 
         begin("ablation_cam", "Ablation-CAM", "A layer's channels, weighed by how far the score falls without each",
-              "S. Desai, H. G. Ramaswamy, Ablation-CAM, WACV 2020", ablation_map);
+              "S. Desai, H. G. Ramaswamy, Ablation-CAM, WACV 2020", ablation_map,
+              "relu(sum_k ((y - y_k) / y) A_k), y_k the score without channel k",
+              "One channel at a time: channels that stand in for one another weigh little (Covert, Lundberg and Lee, "
+              "Explaining by Removing, JMLR 2021)");
+        one.passes = [](const Model&, const Settings&) {
+            return std::optional<Passes>();
+        };  // parts of the model, by layer
         one.needs = Needs::Activation;
         one.several = false;
         one.parameters = {preset(
@@ -323,9 +366,11 @@ const std::vector<Rule>& rules() {
             {"paper", "pytorch-grad-cam"})};
         r.push_back(one);
 
-        begin("finer_cam", "Finer-CAM", "Grad-CAM of what sets the class apart from those most like it",
-              "Z. Zhang et al., Finer-CAM: Spotting the Difference Reveals Finer Details, CVPR 2025, arXiv 2501.11309",
-              grad_cam_map);
+        begin(
+            "finer_cam", "Finer-CAM", "Grad-CAM of what sets the class apart from those most like it",
+            "Z. Zhang et al., Finer-CAM: Spotting the Difference Reveals Finer Details, CVPR 2025, arXiv 2501.11309",
+            grad_cam_map, "relu(sum_k mean(dz/dA_k) A_k), z = y - strength * mean of the nearest classes' y",
+            "Shows what sets the class apart: what it shares with its neighbours is missing (Zhang et al., CVPR 2025)");
         one.number = finer_number;
         one.why_not = no_finer;
         one.parameters = {
@@ -352,7 +397,9 @@ const std::vector<Rule>& rules() {
         r.push_back(one);
 
         begin("shapley_cam", "ShapleyCAM", "Grad-CAM with the second-order term of a Shapley value",
-              "H. Cai, CAMs as Shapley Value-based Explainers, arXiv 2501.06261", shapley_cam_map);
+              "H. Cai, CAMs as Shapley Value-based Explainers, arXiv 2501.06261", shapley_cam_map,
+              "relu(sum_k mean(dy/dA_k - (H A)_k / 2) A_k), H the Hessian of y at the layer",
+              "Its second-order expansion is exact only where the score is quadratic in the layer (Cai 2025)");
         one.needs = Needs::Hessian;
         one.number = shapley_number;
         one.parameters = {{"utility",
@@ -367,7 +414,9 @@ const std::vector<Rule>& rules() {
         r.push_back(one);
 
         begin("random_cam", "RandomCAM", "A layer's channels, weighed at random: a control",
-              "J. Gildenblat, pytorch-grad-cam 1.5; no paper", random_cam_map);
+              "J. Gildenblat, pytorch-grad-cam 1.5; no paper", random_cam_map,
+              "relu(sum_k u_k A_k), u uniform between -1 and 1",
+              "A control: it shows the layer and knows nothing of the answer (Adebayo et al., NeurIPS 2018)");
         one.needs = Needs::Activation;
         one.class_specific = false;
         r.push_back(one);

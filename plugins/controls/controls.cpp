@@ -24,6 +24,7 @@ class Control : public Explainer {
   public:
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return false; }
+    std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{0, 0}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
@@ -45,8 +46,15 @@ class Control : public Explainer {
 class Random final : public Control {
   public:
     Description description() const override {
-        return {"random", "Random (control)", "Noise: what a map that knows nothing scores",
-                "the usual control; J. Adebayo et al., NeurIPS 2018", 0};
+        return {"random",
+                "Random (control)",
+                "Noise: what a map that knows nothing scores",
+                "the usual control; J. Adebayo et al., NeurIPS 2018",
+                0,
+                "Controls",
+                "uniform noise by seed",
+                "Knows neither model nor picture: a method that does not beat it says nothing (Hooker et al., NeurIPS "
+                "2019)"};
     }
 
   protected:
@@ -71,9 +79,16 @@ class Random final : public Control {
 class CentreGaussian final : public Control {
   public:
     Description description() const override {
-        return {"centre_gaussian", "Centre (control)",
-                "A bump in the middle, where photographers put the object: what a guess without looking scores",
-                "the usual control in pointing games; J. Zhang et al., IJCV 2018", 0};
+        return {
+            "centre_gaussian",
+            "Centre (control)",
+            "A bump in the middle, where photographers put the object: what a guess without looking scores",
+            "the usual control in pointing games; J. Zhang et al., IJCV 2018",
+            0,
+            "Controls",
+            "exp(-d^2 / 2 width^2), d the distance from the middle",
+            "Knows neither model nor picture, and yet points well, since photographers centre objects (Zhang et al., "
+            "IJCV 2018)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"width", 0.25, "standard deviation as a share of each side", "", "ours", 0.01, 10.0, {}}};
@@ -95,9 +110,14 @@ class CentreGaussian final : public Control {
 class Edges final : public Control {
   public:
     Description description() const override {
-        return {"edges", "Edges (control)",
+        return {"edges",
+                "Edges (control)",
                 "Where the picture itself has edges (Sobel): it has not looked at the model",
-                "J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, section 5; I. Sobel, 1968", 0};
+                "J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, section 5; I. Sobel, 1968",
+                0,
+                "Controls",
+                "length of the Sobel gradient of the grey picture",
+                "Looks like an explanation and has never seen the model (Adebayo et al., NeurIPS 2018)"};
     }
 
   protected:
@@ -117,8 +137,14 @@ class Edges final : public Control {
 class Constant final : public Control {
   public:
     Description description() const override {
-        return {"constant", "Constant (control)", "The same everywhere: what the measure's order of ties scores",
-                "the usual control", 0};
+        return {"constant",
+                "Constant (control)",
+                "The same everywhere: what the measure's order of ties scores",
+                "the usual control",
+                0,
+                "Controls",
+                "1 everywhere",
+                "Ranks nothing: what it scores is the measure's own rule for ties (by construction)"};
     }
 
   protected:

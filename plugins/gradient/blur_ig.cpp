@@ -16,10 +16,15 @@ constexpr double kStep = 0.01;
 class BlurIg final : public Explainer {
   public:
     Description description() const override {
-        return {"blur_ig", "Blur IG",
+        return {"blur_ig",
+                "Blur IG",
                 "What each pixel added to the score while the picture came out of a blur: no baseline colour is needed",
                 "S. Xu, S. Venugopalan, M. Sundararajan, Attribution in Scale and Space, CVPR 2020, arXiv 2004.03383",
-                0};
+                0,
+                "Gradients",
+                "integral over sigma of df/dx * dx/dsigma, x blurred by sigma",
+                "Gradients on the way are noisy and gather where the picture does not matter, as on any fixed path "
+                "(Kapishnikov et al., Guided Integrated Gradients, CVPR 2021)"};
     }
     std::vector<Parameter> parameters() const override {
         Parameter sigma{"max_sigma", 50.0, "the widest blur", "input pixels", "PAIR saliency 0.2.1", 0.1, 1000, {}};
@@ -36,6 +41,10 @@ class BlurIg final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings& settings) const override {
+        const std::int64_t steps = settings.integer("steps");
+        return Passes{steps + 1, steps};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const Objective objective = VITRINE_TRY(context.objective());

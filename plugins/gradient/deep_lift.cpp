@@ -13,11 +13,16 @@ namespace {
 class DeepLift final : public Explainer {
   public:
     Description description() const override {
-        return {"deep_lift", "DeepLIFT",
-                "What each pixel's difference from a baseline added to the difference of the score; sums to it",
-                "A. Shrikumar, P. Greenside, A. Kundaje, Learning Important Features Through Propagating Activation "
-                "Differences, ICML 2017, arXiv 1704.02685 (rescale rule)",
-                0};
+        return {
+            "deep_lift",
+            "DeepLIFT",
+            "What each pixel's difference from a baseline added to the difference of the score; sums to it",
+            "A. Shrikumar, P. Greenside, A. Kundaje, Learning Important Features Through Propagating Activation "
+            "Differences, ICML 2017, arXiv 1704.02685 (rescale rule)",
+            0,
+            "Gradients",
+            "(x - x0) * m, m the gradient with each slope replaced by change behind over change in front",
+            "Two networks that are the same function can get different maps (Sundararajan, Taly and Yan, ICML 2017)"};
     }
     std::vector<Parameter> parameters() const override { return {baseline_parameter(), reduce_parameter("sum")}; }
     std::optional<std::string> why_not(const Model& model) const override {
@@ -28,6 +33,9 @@ class DeepLift final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings& settings) const override {
+        return Passes{2 * ways_of(settings), 2 * ways_of(settings)};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const Objective objective = VITRINE_TRY(context.objective());

@@ -41,6 +41,8 @@ Parameter reduce_parameter(std::string standard);
 /// The picture in which nothing is to be seen: zero, black, white, blur, noise_mean.
 Parameter baseline_parameter();
 
+/// How many pictures the setting `baseline` stands for.
+std::int64_t ways_of(const Settings& settings);
 /// The pictures of `baseline_parameter()`: one, or for noise_mean several over which maps are averaged.
 ///
 /// @return  [count, 3, height, width], normalised

@@ -18,11 +18,17 @@ class GradientShap final : public Explainer {
 
     Description description() const override {
         return {
-            "gradient_shap", "GradientSHAP",
+            "gradient_shap",
+            "GradientSHAP",
             "Expected gradients: gradients at random places between random baselines and the picture, times the way",
             "S. Lundberg, S.-I. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017; G. Erion et "
             "al., Improving performance of deep learning models with axiomatic attribution priors, 2021",
-            0};
+            0,
+            "Gradients",
+            "mean over baselines x0 and places a of (x - x0) * df/dx at x0 + a (x - x0)",
+            "Drawn at random, so that few samples waver, and the baselines decide as with integrated gradients "
+            "(Sturmfels, "
+            "Lundberg and Lee, Distill 2020)"};
     }
     std::vector<Parameter> parameters() const override {
         Parameter samples{
@@ -42,6 +48,10 @@ class GradientShap final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings& settings) const override {
+        const std::int64_t samples = settings.integer("samples");
+        return Passes{samples + 1 + ways_of(settings), samples};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const Objective objective = VITRINE_TRY(context.objective());

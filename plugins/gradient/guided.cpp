@@ -14,6 +14,12 @@ constexpr const char* kWarning =
     "fails randomisation checks: it mostly redraws the picture's edges, whatever the model learned (Adebayo et al., "
     "NeurIPS 2018)";
 
+std::string weakness() {
+    std::string out = kWarning;
+    out.front() = 'F';
+    return out;
+}
+
 std::optional<std::string> needs_relu(const Model& model) {
     const ModelInfo& info = model.info();
     if (info.layers > 0) return info.name + " has attention, and guided backprop is for networks of ReLUs only";
@@ -33,13 +39,19 @@ Result<at::Tensor> guided(ExplainContext& context, const Objective& objective) {
 class GuidedBackprop final : public Explainer {
   public:
     Description description() const override {
-        return {"guided_backprop", "Guided backprop",
+        return {"guided_backprop",
+                "Guided backprop",
                 "The gradient with negative parts dropped at each ReLU; sharp, but fails randomisation checks",
-                "J. Springenberg et al., Striving for Simplicity, ICLR 2015 workshop, arXiv 1412.6806", 0};
+                "J. Springenberg et al., Striving for Simplicity, ICLR 2015 workshop, arXiv 1412.6806",
+                0,
+                "Gradients",
+                "df/dx, at each ReLU without what is negative",
+                weakness()};
     }
     std::vector<Parameter> parameters() const override { return {reduce_parameter("max_abs")}; }
     std::optional<std::string> why_not(const Model& model) const override { return needs_relu(model); }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const Objective objective = VITRINE_TRY(context.objective());
@@ -53,11 +65,15 @@ class GuidedGradCam final : public Explainer {
   public:
     Description description() const override {
         return {
-            "guided_grad_cam", "Guided Grad-CAM",
+            "guided_grad_cam",
+            "Guided Grad-CAM",
             "Guided backprop where Grad-CAM sees the class; sharp, but fails randomisation checks",
             "R. Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, "
             "ICCV 2017, arXiv 1610.02391",
-            0};
+            0,
+            "Gradients",
+            "guided backprop * Grad-CAM, enlarged",
+            weakness()};
     }
     std::vector<Parameter> parameters() const override {
         Parameter preset{"preset",
@@ -76,6 +92,7 @@ class GuidedGradCam final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{2, 2}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const Objective objective = VITRINE_TRY(context.objective());

@@ -65,11 +65,17 @@ class IntegratedGradients final : public Explainer {
   public:
     Description description() const override {
         return {
-            "integrated_gradients", "Integrated gradients",
+            "integrated_gradients",
+            "Integrated gradients",
             "What each pixel added to the score on the straight way from a baseline to the picture; sums to the "
             "change of the score",
             "M. Sundararajan, A. Taly, Q. Yan, Axiomatic Attribution for Deep Networks, ICML 2017, arXiv 1703.01365",
-            0};
+            0,
+            "Gradients",
+            "(x - x0) * mean over a of df/dx at x0 + a (x - x0)",
+            "The baseline decides: what has its colour gets nothing (Sturmfels, Lundberg and Lee, Visualizing the "
+            "Impact "
+            "of Feature Attribution Baselines, Distill 2020)"};
     }
     std::vector<Parameter> parameters() const override {
         Parameter preset{
@@ -89,6 +95,11 @@ class IntegratedGradients final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings& settings) const override {
+        if (settings.text("preset") == "adaptive") return std::nullopt;  // as many as the gap asks for
+        const std::int64_t ways = ways_of(settings), slopes = ways * settings.integer("steps");
+        return Passes{1 + ways + slopes, slopes};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const Objective objective = VITRINE_TRY(context.objective());

@@ -20,20 +20,40 @@ class Noisy final : public Explainer {
     Description description() const override {
         switch (form_) {
             case Form::Square:
-                return {"square_grad", "SmoothGrad squared", "The mean square of the gradient over noisy copies",
-                        "S. Hooker et al., A Benchmark for Interpretability Methods in Deep Neural Networks, NeurIPS "
-                        "2019, arXiv 1806.10758",
-                        0};
+                return {
+                    "square_grad",
+                    "SmoothGrad squared",
+                    "The mean square of the gradient over noisy copies",
+                    "S. Hooker et al., A Benchmark for Interpretability Methods in Deep Neural Networks, NeurIPS "
+                    "2019, arXiv 1806.10758",
+                    0,
+                    "Gradients",
+                    "mean over noise of (df/dx)^2",
+                    "Has no sign: what speaks for and what speaks against look alike, and the strength of the noise "
+                    "decides (Hooker et al., NeurIPS 2019)"};
             case Form::Variance:
-                return {"var_grad", "VarGrad", "The variance of the gradient over noisy copies",
+                return {"var_grad",
+                        "VarGrad",
+                        "The variance of the gradient over noisy copies",
                         "J. Adebayo et al., Local Explanation Methods for Deep Neural Networks Lack Sensitivity to "
                         "Parameter Values, 2018, arXiv 1810.03307",
-                        0};
+                        0,
+                        "Gradients",
+                        "variance over noise of df/dx",
+                        "Does not hold the gradient itself, only how it wavers: higher derivatives (Seo et al., "
+                        "Noise-adding Methods of Saliency Map, 2018)"};
             case Form::Mean:
                 break;
         }
-        return {"smooth_grad", "SmoothGrad", "The mean gradient over noisy copies of the picture",
-                "D. Smilkov et al., SmoothGrad: removing noise by adding noise, 2017, arXiv 1706.03825", 0};
+        return {"smooth_grad",
+                "SmoothGrad",
+                "The mean gradient over noisy copies of the picture",
+                "D. Smilkov et al., SmoothGrad: removing noise by adding noise, 2017, arXiv 1706.03825",
+                0,
+                "Gradients",
+                "mean over noise of df/dx",
+                "Smoother, but when models were trained again without what it marks it did no better than chance "
+                "(Hooker et al., NeurIPS 2019)"};
     }
     std::vector<Parameter> parameters() const override {
         Parameter samples{"samples", std::int64_t{50}, "noisy copies", "", "Smilkov et al., section 3.2", 1, 100000,
@@ -50,6 +70,9 @@ class Noisy final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings& settings) const override {
+        return Passes{settings.integer("samples"), settings.integer("samples")};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const Objective objective = VITRINE_TRY(context.objective());

@@ -12,16 +12,30 @@ class PlainGradient final : public Explainer {
 
     Description description() const override {
         if (times_input_)
-            return {"input_x_gradient", "Input x gradient", "The gradient of the score times the normalised picture",
-                    "A. Shrikumar et al., Not Just a Black Box, 2016, arXiv 1605.01713", 0};
-        return {"saliency", "Saliency", "How strongly the score reacts to each pixel: the size of its gradient",
+            return {"input_x_gradient",
+                    "Input x gradient",
+                    "The gradient of the score times the normalised picture",
+                    "A. Shrikumar et al., Not Just a Black Box, 2016, arXiv 1605.01713",
+                    0,
+                    "Gradients",
+                    "x * df/dx",
+                    "Blind where the score is saturated, and much of what is seen is the picture it is multiplied by "
+                    "(Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018)"};
+        return {"saliency",
+                "Saliency",
+                "How strongly the score reacts to each pixel: the size of its gradient",
                 "K. Simonyan, A. Vedaldi, A. Zisserman, Deep Inside Convolutional Networks, ICLR 2014 workshop, arXiv "
                 "1312.6034",
-                0};
+                0,
+                "Gradients",
+                "max over colours of |df/dx|",
+                "Noisy, and blind where the score is saturated (Smilkov et al., SmoothGrad, 2017; Shrikumar et al., "
+                "DeepLIFT, ICML 2017)"};
     }
     std::vector<Parameter> parameters() const override { return {reduce_parameter(times_input_ ? "sum" : "max_abs")}; }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const Objective objective = VITRINE_TRY(context.objective());

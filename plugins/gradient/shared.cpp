@@ -45,6 +45,12 @@ Parameter baseline_parameter() {
         {"zero", "black", "white", "blur", "noise_mean"}};
 }
 
+namespace {
+constexpr std::int64_t kNoises = 5;
+}
+
+std::int64_t ways_of(const Settings& settings) { return settings.text("baseline") == "noise_mean" ? kNoises : 1; }
+
 at::Tensor baselines(const ExplainContext& context, const std::string& name) {
     const at::Tensor x = context.input.pixels.to(at::kCPU, at::kFloat);
     const Preprocess& preprocess = context.model.preprocess();
@@ -57,7 +63,7 @@ at::Tensor baselines(const ExplainContext& context, const std::string& name) {
     }
     if (name == "noise_mean") {
         std::vector<at::Tensor> all;
-        for (std::int64_t i = 0; i < 5; ++i) all.push_back(at::rand(x.sizes(), generator_of(context.seed, 2, i)));
+        for (std::int64_t i = 0; i < kNoises; ++i) all.push_back(at::rand(x.sizes(), generator_of(context.seed, 2, i)));
         return normalise(at::cat(all), preprocess);
     }
     return at::zeros_like(x);

@@ -113,8 +113,16 @@ std::vector<double> take_by_density(const std::vector<double>& values, const std
 class Xrai final : public Explainer {
   public:
     Description description() const override {
-        return {"xrai", "XRAI", "Integrated gradients gathered over regions of the picture, the densest region first",
-                "A. Kapishnikov et al., XRAI: Better Attributions Through Regions, ICCV 2019, arXiv 1906.02825", 0};
+        return {
+            "xrai",
+            "XRAI",
+            "Integrated gradients gathered over regions of the picture, the densest region first",
+            "A. Kapishnikov et al., XRAI: Better Attributions Through Regions, ICCV 2019, arXiv 1906.02825",
+            0,
+            "Gradients",
+            "regions in the order of their mean integrated gradient, black and white baselines",
+            "Can be no finer than the regions, which follow the picture and not the model (Kapishnikov et al., ICCV "
+            "2019)"};
     }
     std::vector<Parameter> parameters() const override {
         Parameter steps{
@@ -133,6 +141,10 @@ class Xrai final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings& settings) const override {
+        const std::int64_t slopes = 2 * settings.integer("steps");
+        return Passes{slopes, slopes};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const Objective objective = VITRINE_TRY(context.objective());

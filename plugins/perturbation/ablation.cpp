@@ -15,9 +15,16 @@ namespace {
 class Occlusion final : public Explainer {
   public:
     Description description() const override {
-        return {"occlusion", "Occlusion", "What the score loses when a window slides over the picture",
-                "M. Zeiler, R. Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014; captum's form",
-                0};
+        return {
+            "occlusion",
+            "Occlusion",
+            "What the score loses when a window slides over the picture",
+            "M. Zeiler, R. Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014; captum's form",
+            0,
+            "Perturbation",
+            "mean over the windows on a pixel of f(x) - f(x with the window hidden)",
+            "Size and colour of the window decide, and pictures with a hole are unlike what the model was trained on "
+            "(Hooker et al., NeurIPS 2019)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"window", std::int64_t{15}, "side of the window", "pixels", "captum's tutorial", 1, 4096, {}},
@@ -26,24 +33,20 @@ class Occlusion final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
+        const Preprocess& p = model.preprocess();
+        const bool removes = settings.text("fill") == "remove";
+        const TokenLayout layout = model.layout(p.input_height, p.input_width);
+        if (removes && !layout.known()) return std::nullopt;
+        const Axis y = axis_of(settings, removes ? layout.rows : p.input_height, p.input_height);
+        const Axis x = axis_of(settings, removes ? layout.cols : p.input_width, p.input_width);
+        return Passes{1 + y.steps * x.steps, 0};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         Canvas canvas = VITRINE_TRY(Canvas::make(context, settings.text("fill"), 0));
-        // Where patches are left out the window is counted in patches, one at least.
-        struct Axis {
-            std::int64_t size, window, stride, steps;
-        };
-        const auto axis = [&](std::int64_t size, std::int64_t pixels) {
-            const double cell = static_cast<double>(pixels) / static_cast<double>(size);
-            const auto cells = [&](const char* name) {
-                return std::max<std::int64_t>(1, std::llround(static_cast<double>(settings.integer(name)) / cell));
-            };
-            Axis out{size, std::min(cells("window"), size), cells("stride"), 0};
-            out.steps = (size - out.window + out.stride - 1) / out.stride + 1;
-            return out;
-        };
-        const Axis y = axis(canvas.rows(), context.input.pixels.size(2));
-        const Axis x = axis(canvas.cols(), context.input.pixels.size(3));
+        const Axis y = axis_of(settings, canvas.rows(), context.input.pixels.size(2));
+        const Axis x = axis_of(settings, canvas.cols(), context.input.pixels.size(3));
         if (canvas.removes() && y.window == y.size && x.window == x.size)
             return fail(ErrorCode::BadInput, "a window of {} x {} patches leaves none", y.size, x.size);
         const std::int64_t count = y.steps * x.steps;
@@ -72,13 +75,35 @@ class Occlusion final : public Explainer {
                                         canvas.removes() ? "patches" : "pixels"));
         return out;
     }
+
+  private:
+    struct Axis {
+        std::int64_t size, window, stride, steps;
+    };
+    /// Where patches are left out the window is counted in patches, one at least.
+    static Axis axis_of(const Settings& settings, std::int64_t size, std::int64_t pixels) {
+        const double cell = static_cast<double>(pixels) / static_cast<double>(size);
+        const auto cells = [&](const char* name) {
+            return std::max<std::int64_t>(1, std::llround(static_cast<double>(settings.integer(name)) / cell));
+        };
+        Axis out{size, std::min(cells("window"), size), cells("stride"), 0};
+        out.steps = (size - out.window + out.stride - 1) / out.stride + 1;
+        return out;
+    }
 };
 
 class FeatureAblation final : public Explainer {
   public:
     Description description() const override {
-        return {"feature_ablation", "Feature ablation", "What the score loses when one patch or superpixel is hidden",
-                "captum, FeatureAblation; for superpixels R. Fong, A. Vedaldi, ICCV 2017, section 2", 0};
+        return {"feature_ablation",
+                "Feature ablation",
+                "What the score loses when one patch or superpixel is hidden",
+                "captum, FeatureAblation; for superpixels R. Fong, A. Vedaldi, ICCV 2017, section 2",
+                0,
+                "Perturbation",
+                "f(x) - f(x without feature i)",
+                "One feature at a time: two that stand in for each other both seem needless (Covert, Lundberg and Lee, "
+                "Explaining by Removing, JMLR 2021)"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = feature_parameters("patches", "the model's own parts");
@@ -87,6 +112,12 @@ class FeatureAblation final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
+        const TokenLayout layout = model.layout(model.preprocess().input_height, model.preprocess().input_width);
+        // How many superpixels there are is the picture's to say; a grid is never finer than the canvas.
+        if (settings.text("features") != "patches" || model.info().layers == 0 || !layout.known()) return std::nullopt;
+        return Passes{1 + layout.rows * layout.cols, 0};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         Canvas canvas = VITRINE_TRY(Canvas::make(context, settings.text("fill"), 0));

@@ -112,10 +112,16 @@ namespace {
 class Rise final : public Explainer {
   public:
     Description description() const override {
-        return {"rise", "RISE", "Random masks weighted by the score that the picture keeps under them",
+        return {"rise",
+                "RISE",
+                "Random masks weighted by the score that the picture keeps under them",
                 "V. Petsiuk, A. Das, K. Saenko, RISE: Randomized Input Sampling for Explanation of Black-box Models, "
                 "BMVC 2018, arXiv 1806.07421",
-                0};
+                0,
+                "Perturbation",
+                "mean over random masks m of f(x * m) m / P(m = 1)",
+                "Masks are random, so that maps of few differ from run to run, and masked pictures are unlike what the "
+                "model was trained on (Petsiuk et al., BMVC 2018; Hooker et al., NeurIPS 2019)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"preset",
@@ -142,6 +148,10 @@ class Rise final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings& settings) const override {
+        if (settings.text("preset") == "progressive") return std::nullopt;  // until the error is small enough
+        return Passes{settings.integer("masks"), 0};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const std::int64_t most = settings.integer("masks");

@@ -58,13 +58,31 @@ at::Tensor hsic_scores(const at::Tensor& masks, const at::Tensor& scores) {
 
 namespace {
 
+/// Cells of the setting `grid`, which is never finer than the canvas; nothing where that is not known.
+std::optional<std::int64_t> cells_of(const Model& model, const Settings& settings) {
+    std::int64_t rows = model.preprocess().input_height, cols = model.preprocess().input_width;
+    if (settings.text("fill") == "remove") {
+        const TokenLayout layout = model.layout(rows, cols);
+        if (!layout.known()) return std::nullopt;
+        rows = layout.rows;
+        cols = layout.cols;
+    }
+    return std::min(settings.integer("grid"), rows) * std::min(settings.integer("grid"), cols);
+}
+
 class Sobol final : public Explainer {
   public:
     Description description() const override {
-        return {"sobol", "Sobol indices", "The share of the score's variance that a cell takes part in",
+        return {"sobol",
+                "Sobol indices",
+                "The share of the score's variance that a cell takes part in",
                 "T. Fel et al., Look at the Variance! Efficient Black-box Explanations with Sobol-based Sensitivity "
                 "Analysis, NeurIPS 2021, arXiv 2111.04138; Xplique's settings",
-                0};
+                0,
+                "Perturbation",
+                "1 - V(E[f | all cells but i]) / V(f) over random strengths of the cells",
+                "Has no sign, so that what speaks for and against look alike, and no more detail than its grid (Fel et "
+                "al., NeurIPS 2021)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"grid", std::int64_t{8}, "cells a side", "", "Xplique's", 1, 32, {}},
@@ -80,6 +98,11 @@ class Sobol final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
+        const auto cells = cells_of(model, settings);
+        if (!cells) return std::nullopt;
+        return Passes{settings.integer("designs") * (*cells + 1), 0};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         Canvas canvas = VITRINE_TRY(Canvas::make(context, settings.text("fill"), 0));
@@ -110,10 +133,17 @@ class Sobol final : public Explainer {
 class Hsic final : public Explainer {
   public:
     Description description() const override {
-        return {"hsic", "HSIC", "How strongly the score depends on whether a cell is there",
-                "P. Novello, T. Fel, D. Vigouroux, Making Sense of Dependence: Efficient Black-box Explanations Using "
-                "Dependence Measure, NeurIPS 2022, arXiv 2206.06219; Xplique's settings",
-                0};
+        return {
+            "hsic",
+            "HSIC",
+            "How strongly the score depends on whether a cell is there",
+            "P. Novello, T. Fel, D. Vigouroux, Making Sense of Dependence: Efficient Black-box Explanations Using "
+            "Dependence Measure, NeurIPS 2022, arXiv 2206.06219; Xplique's settings",
+            0,
+            "Perturbation",
+            "HSIC(m_i, f(x * m)) over random masks m",
+            "Has no sign, so that what speaks for and against look alike, and no more detail than its grid (Novello, "
+            "Fel and Vigouroux, NeurIPS 2022)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"grid", std::int64_t{8}, "cells a side", "", "Xplique's", 1, 32, {}},
@@ -122,6 +152,9 @@ class Hsic final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings& settings) const override {
+        return Passes{settings.integer("designs"), 0};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const std::int64_t designs = settings.integer("designs");

@@ -101,10 +101,17 @@ namespace {
 class Lime final : public Explainer {
   public:
     Description description() const override {
-        return {"lime", "LIME", "A weighted ridge regression of the score on which superpixels are there",
-                "M. Ribeiro, S. Singh, C. Guestrin, \"Why Should I Trust You?\": Explaining the Predictions of Any "
-                "Classifier, KDD 2016, arXiv 1602.04938; lime_image's settings",
-                0};
+        return {
+            "lime",
+            "LIME",
+            "A weighted ridge regression of the score on which superpixels are there",
+            "M. Ribeiro, S. Singh, C. Guestrin, \"Why Should I Trust You?\": Explaining the Predictions of Any "
+            "Classifier, KDD 2016, arXiv 1602.04938; lime_image's settings",
+            0,
+            "Perturbation",
+            "w = argmin of sum over samples z of k(z) (f(z) - w z)^2 + alpha |w|^2",
+            "Other samples, or hardly another picture, give another map (Alvarez-Melis and Jaakkola, On the Robustness "
+            "of Interpretability Methods, 2018)"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = feature_parameters("quickshift", "lime_image's: kernel 4, distance 200, ratio 0.2");
@@ -118,6 +125,9 @@ class Lime final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings& settings) const override {
+        return Passes{settings.integer("samples"), 0};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const std::int64_t count = settings.integer("samples");
@@ -144,10 +154,17 @@ class Lime final : public Explainer {
 class KernelShap final : public Explainer {
   public:
     Description description() const override {
-        return {"kernel_shap", "KernelSHAP", "Shapley values of patches or superpixels by weighted regression",
-                "S. Lundberg, S. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017, "
-                "arXiv 1705.07874; captum's weighting",
-                0};
+        return {
+            "kernel_shap",
+            "KernelSHAP",
+            "Shapley values of patches or superpixels by weighted regression",
+            "S. Lundberg, S. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017, "
+            "arXiv 1705.07874; captum's weighting",
+            0,
+            "Perturbation",
+            "phi_i = mean over orders of f(with feature i) - f(without it), by weighted regression on samples",
+            "Features are left out as if they were independent, so that pictures arise that cannot be (Aas, Jullum and "
+            "Loland, Artificial Intelligence 2021)"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = feature_parameters("slic", "");
@@ -164,6 +181,9 @@ class KernelShap final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings& settings) const override {
+        return Passes{settings.integer("samples"), 0};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const std::int64_t count = settings.integer("samples");

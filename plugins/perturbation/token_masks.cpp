@@ -141,8 +141,16 @@ namespace {
 class VitCx final : public Explainer {
   public:
     Description description() const override {
-        return {"vit_cx", "ViT-CX", "Clusters of the last block's channels as masks, weighted by their causal effect",
-                "W. Xie et al., ViT-CX: Causal Explanation of Vision Transformers, IJCAI 2023, arXiv 2211.03064", 0};
+        return {
+            "vit_cx",
+            "ViT-CX",
+            "Clusters of the last block's channels as masks, weighted by their causal effect",
+            "W. Xie et al., ViT-CX: Causal Explanation of Vision Transformers, IJCAI 2023, arXiv 2211.03064",
+            0,
+            "Perturbation",
+            "sum over masks of effect_i m_i / sum of m_i, masks from clustered channels",
+            "What no channel marks cannot show, and pictures with noise in their holes are unlike what the model was "
+            "trained on (Hooker et al., NeurIPS 2019)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"threshold",
@@ -274,9 +282,16 @@ class VitCx final : public Explainer {
 class Tis final : public Explainer {
   public:
     Description description() const override {
-        return {"tis", "Transformer input sampling",
-                "Halves of the tokens, chosen by clusters of activations, weighted by their score",
-                "A. Englebert et al., Explaining through Transformer Input Sampling, ICCV Workshops 2023", 0};
+        return {
+            "tis",
+            "Transformer input sampling",
+            "Halves of the tokens, chosen by clusters of activations, weighted by their score",
+            "A. Englebert et al., Explaining through Transformer Input Sampling, ICCV Workshops 2023",
+            0,
+            "Perturbation",
+            "mean of f over the sampled half pictures that keep the patch",
+            "Half of the tokens go at a time, so that it takes many masks to tell neighbours apart (Englebert et al. "
+            "2023 use 1024)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"masks",
@@ -296,6 +311,10 @@ class Tis final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
+        const std::int64_t channels = model.info().layers * model.info().width;
+        return Passes{1 + std::min(settings.integer("masks"), channels), 0};
+    }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const at::NoGradGuard no_grad;

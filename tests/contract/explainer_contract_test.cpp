@@ -5,6 +5,9 @@
 #include <vitrine/control.h>
 #include <vitrine/registry.h>
 
+#include <set>
+
+#include "counting_model.h"
 #include "made_input.h"
 
 namespace vitrine {
@@ -41,13 +44,40 @@ class ExplainerContract : public testing::TestWithParam<std::string> {
     const Explainer* explainer_ = nullptr;
 };
 
+TEST_P(ExplainerContract, SaysWhereItBelongsWhatItComputesAndWhereItFails) {
+    const Description d = explainer_->description();
+    EXPECT_TRUE(
+        std::set<std::string>({"Attention", "Class activation", "Gradients", "Perturbation", "Inner views", "Controls"})
+            .count(d.family))
+        << "'" << d.family << "' is no heading of the menus";
+    EXPECT_FALSE(d.formula.empty());
+    EXPECT_FALSE(d.weakness.empty());
+    for (const std::string& text : {d.formula, d.weakness}) EXPECT_EQ(text.find('\n'), std::string::npos) << "one line";
+    EXPECT_NE(d.weakness.find('('), std::string::npos) << "who showed it stands in brackets";
+}
+
 TEST_P(ExplainerContract, GivesAFiniteMapOfTheModelsGridOrInput) {
-    const int ran = on_every_model([&](Model& model) {
-        const Input input = made_input(model);
+    const int ran = on_every_model([&](Model& inner) {
+        CountingModel model(inner);
+        const Input input = made_input(model), other = made_input(model, 8);
         ExplainContext context(model, input, {}, 0);
-        const auto result = explainer_->explain(context, Settings(explainer_->parameters()));
+        context.other = &other;
+        const Settings settings(explainer_->parameters());
+        // The capture is every method's and so none's; the class is read from it.
+        const auto capture = context.capture();
+        ASSERT_TRUE(capture.has_value()) << capture.error().message;
+        if (model.info().classes > 0) context.target.index = (*capture)->output.argmax().item<std::int64_t>();
+        model.reset();
+        const auto result = explainer_->explain(context, settings);
         if (refused(model, result)) return;
         ASSERT_TRUE(result.has_value()) << result.error().message;
+        if (const auto passes = explainer_->passes(model, settings)) {
+            EXPECT_EQ(model.forwards(), passes->forwards) << "forward passes spent, and said";
+            // A second derivative walks through parts of the graph only, as often as autograd likes.
+            if (GetParam() != "shapley_cam") {
+                EXPECT_EQ(model.backwards(), passes->backwards) << "backward passes spent, and said";
+            }
+        }
         ASSERT_EQ(result->map.dim(), 2);
         EXPECT_TRUE(at::isfinite(result->map).all().item<bool>());
         EXPECT_FALSE(result->explained.empty());
@@ -69,8 +99,9 @@ TEST_P(ExplainerContract, GivesAFiniteMapOfTheModelsGridOrInput) {
 
 TEST_P(ExplainerContract, EqualSeedsGiveEqualMaps) {
     on_every_model([&](Model& model) {
-        const Input input = made_input(model);
+        const Input input = made_input(model), other = made_input(model, 8);
         ExplainContext first(model, input, {}, 5), second(model, input, {}, 5);
+        first.other = second.other = &other;
         const Settings settings(explainer_->parameters());
         const auto a = explainer_->explain(first, settings), b = explainer_->explain(second, settings);
         if (refused(model, a) && refused(model, b)) return;
@@ -81,8 +112,9 @@ TEST_P(ExplainerContract, EqualSeedsGiveEqualMaps) {
 
 TEST_P(ExplainerContract, AStopRequestEndsTheWork) {
     on_every_model([&](Model& model) {
-        const Input input = made_input(model);
+        const Input input = made_input(model), other = made_input(model, 8);
         ExplainContext context(model, input, {}, 0);
+        context.other = &other;
         std::stop_source source;
         source.request_stop();
         context.stop = source.get_token();
