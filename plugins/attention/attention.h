@@ -15,6 +15,9 @@ std::unique_ptr<Explainer> make_raw_attention();
 std::unique_ptr<Explainer> make_rollout();
 std::unique_ptr<Explainer> make_chefer();
 std::unique_ptr<Explainer> make_legrad();
+std::unique_ptr<Explainer> make_gradient_rollout();
+std::unique_ptr<Explainer> make_grad_sam();
+std::unique_ptr<Explainer> make_cdam();
 std::unique_ptr<Explainer> make_attention_distance();
 std::unique_ptr<Explainer> make_attention_entropy();
 

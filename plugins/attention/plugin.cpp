@@ -1,4 +1,4 @@
-// Registers the methods that read attention: one layer's rows, their product over the layers, the two that weigh it by
+// Registers the methods that read attention: one layer's rows, their product over the layers, those that weigh it by
 // gradients, and how far and how widely each head looks.
 #include "attention.h"
 
@@ -9,6 +9,9 @@ VITRINE_PLUGIN(attention) {
     registry.add(vitrine::plugin::attention::make_rollout());
     registry.add(vitrine::plugin::attention::make_chefer());
     registry.add(vitrine::plugin::attention::make_legrad());
+    registry.add(vitrine::plugin::attention::make_gradient_rollout());
+    registry.add(vitrine::plugin::attention::make_grad_sam());
+    registry.add(vitrine::plugin::attention::make_cdam());
     registry.add(vitrine::plugin::attention::make_attention_distance());
     registry.add(vitrine::plugin::attention::make_attention_entropy());
 }

@@ -1,0 +1,140 @@
+// Class-discriminative attention maps: gradient times token where the tokens enter the last attention.
+#include "attention.h"
+
+#include <vitrine/torch_errors.h>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+
+namespace vitrine::plugin::attention {
+namespace {
+
+class Cdam final : public Explainer {
+  public:
+    Description description() const override {
+        return {"cdam",
+                "Class-discriminative attention map",
+                "How much each token that enters the last attention adds to the class: gradient times token",
+                "L. Brocki, J. Binda, N. C. Chung, Class-Discriminative Attention Maps for Vision Transformers, 2023, "
+                "arXiv 2312.02364, equation 5; github.com/lenbrocki/CDAM (2c502d5)",
+                0,
+                "Attention",
+                "S_i = sum over channels of T_i df/dT_i, T the normed tokens that enter the last attention",
+                "Reads the last layer only, whose tokens are mixtures already: it says which token counts, not which "
+                "pixels made it so (Brocki et al. 2023 leave the earlier layers out)"};
+    }
+    std::vector<Parameter> parameters() const override {
+        return {{"score",
+                 std::string("target"),
+                 "target: the explained number; similarity: the inner product of the features with those of a second "
+                 "picture (--other), a concept",
+                 "",
+                 "the paper has both",
+                 {},
+                 {},
+                 {"target", "similarity"}}};
+    }
+    std::optional<std::string> why_not(const Model& model) const override {
+        if (auto why = needs_attention(model)) return why;
+        if (point_of(model).empty())
+            return "no point of " + model.info().name + " gives the tokens that enter the last attention";
+        return std::nullopt;
+    }
+    bool class_specific() const override { return true; }
+    std::optional<Passes> passes(const Model&, const Settings& settings) const override {
+        return settings.text("score") == "similarity" ? Passes{2, 1} : Passes{1, 1};
+    }
+
+    Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
+        Model& model = context.model;
+        const std::string point = point_of(model), features = "head_input";
+        const bool similarity = settings.text("score") == "similarity";
+        CaptureOptions options;
+        options.mixings = false;
+        options.stop = context.stop;
+        options.memory_budget = context.memory_budget;
+        at::Tensor concept_vector;
+        if (similarity) {
+            if (context.other == nullptr)
+                return fail(ErrorCode::Unsupported,
+                            "similarity is to a second picture, and none is given (--other FILE)");
+            if (model.info().classes > 0) options.points = {features};
+            const auto run = VITRINE_TRY(run_captured(model, context.other->pixels, options));
+            concept_vector = VITRINE_TRY(features_of(model, *run, features)).detach();
+        }
+        options.gradients = true;
+        options.points.push_back(point);
+        std::optional<Objective> objective;
+        if (!similarity && !context.target.region.empty()) {
+            objective = VITRINE_TRY(context.objective());
+            if (objective->point != point) options.points.push_back(objective->point);
+        }
+        const auto capture = VITRINE_TRY(run_captured(model, context.input.pixels, options));
+        const auto found = capture->points.find(point);
+        if (found == capture->points.end())
+            return fail(ErrorCode::Unsupported, "{} did not pass {}", model.info().name, point);
+        const at::Tensor& tokens = found->second;
+        std::string explained;
+        const at::Tensor score = VITRINE_TRY(guarded([&]() -> Result<at::Tensor> {
+            const at::AutoGradMode with_graph(true);
+            if (similarity) {
+                explained = "similarity to " +
+                            (context.other->name.empty() ? std::string("the second picture") : context.other->name);
+                return (VITRINE_TRY(features_of(model, *capture, features)) * concept_vector).sum();
+            }
+            if (!objective) objective = VITRINE_TRY(objective_of(model, context.target, capture->output.detach()));
+            explained = objective->explained;
+            return objective->of(VITRINE_TRY(answer_of(*capture, *objective, model))).sum();
+        }));
+        auto given = gradients(score, {tokens}, {"the tokens at " + point});
+        if (!given && given.error().code == ErrorCode::Internal)
+            return fail(ErrorCode::Unsupported, "{}", given.error().message);
+        const at::Tensor slope = VITRINE_TRY(std::move(given)).front();
+        const at::NoGradGuard no_grad;
+        const TokenLayout layout = model.layout(context.input.pixels.size(2), context.input.pixels.size(3));
+        if (tokens.dim() != 3) return fail(ErrorCode::Unsupported, "the activation at {} is no row of tokens", point);
+        const at::Tensor each =
+            (tokens.detach().to(at::kDouble) * slope.to(at::kDouble)).sum(2, /*keepdim=*/true);  // [1, tokens, 1]
+        Attribution out;
+        out.map = VITRINE_TRY(as_grid(each, layout))[0][0].to(at::kCPU, at::kFloat).contiguous();
+        if (out.map.abs().max().item<double>() == 0)
+            return fail(ErrorCode::Unsupported, "{} does not depend on any patch at {}", explained, point);
+        const double all = each.abs().sum().item<double>(), drawn = out.map.abs().sum().item<double>();
+        out.prefix_mass = all > 0 ? std::max(0.0, 1 - drawn / all) : 0;
+        out.method = "cdam";
+        out.is_signed = true;
+        out.class_specific = true;
+        out.explained = fmt::format("{}, by the tokens at {}", explained, point);
+        out.implementation = "one pass and its gradient";
+        if (context.progress) context.progress({1, 1, "maps"});
+        return out;
+    }
+
+  private:
+    /// What the last attention is given; a traced model's own point of that kind.
+    static std::string point_of(const Model& model) {
+        const std::string name = fmt::format("blocks.{}.norm1", model.info().layers - 1);
+        const auto points = model.points();
+        const bool there =
+            std::any_of(points.begin(), points.end(), [&](const NamedPoint& p) { return p.name == name; });
+        return there ? name : model.info().cam_point;
+    }
+
+    /// What the head is given, or the answer of a model without one. [1, width]
+    static Result<at::Tensor> features_of(const Model& model, const Capture& run, const std::string& point) {
+        if (model.info().classes == 0) return run.output;
+        const auto found = run.points.find(point);
+        if (found == run.points.end())
+            return fail(ErrorCode::Unsupported, "the features in front of the head of {} cannot be reached",
+                        model.info().name);
+        return found->second;
+    }
+};
+
+}  // namespace
+
+std::unique_ptr<Explainer> make_cdam() { return std::make_unique<Cdam>(); }
+
+}  // namespace vitrine::plugin::attention
