@@ -98,6 +98,8 @@ int run(const std::vector<std::string>& arguments) {
         ->required()
         ->delimiter(',');
     add_targets(explain_command, explain_options.asked);
+    explain_command->add_option("--other", explain_options.other,
+                                "a second picture, for methods that compare two (activation_patching, cdam)");
     explain_command->add_option("--out", explain_options.out, "the folder to write")->required();
     explain_command->callback([&] { chosen = [&] { return explain(common, explain_options); }; });
 

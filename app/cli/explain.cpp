@@ -2,7 +2,9 @@
 #include <vitrine/base/file.h>
 #include <vitrine/device.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <set>
 
 #include "cli/chosen.h"
@@ -23,6 +25,22 @@ std::string unique(std::string name, std::set<std::string>& used) {
 }
 
 using Method = Chosen<Explainer>;
+
+/// A map that is itself a picture, each cell as large as it is in the model's input.
+Image picture_of(const at::Tensor& colours, std::int64_t height, std::int64_t width) {
+    const at::Tensor c = colours.detach().to(at::kCPU, at::kFloat).contiguous();
+    const auto* values = c.const_data_ptr<float>();
+    const std::int64_t rows = c.size(1), cols = c.size(2);
+    Image out(width, height);
+    for (std::int64_t y = 0; y < height; ++y)
+        for (std::int64_t x = 0; x < width; ++x)
+            for (std::int64_t k = 0; k < 3; ++k) {
+                const float value = values[(k * rows + y * rows / height) * cols + x * cols / width];
+                out.pixels[static_cast<std::size_t>((y * width + x) * 3 + k)] =
+                    static_cast<std::uint8_t>(std::lround(255 * std::clamp(value, 0.0F, 1.0F)));
+            }
+    return out;
+}
 
 /// What draws overlays, made once for all pictures; without Vulkan it says why there are none.
 struct Overlays {
@@ -74,6 +92,8 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
                 {"methods", nlohmann::json::array()}};
     auto& predictions = manifest["predictions"] = nlohmann::json::array();
     for (const auto& answer : answers) predictions.push_back(describe(answer));
+    if (context.other != nullptr)
+        manifest["other"] = {{"file", context.other->file.string()}, {"name", context.other->name}};
     if (auto target = describe(context.target, model); !target.is_null()) manifest["target"] = std::move(target);
     if (context.target.versus)
         manifest["versus"] = {{"index", *context.target.versus},
@@ -84,6 +104,8 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
         const std::string name = method.plugin->description().name;
         nlohmann::json entry{
             {"name", name}, {"settings", values_of(method.settings)}, {"source", method.plugin->description().source}};
+        if (const auto passes = method.plugin->passes(model, method.settings))
+            entry["passes"] = {{"forwards", passes->forwards}, {"backwards", passes->backwards}};
         reset_peak_bytes(at::Device(common.device));
         const auto begin = std::chrono::steady_clock::now();
         auto result = [&]() -> Result<Attribution> {
@@ -118,6 +140,13 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
             VITRINE_CHECK(save_npy(folder / (name + ".npy"), attribution.map));
             if (attribution.channels.defined())
                 VITRINE_CHECK(save_npy(folder / (name + ".channels.npy"), attribution.channels));
+            if (attribution.colours.defined()) {
+                VITRINE_CHECK(save_npy(folder / (name + ".colours.npy"), attribution.colours));
+                VITRINE_CHECK(
+                    write_picture(folder / (name + ".colours.png"),
+                                  picture_of(attribution.colours, input.pixels.size(2), input.pixels.size(3))));
+                entry["colours"] = {{"file", name + ".colours.png"}, {"array", name + ".colours.npy"}};
+            }
 #if VITRINE_VIZ
             if (overlays.compositor) {
                 double clipped = 0;
@@ -163,6 +192,8 @@ Status explain(const Common& common, const ExplainOptions& options) {
     VITRINE_CHECK(check_owners(common, owners));
     const auto model = VITRINE_TRY(open(common));
     const TargetMaker maker = VITRINE_TRY(TargetMaker::make(common, *model, options.asked));
+    std::optional<Input> other;
+    if (!options.other.empty()) other = VITRINE_TRY(load_input(options.other, model->preprocess()));
 
     const bool many_images = options.images.size() > 1;
     const auto& asked = options.asked.targets;
@@ -189,6 +220,7 @@ Status explain(const Common& common, const ExplainOptions& options) {
                 ExplainContext context(*model, input, target, common.seed);
                 context.memory_budget = common.memory_bytes;
                 context.batch = common.batch > 1 ? common.batch : 0;
+                context.other = other ? &*other : nullptr;
                 context.use(capture);
                 context.progress = [](const Progress& p) { progress(p); };
                 nlohmann::json manifest;

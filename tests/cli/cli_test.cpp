@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <vitrine/base/file.h>
+#include <vitrine/preprocess.h>
 
 #include <algorithm>
 #include <cmath>
@@ -121,6 +122,24 @@ TEST_F(CommandLine, ListsAllFiftySevenSystems) {
         EXPECT_GE(system["year"].get<int>(), 2018) << system;
         EXPECT_FALSE(system["title"].get<std::string>().empty()) << system;
     }
+}
+
+TEST_F(CommandLine, ListsExplainersByFamilyWithFormulaAndWeakness) {
+    const auto outcome = vitrine({"list", "explainers", "--json"});
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    for (const auto& entry : json::parse(outcome.out))
+        for (const char* field : {"family", "formula", "weakness"})
+            EXPECT_FALSE(entry.value(field, "").empty()) << entry["name"] << " has no " << field;
+    const std::string text = vitrine({"list", "explainers"}).out;
+    std::size_t at = 0;
+    for (const char* heading : {"Attention\n", "\nClass activation\n", "\nGradients\n", "\nPerturbation\n",
+                                "\nInner views\n", "\nControls\n"}) {
+        const std::size_t found = text.find(heading, at);
+        ASSERT_NE(found, std::string::npos) << heading;
+        EXPECT_EQ(text.find(heading, found + 1), std::string::npos) << heading << " stands twice";
+        at = found;
+    }
+    EXPECT_LT(text.find("\nInner views\n"), text.find("\ntoken_pca"));
 }
 
 TEST_F(CommandLine, DoctorSpeaksJson) {
@@ -437,6 +456,57 @@ TEST_F(CommandLine, MeasureRefusesWhatItDoesNotKnow) {
     const auto boxless = vitrine({"measure", "starter", picture, "--method", "random", "--measure", "pointing_game"});
     EXPECT_EQ(boxless.status, 1);
     EXPECT_NE(boxless.err.find("no box is given"), std::string::npos) << boxless.err;
+}
+
+TEST_F(CommandLine, ASecondPictureIsForMethodsThatCompareTwo) {
+    const fs::path pictures = fs::path(VITRINE_SOURCE_DIR) / "resources/pictures", out = folder_ / "explained";
+    std::vector<std::string> given{"explain",
+                                   "starter",
+                                   (pictures / "chelsea.jpg").string(),
+                                   "--method",
+                                   "activation_patching",
+                                   "--set",
+                                   "activation_patching.layer=-2",
+                                   "--set",
+                                   "activation_patching.table=false",
+                                   "--out",
+                                   out.string(),
+                                   "--json"};
+    const auto alone = vitrine(given);
+    EXPECT_EQ(alone.status, 3);
+    EXPECT_NE(alone.err.find("--other"), std::string::npos) << alone.err;
+    given.insert(given.end(), {"--other", (pictures / "puppy.jpg").string()});
+    const auto both = vitrine(given);
+    ASSERT_EQ(both.status, 0) << both.err;
+    const json manifest = json::parse(both.out);
+    EXPECT_NE(manifest["other"]["file"].get<std::string>().find("puppy.jpg"), std::string::npos);
+    EXPECT_TRUE(manifest["methods"][0]["signed"].get<bool>());
+    EXPECT_TRUE(manifest["methods"][0]["checks"][0]["passed"].get<bool>()) << manifest["methods"][0]["checks"];
+}
+
+TEST_F(CommandLine, AMapThatIsAPictureIsWrittenAsOne) {
+    const fs::path picture = fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/chelsea.jpg",
+                   out = folder_ / "explained";
+    const auto outcome = vitrine(
+        {"explain", "starter", picture.string(), "--method", "token_pca,token_norms", "--out", out.string(), "--json"});
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const json method = json::parse(outcome.out)["methods"][0];
+    EXPECT_EQ(method["colours"]["file"], "token_pca.colours.png");
+    EXPECT_FALSE(json::parse(outcome.out)["methods"][1].contains("colours"));
+    const auto read = vitrine::read_photo(out / "token_pca.colours.png");
+    ASSERT_TRUE(read.has_value()) << read.error().message;
+    const vitrine::Image* const drawn = &read->image;
+    const Array array = read_npy(out / "token_pca.colours.npy");
+    ASSERT_EQ(array.shape.size(), 3u);
+    const auto rows = static_cast<std::int64_t>(array.shape[1]), cols = static_cast<std::int64_t>(array.shape[2]);
+    ASSERT_EQ(drawn->height % rows, 0);
+    const std::int64_t cell = drawn->height / rows;
+    for (std::int64_t y = 0; y < rows; ++y)
+        for (std::int64_t x = 0; x < cols; ++x)
+            for (std::int64_t k = 0; k < 3; ++k)
+                EXPECT_NEAR(
+                    drawn->pixels[static_cast<std::size_t>(((y * cell + cell / 2) * drawn->width + x * cell) * 3 + k)],
+                    255 * array.values[static_cast<std::size_t>((k * rows + y) * cols + x)], 0.51);
 }
 
 TEST_F(CommandLine, TargetsAreSeveralClassesOrARegion) {
