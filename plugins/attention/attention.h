@@ -15,7 +15,9 @@ std::unique_ptr<Explainer> make_raw_attention();
 std::unique_ptr<Explainer> make_rollout();
 std::unique_ptr<Explainer> make_chefer();
 std::unique_ptr<Explainer> make_legrad();
-std::unique_ptr<Explainer> make_gradient_rollout();
+/// @param most_kept  entries of a layer's fused map up to which it is made once and kept, instead of again for each
+/// look
+std::unique_ptr<Explainer> make_gradient_rollout(std::int64_t most_kept = std::int64_t{1} << 24);
 std::unique_ptr<Explainer> make_grad_sam();
 std::unique_ptr<Explainer> make_cdam();
 std::unique_ptr<Explainer> make_attention_distance();

@@ -110,6 +110,39 @@ TEST_F(GradientMaps, GradientRolloutIsTheProductOfWeighedMaps) {
     EXPECT_NEAR(found->map.sum().item<double>() + found->prefix_mass, 1, 1e-5);
 }
 
+TEST_F(GradientMaps, AMapThatIsMadeAgainForEachLookIsTheSame) {
+    // Of 33 x 33 patches rows come in two parts, and the threshold and its ties are found across them.
+    const Architecture* vit = registry().architecture("vit").value();
+    Settings settings(vit->parameters());
+    for (const auto& [name, value] : std::vector<std::pair<const char*, const char*>>{{"image_size", "264"},
+                                                                                      {"patch", "8"},
+                                                                                      {"width", "16"},
+                                                                                      {"depth", "2"},
+                                                                                      {"heads", "2"},
+                                                                                      {"layer_scale", "0"}})
+        ASSERT_TRUE(settings.set(name, value)) << name;
+    const auto large = vit->create(settings, 3).value();
+    Input seen;
+    seen.pixels = at::randn({1, 3, 264, 264}, at::make_generator<at::CPUGeneratorImpl>(4));
+    for (const char* preset : {"described", "vit-explain"})
+        for (const char* ratio : {"0.5", "0.9"}) {
+            const auto map = [&](std::int64_t most_kept) {
+                const auto method = make_gradient_rollout(most_kept);
+                ExplainContext context(*large, seen, {.index = 1});
+                Settings chosen(method->parameters());
+                EXPECT_TRUE(chosen.set("preset", preset));
+                EXPECT_TRUE(chosen.set("discard_ratio", ratio));
+                const auto found = method->explain(context, chosen);
+                EXPECT_TRUE(found) << found.error().message;
+                return found->map;
+            };
+            const at::Tensor kept = map(std::int64_t{1} << 24), again = map(0);
+            ASSERT_EQ(kept.numel(), 33 * 33);
+            EXPECT_GT((kept.max() - kept.min()).item<double>(), 0);
+            EXPECT_LT((kept - again).abs().max().item<double>(), 1e-5 * kept.max().item<double>());
+        }
+}
+
 TEST_F(GradientMaps, GradSamSumsRowsColumnsOrTheReadoutsRow) {
     const auto method = make_grad_sam();
     const std::int64_t n = layout.tokens();

@@ -92,14 +92,14 @@ struct Slope {
 class FusedGradient {
   public:
     /// @param of_scores  the gradient is that of the scores in front of the softmax
-    FusedGradient(const Mixing& mixing, const Slope& slope, bool of_scores, std::stop_token stop)
-        : mixing_(mixing), slope_(slope), of_scores_(of_scores), stop_(std::move(stop)) {}
+    FusedGradient(const Mixing& mixing, const Slope& slope, bool of_scores, std::int64_t most_kept,
+                  std::stop_token stop)
+        : mixing_(mixing), slope_(slope), of_scores_(of_scores), most_kept_(most_kept), stop_(std::move(stop)) {}
 
     /// Calls `use(from, rows [count, keys])` on all rows in order; `use` may write into them.
     template <class Use>
     Status each(const Use& use) {
-        constexpr std::int64_t kSmall = std::int64_t{1} << 24;
-        const bool keep = mixing_.queries * mixing_.keys <= kSmall;
+        const bool keep = mixing_.queries * mixing_.keys <= most_kept_;
         std::vector<at::Tensor> parts;
         for (std::int64_t from = 0; from < mixing_.queries;) {
             if (stop_.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
@@ -131,6 +131,7 @@ class FusedGradient {
     const Mixing& mixing_;
     Slope slope_;
     bool of_scores_;
+    std::int64_t most_kept_;
     std::stop_token stop_;
     at::Tensor kept_;
 };
@@ -170,6 +171,8 @@ Result<Threshold> threshold_of(FusedGradient& map, std::int64_t count) {
 
 class GradientRollout final : public Explainer {
   public:
+    explicit GradientRollout(std::int64_t most_kept) : most_kept_(most_kept) {}
+
     Description description() const override {
         return {
             "gradient_rollout",
@@ -267,10 +270,10 @@ class GradientRollout final : public Explainer {
     }
 
   private:
-    static Result<at::Tensor> step_back(const ExplainContext& context, const FlowStep& step, const Slope& slope,
-                                        const at::Tensor& r, double ratio, bool theirs) {
+    Result<at::Tensor> step_back(const ExplainContext& context, const FlowStep& step, const Slope& slope,
+                                 const at::Tensor& r, double ratio, bool theirs) const {
         const Mixing& mixing = *step.mixing;
-        FusedGradient map(mixing, slope, theirs, context.stop);
+        FusedGradient map(mixing, slope, theirs, most_kept_, context.stop);
         // Nothing is dropped at a pooling head: it has one row.
         const auto count = step.layer < 0
                                ? std::int64_t{0}
@@ -297,6 +300,8 @@ class GradientRollout final : public Explainer {
         // a / a.sum(-1) of a [1, N, N] tensor divides by a [1, N] one, and that is broadcast along the columns.
         return theirs ? through / sums : through;
     }
+
+    std::int64_t most_kept_;
 };
 
 class GradSam final : public Explainer {
@@ -410,7 +415,9 @@ class GradSam final : public Explainer {
 
 }  // namespace
 
-std::unique_ptr<Explainer> make_gradient_rollout() { return std::make_unique<GradientRollout>(); }
+std::unique_ptr<Explainer> make_gradient_rollout(std::int64_t most_kept) {
+    return std::make_unique<GradientRollout>(most_kept);
+}
 std::unique_ptr<Explainer> make_grad_sam() { return std::make_unique<GradSam>(); }
 
 }  // namespace vitrine::plugin::attention
