@@ -1,0 +1,1 @@
+// Nothing: the target that makes the precompiled header of tests needs a source.
