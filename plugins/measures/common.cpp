@@ -215,19 +215,22 @@ double Curve::area() const {
 }
 
 Result<Curve> walk(ExplainContext& context, const Objective& objective, const at::Tensor& start,
-                   const at::Tensor& finish, const std::vector<std::int64_t>& order,
-                   const std::vector<std::int64_t>& counts) {
-    const at::Tensor rank = ranks_of(order).reshape({1, 1, start.size(2), start.size(3)});
+                   const at::Tensor& finish, const at::Tensor& ranks, const std::vector<std::int64_t>& counts) {
+    // On a device the pictures are made there: as many as there are steps need not travel.
+    const at::Device device = context.model.device();
+    const at::Tensor rank = ranks.reshape({1, 1, start.size(2), start.size(3)}).to(device);
+    const at::Tensor first = start.to(device), last = finish.to(device);
     const at::Tensor numbers = VITRINE_TRY(
         context.scores(objective, static_cast<std::int64_t>(counts.size()), [&](std::int64_t from, std::int64_t count) {
             const at::Tensor until =
                 at::tensor(at::ArrayRef<std::int64_t>(counts.data() + from, static_cast<std::size_t>(count)), at::kLong)
-                    .reshape({count, 1, 1, 1});
-            return at::where(rank < until, finish, start);
+                    .reshape({count, 1, 1, 1})
+                    .to(device);
+            return at::where(rank < until, last, first);
         }));
     Curve out;
     for (std::size_t i = 0; i < counts.size(); ++i) {
-        out.share.push_back(static_cast<double>(counts[i]) / static_cast<double>(order.size()));
+        out.share.push_back(static_cast<double>(counts[i]) / static_cast<double>(ranks.numel()));
         out.score.push_back(numbers[static_cast<std::int64_t>(i)].item<double>());
     }
     return out;

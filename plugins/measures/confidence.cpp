@@ -23,19 +23,34 @@ class Confidence final : public Basic {
     Description description() const override {
         switch (kind_) {
             case Kind::Drop:
-                return {"average_drop", "Average drop",
+                return {"average_drop",
+                        "Average drop",
                         "How much of the confidence is lost when only what the map shows is seen",
-                        "A. Chattopadhay et al., Grad-CAM++, WACV 2018; budgets: M. Ntrougkas et al., T-TAME, 2024", 0};
+                        "A. Chattopadhay et al., Grad-CAM++, WACV 2018; budgets: M. Ntrougkas et al., T-TAME, 2024",
+                        0,
+                        "Faithfulness",
+                        "100 max(0, p(x) - p(m x)) / p(x); m: the native map scaled to 0 to 1, then resized bilinearly "
+                        "(align_corners = false)"};
             case Kind::Increase:
-                return {"increase_in_confidence", "Increase in confidence",
+                return {"increase_in_confidence",
+                        "Increase in confidence",
                         "How often the model is surer when only what the map shows is seen",
-                        "A. Chattopadhay et al., Grad-CAM++, WACV 2018; budgets: M. Ntrougkas et al., T-TAME, 2024", 0};
+                        "A. Chattopadhay et al., Grad-CAM++, WACV 2018; budgets: M. Ntrougkas et al., T-TAME, 2024",
+                        0,
+                        "Faithfulness",
+                        "100 where p(m x) > p(x), else 0; m: the native map scaled to 0 to 1, then resized bilinearly "
+                        "(align_corners = false)"};
             case Kind::Gain:
                 break;
         }
-        return {"average_gain", "Average gain",
+        return {"average_gain",
+                "Average gain",
                 "How much of the missing confidence is won when only what the map shows is seen",
-                "H. Zhang et al., Opti-CAM, CVIU 2024; budgets: M. Ntrougkas et al., T-TAME, 2024", 0};
+                "H. Zhang et al., Opti-CAM, CVIU 2024; budgets: M. Ntrougkas et al., T-TAME, 2024",
+                0,
+                "Faithfulness",
+                "100 max(0, p(m x) - p(x)) / (1 - p(x)); m: the native map scaled to 0 to 1, then resized bilinearly "
+                "(align_corners = false)"};
     }
 
     std::vector<Parameter> parameters() const override {

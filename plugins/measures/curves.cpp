@@ -35,12 +35,24 @@ class Revealing : public Basic {
     Description description() const override {
         if (insertion_)
             return {
-                "insertion", "Insertion",
+                "insertion",
+                "Insertion",
                 "How fast the answer comes back when what the map ranks first is shown first (area under the curve)",
-                "V. Petsiuk et al., RISE, BMVC 2018", 0};
-        return {"deletion", "Deletion",
+                "V. Petsiuk et al., RISE, BMVC 2018",
+                0,
+                "Faithfulness",
+                "area on [0, 1] under p(target) against the share shown, highest places of the map first; native map "
+                "resized bilinearly (align_corners = false), ties drawn by seed; preset tokens: over patches in native "
+                "order"};
+        return {"deletion",
+                "Deletion",
                 "How fast the answer goes when what the map ranks first is taken away first (area under the curve)",
-                "V. Petsiuk et al., RISE, BMVC 2018", 0};
+                "V. Petsiuk et al., RISE, BMVC 2018",
+                0,
+                "Faithfulness",
+                "area on [0, 1] under p(target) against the share taken away, highest places of the map first; native "
+                "map resized bilinearly (align_corners = false), ties drawn by seed; preset tokens: over patches in "
+                "native order"};
     }
 
     std::vector<Parameter> parameters() const override {
@@ -49,8 +61,8 @@ class Revealing : public Basic {
         return {choice("preset", "rise",
                        "rise: as many pixels a step as the input is wide, deleted to the mean colour, inserted into a "
                        "blurred picture; torchcam: twenty steps, both to the mean colour; tis: 224 steps, both with a "
-                       "blurred picture, the unchanged one not counted",
-                       "the papers' and the packages' code", {"rise", "torchcam", "tis"}),
+                       "blurred picture, the unchanged one not counted; tokens: as by=tokens",
+                       "the papers' and the packages' code; tokens: ours", {"rise", "torchcam", "tis", "tokens"}),
                 choice("by", "pixels",
                        "pixels are replaced; tokens are left out of the run, in the order of the map on the patch "
                        "grid, one a step",
@@ -70,7 +82,7 @@ class Revealing : public Basic {
 
     Result<Score> measure(ExplainContext& context, const Subject& subject, const Settings& settings) const override {
         const Objective objective = VITRINE_TRY(context.objective(Scale::Probability));
-        const bool tokens = settings.text("by") == "tokens";
+        const bool tokens = settings.text("by") == "tokens" || settings.text("preset") == "tokens";
         const Curve curve = VITRINE_TRY(tokens ? by_tokens(context, subject, settings, objective)
                                                : by_pixels(context, subject, settings, objective));
         Score out;
@@ -97,7 +109,8 @@ class Revealing : public Basic {
         const at::Tensor pixels = context.input.pixels.to(at::kCPU, at::kFloat);
         const at::Tensor other = substitute(context, fill, context.seed);
         return walk(context, objective, insertion_ ? other : pixels, insertion_ ? pixels : other,
-                    ranked(map, context.seed), stops(preset == "tis" ? std::min(step, count) : 0, step, count));
+                    ranks_of(ranked(map, context.seed)),
+                    stops(preset == "tis" ? std::min(step, count) : 0, step, count));
     }
 
     Result<Curve> by_tokens(ExplainContext& context, const Subject& subject, const Settings& settings,
@@ -127,9 +140,14 @@ class Revealing : public Basic {
 class Aopc final : public Basic {
   public:
     Description description() const override {
-        return {"aopc", "AOPC, pixel flipping",
+        return {"aopc",
+                "AOPC, pixel flipping",
                 "Mean loss of the answer while regions are replaced in the map's order (region=1: pixel flipping)",
-                "W. Samek et al., IEEE TNNLS 2017; S. Bach et al., PLoS ONE 2015", 0};
+                "W. Samek et al., IEEE TNNLS 2017; S. Bach et al., PLoS ONE 2015",
+                0,
+                "Faithfulness",
+                "mean over k = 0..L of p(x) - p(x without the k highest regions); regions by the sum of the map "
+                "resized bilinearly (align_corners = false), ties drawn by seed"};
     }
 
     std::vector<Parameter> parameters() const override {
@@ -179,17 +197,11 @@ class Aopc final : public Basic {
         const std::vector<std::int64_t> until = stops(0, settings.integer("per_step"), last);
         const at::Tensor pixels = context.input.pixels.to(at::kCPU, at::kFloat);
         const at::Tensor other = substitute(context, settings.text("fill"), context.seed);
-        const at::Tensor numbers = VITRINE_TRY(context.scores(
-            objective, static_cast<std::int64_t>(until.size()), [&](std::int64_t from, std::int64_t count) {
-                std::vector<at::Tensor> some;
-                for (std::int64_t i = from; i < from + count; ++i)
-                    some.push_back(at::where(rank < until[static_cast<std::size_t>(i)], other[0], pixels[0]));
-                return at::stack(some);
-            }));
+        const Curve curve = VITRINE_TRY(walk(context, objective, pixels, other, rank, until));
         Score out;
         for (std::size_t i = 0; i < until.size(); ++i) {
             out.steps.push_back(static_cast<double>(until[i]) / static_cast<double>(rows * cols));
-            out.curve.push_back(numbers[static_cast<std::int64_t>(i)].item<double>());
+            out.curve.push_back(curve.score[i]);
             out.value += (out.curve.front() - out.curve.back()) / static_cast<double>(until.size());
         }
         out.notes.push_back(

@@ -70,8 +70,14 @@ class Boxed : public Basic {
 class PointingGame final : public Boxed {
   public:
     Description description() const override {
-        return {"pointing_game", "Pointing game", "Whether the centre of the map's highest cell lies in a box",
-                "J. Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018", 0};
+        return {"pointing_game",
+                "Pointing game",
+                "Whether the centre of the map's highest cell lies in a box",
+                "J. Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018",
+                0,
+                "Localisation",
+                "1 where the centre of the highest native cell lies in a box or within the tolerance of one, else 0; "
+                "ties drawn by seed"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = Boxed::parameters();
@@ -114,9 +120,14 @@ class PointingGame final : public Boxed {
 class EnergyPointingGame final : public Boxed {
   public:
     Description description() const override {
-        return {"energy_pointing_game", "Energy pointing game",
+        return {"energy_pointing_game",
+                "Energy pointing game",
                 "Share of the map, brought to [0, 1], that lies in the boxes",
-                "H. Wang et al., Score-CAM, CVPR Workshops 2020", 0};
+                "H. Wang et al., Score-CAM, CVPR Workshops 2020",
+                0,
+                "Localisation",
+                "sum of the map in the boxes / sum of the map; map resized bilinearly (align_corners = false), then "
+                "scaled to 0 to 1"};
     }
 
   protected:
@@ -135,9 +146,14 @@ class EnergyPointingGame final : public Boxed {
 class LocalisationMass final : public Boxed {
   public:
     Description description() const override {
-        return {
-            "localisation_mass", "Localisation mass", "Share of the map's positive relevance that lies in the boxes",
-            "M. Kohlbrenner et al., IJCNN 2020; relevance mass accuracy: L. Arras et al., Information Fusion 2022", 0};
+        return {"localisation_mass",
+                "Localisation mass",
+                "Share of the map's positive relevance that lies in the boxes",
+                "M. Kohlbrenner et al., IJCNN 2020; relevance mass accuracy: L. Arras et al., Information Fusion 2022",
+                0,
+                "Localisation",
+                "sum of the positive map in the boxes / sum of the positive map; map resized bilinearly (align_corners "
+                "= false)"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = Boxed::parameters();
@@ -171,10 +187,15 @@ class TopkLocalisation final : public Boxed {
   public:
     Description description() const override {
         return {
-            "topk_localisation", "Top-k localisation", "Share of the k highest pixels that lie in the boxes",
+            "topk_localisation",
+            "Top-k localisation",
+            "Share of the k highest pixels that lie in the boxes",
             "J. Theiner et al., Interpretable Semantic Photo Geolocation, WACV 2022; k=0 is relevance rank accuracy: "
             "L. Arras et al., Information Fusion 2022",
-            0};
+            0,
+            "Localisation",
+            "share of the k highest pixels that lie in the boxes; map resized bilinearly (align_corners = false), ties "
+            "drawn by seed"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = Boxed::parameters();

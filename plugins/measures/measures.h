@@ -95,10 +95,13 @@ struct Curve {
     double area() const;
 };
 
-/// Scores pictures in which the first `count` places of an order were taken from `finish` and the others from `start`.
+/// Scores pictures in which the places whose rank is below a count were taken from `finish` and the others from
+/// `start`.
+///
+/// @param ranks   int64, [height, width] or its flat form: how many places come before each (ranks_of)
+/// @param counts  one picture each
 Result<Curve> walk(ExplainContext& context, const Objective& objective, const at::Tensor& start,
-                   const at::Tensor& finish, const std::vector<std::int64_t>& order,
-                   const std::vector<std::int64_t>& counts);
+                   const at::Tensor& finish, const at::Tensor& ranks, const std::vector<std::int64_t>& counts);
 
 /// Fills the unknown pixels: each is the weighted mean of its eight neighbours (1/6 beside, 1/12 across), borders with
 /// the neighbours there are, then noise. One sparse factorisation for all channels.

@@ -2,6 +2,7 @@
 #include "measures.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -53,10 +54,15 @@ Result<at::Tensor> explained_again(const ExplainContext& context, const Subject&
 class ParameterRandomisation final : public Basic {
   public:
     Description description() const override {
-        return {"parameter_randomisation", "Parameter randomisation",
+        return {"parameter_randomisation",
+                "Parameter randomisation",
                 "How alike the map stays while the model's layers are broken from the head on: near 1 it explains the "
                 "picture, not the model",
-                "J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018", 0};
+                "J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018",
+                0,
+                "Sanity",
+                "mean over layers, from the head on, and seeds of the likeness of the map to that of the model with "
+                "those layers permuted; native maps"};
     }
 
     std::vector<Parameter> parameters() const override {
@@ -97,6 +103,13 @@ class ParameterRandomisation final : public Basic {
         const auto steps = static_cast<std::int64_t>(layers.size());
         std::vector<double> sum(layers.size(), 0.0);
         std::int64_t flat = 0;
+        // All four ways to compare cost next to nothing beside the maps: what was not asked for goes into the notes.
+        struct Way {
+            const char* how;
+            bool absolute;
+            double sum = 0;
+        };
+        std::array<Way, 4> ways{{{"spearman", false}, {"spearman", true}, {"ssim", false}, {"ssim", true}}};
         ParametersAside aside(context.model);
         for (std::int64_t s = 0; s < seeds; ++s) {
             const auto drawn = static_cast<std::uint64_t>(s) << 32;
@@ -110,6 +123,9 @@ class ParameterRandomisation final : public Basic {
                 // A broken model may answer so that nothing is left to show; such a map is not like the first.
                 if (!found) ++flat;
                 sum[l] += found.value_or(0) / static_cast<double>(seeds);
+                for (Way& way : ways)
+                    way.sum +=
+                        likeness(own, broken, way.how, way.absolute).value_or(0) / static_cast<double>(seeds * steps);
                 if (context.progress)
                     context.progress({s * steps + static_cast<std::int64_t>(l) + 1, seeds * steps, "broken models"});
             }
@@ -131,8 +147,10 @@ class ParameterRandomisation final : public Basic {
             out.notes.push_back(fmt::format("{} of {} broken maps were flat and count as 0", flat, seeds * steps));
         // What the method's own chance does to the map, beside which the number has to be read.
         const at::Tensor other = VITRINE_TRY(explained_again(context, subject, target, context.seed + 1));
-        out.notes.push_back(fmt::format("the sound model's own map from another seed: {:.3f}",
-                                        likeness(own, other, how, absolute).value_or(0)));
+        for (const Way& way : ways)
+            out.notes.push_back(fmt::format("{}{}: {:.3f}; the sound model's own map from another seed: {:.3f}",
+                                            way.how, way.absolute ? " of magnitudes" : "", way.sum,
+                                            likeness(own, other, way.how, way.absolute).value_or(0)));
         return out;
     }
 };
@@ -140,9 +158,13 @@ class ParameterRandomisation final : public Basic {
 class RandomLogit final : public Basic {
   public:
     Description description() const override {
-        return {"random_logit", "Random logit",
+        return {"random_logit",
+                "Random logit",
                 "How alike the map is to that of another class: near 1 it does not say why this class",
-                "L. Sixt et al., When Explanations Lie, ICML 2020", 0};
+                "L. Sixt et al., When Explanations Lie, ICML 2020",
+                0,
+                "Sanity",
+                "mean over other classes of the likeness of the map to that of the class; native maps"};
     }
 
     std::vector<Parameter> parameters() const override {
@@ -199,8 +221,13 @@ class RandomLogit final : public Basic {
 class Agreement final : public Basic {
   public:
     Description description() const override {
-        return {"agreement", "Agreement", "How alike the map is to another method's",
-                "S. Krishna et al., The Disagreement Problem in Explainable Machine Learning, TMLR 2024", 0};
+        return {"agreement",
+                "Agreement",
+                "How alike the map is to another method's",
+                "S. Krishna et al., The Disagreement Problem in Explainable Machine Learning, TMLR 2024",
+                0,
+                "Agreement",
+                "likeness of the map to another method's; native maps where their sizes agree, else over the patches"};
     }
 
     std::vector<Parameter> parameters() const override {

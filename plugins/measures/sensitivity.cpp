@@ -29,9 +29,14 @@ Result<at::Tensor> share_of_inputs(const ExplainContext& context, const Attribut
 class Infidelity final : public Basic {
   public:
     Description description() const override {
-        return {"infidelity", "Infidelity",
-                "Mean squared error of the map as a linear prediction of what a change of the picture does",
-                "C. Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, definition 2.1", 0};
+        return {
+            "infidelity",
+            "Infidelity",
+            "Mean squared error of the map as a linear prediction of what a change of the picture does",
+            "C. Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, definition 2.1",
+            0,
+            "Faithfulness",
+            "mean over changes I of (I . map - (f(x) - f(x - I)))^2; map resized bilinearly (align_corners = false)"};
     }
 
     std::vector<Parameter> parameters() const override {
@@ -142,8 +147,13 @@ class Infidelity final : public Basic {
 class MaxSensitivity final : public Basic {
   public:
     Description description() const override {
-        return {"max_sensitivity", "Max-sensitivity", "The largest change of the map under little noise in the picture",
-                "C. Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, definition 3", 0};
+        return {"max_sensitivity",
+                "Max-sensitivity",
+                "The largest change of the map under little noise in the picture",
+                "C. Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, definition 3",
+                0,
+                "Stability",
+                "max over noise e of |map(x + e) - map(x)| / |map(x)|; native map"};
     }
 
     std::vector<Parameter> parameters() const override {
@@ -191,10 +201,15 @@ class MaxSensitivity final : public Basic {
 class Completeness final : public Basic {
   public:
     Description description() const override {
-        return {"completeness", "Completeness gap",
-                "How far the map's sum is from the change of the answer between a baseline and the picture, as a share "
-                "of that change",
-                "M. Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017", 0};
+        return {
+            "completeness",
+            "Completeness gap",
+            "How far the map's sum is from the change of the answer between a baseline and the picture, as a share "
+            "of that change",
+            "M. Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017",
+            0,
+            "Faithfulness",
+            "|sum of the map - (f(x) - f(baseline))| / |f(x) - f(baseline)|; native map; green to 1 %, amber to 5 %"};
     }
 
     std::vector<Parameter> parameters() const override {
@@ -228,6 +243,9 @@ class Completeness final : public Basic {
         out.value = std::abs(sum - change) / std::abs(change);
         out.notes.push_back(
             fmt::format("{} changes by {:.4g}, the map sums to {:.4g}", objective.explained, change, sum));
+        out.notes.push_back(out.value <= 0.01   ? "green: within 1 %"
+                            : out.value <= 0.05 ? "amber: within 5 %"
+                                                : "red: more than 5 % is missing");
         if (!subject.attribution.is_signed)
             out.notes.push_back("an unsigned map shares nothing out; this gap says only how far its unit is away");
         return out;
