@@ -107,15 +107,25 @@ int run(const std::vector<std::string>& arguments) {
     auto* measure_command = app.add_subcommand("measure", "how faithful methods are on pictures: mean, interval, n");
     add_common(measure_command, common);
     measure_command->add_option("images", measure_options.images, "pictures, or folders of pictures")->required();
-    measure_command->add_option("--method", measure_options.methods, "methods, separated by commas")
+    measure_command
+        ->add_option("--method", measure_options.methods,
+                     "methods, separated by commas, each NAME or NAME:key=value:key=value")
         ->required()
         ->delimiter(',');
-    measure_command->add_option("--measure", measure_options.measures, "measures, separated by commas")
+    measure_command->add_option("--measure", measure_options.measures, "measures, likewise: pointing_game:tolerance=15")
         ->required()
         ->delimiter(',');
     add_targets(measure_command, measure_options.asked);
     measure_command->add_option("--boxes", measure_options.boxes,
                                 "a table of boxes: file, x0, y0, x1, y1 (default: boxes.tsv beside the pictures)");
+    auto* state = measure_command->add_option("--state", measure_options.state,
+                                              "a file that keeps what is found, picture by picture; a run that was "
+                                              "broken off goes on from there");
+    measure_command->add_flag("--report", measure_options.report, "show what --state holds, measure nothing")
+        ->needs(state);
+    measure_command->add_option("--split", measure_options.split,
+                                "a share of the pictures, by their names: A or B, or a part such as 2/5");
+    measure_command->add_flag("--mpi", measure_options.mpi, "share the work with the processes that mpirun started");
     measure_command->callback([&] { chosen = [&] { return measure(common, measure_options); }; });
 
     std::string what;

@@ -44,7 +44,11 @@ struct MeasureOptions {
     std::vector<std::string> images;  ///< pictures and folders of pictures
     std::vector<std::string> methods, measures;
     TargetOptions asked;
-    std::string boxes;  ///< a table of boxes; empty: boxes.tsv beside the pictures
+    std::string boxes;    ///< a table of boxes; empty: boxes.tsv beside the pictures
+    std::string state;    ///< a journal of what was found, taken up again; empty: none
+    std::string split;    ///< which share of the pictures: A, B or K/N; empty: all
+    bool report = false;  ///< show what `state` holds and measure nothing
+    bool mpi = false;     ///< share the work with the processes that mpirun started
 };
 /// What cannot be measured does not stop the rest; the first failure is returned at the end.
 Status measure(const Common& common, const MeasureOptions& options);

@@ -1,34 +1,40 @@
-// vitrine measure: how faithful methods are on pictures, as means with intervals.
+// vitrine measure: how faithful methods are on pictures, as means with intervals and differences from controls.
 #include <vitrine/base/file.h>
 #include <vitrine/base/image_file.h>
 #include <vitrine/base/random.h>
+#include <vitrine/device.h>
+#include <vitrine/torch_errors.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cmath>
-#include <random>
-#include <sstream>
+#include <cstring>
+#include <set>
 
-#include "cli/chosen.h"
+#include "cli/boxes.h"
 #include "cli/commands.h"
+#include "cli/measure_table.h"
+#include "cli/processes.h"
 #include "cli/targets.h"
 
 namespace vitrine::cli {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
 
 namespace {
 
-constexpr int kResamples = 10000;
-
-/// Pictures as named, and those below folders in the order of their names.
+/// Pictures as named, and those below folders in the order of their names; each once.
 Result<std::vector<fs::path>> pictures_in(const std::vector<std::string>& named) {
     std::vector<fs::path> out;
+    std::set<fs::path> known;
+    const auto add = [&](const fs::path& picture) {
+        if (known.insert(picture).second) out.push_back(picture);
+    };
     for (const auto& name : named) {
         std::error_code failed;
         if (!fs::is_directory(name, failed)) {
-            out.emplace_back(name);
+            add(name);
             continue;
         }
         std::vector<fs::path> found;
@@ -38,129 +44,39 @@ Result<std::vector<fs::path>> pictures_in(const std::vector<std::string>& named)
         if (failed) return fail(ErrorCode::Io, "the folder {} cannot be read: {}", name, failed.message());
         if (found.empty()) return fail(ErrorCode::NotFound, "the folder {} holds no pictures", name);
         std::sort(found.begin(), found.end());
-        out.insert(out.end(), found.begin(), found.end());
+        for (const fs::path& picture : found) add(picture);
     }
     return out;
 }
 
-/// What a table of boxes says of one picture.
-struct Boxed {
-    std::vector<Box> boxes;
-    std::optional<std::int64_t> label;
-};
-using BoxTable = std::map<std::string, Boxed>;
-
-std::optional<std::vector<double>> numbers_in(const std::string& text, char between) {
-    std::vector<double> out;
-    std::istringstream parts(text);
-    std::string part;
-    while (std::getline(parts, part, between)) {
-        double number = 0;
-        const auto [end, code] = std::from_chars(part.data(), part.data() + part.size(), number);
-        if (code != std::errc() || end != part.data() + part.size() || !std::isfinite(number)) return std::nullopt;
-        out.push_back(number);
+/// NAME, or NAME:key=value:key=value, so that one run can hold a measure with several settings. The whole text is the
+/// name of it in tables and files.
+template <class T, class Find>
+Result<std::vector<Chosen<T>>> choose_each(const Common& common, const std::vector<std::string>& texts,
+                                           const Find& find, std::vector<std::string>& owners) {
+    std::vector<Chosen<T>> out;
+    for (const std::string& text : texts) {
+        std::vector<std::string> parts;
+        for (std::size_t at = 0; at <= text.size();) {
+            const std::size_t end = std::min(text.find(':', at), text.size());
+            parts.push_back(text.substr(at, end - at));
+            at = end + 1;
+        }
+        Chosen<T> chosen = VITRINE_TRY(choose<T>(common, {parts.front()}, find, owners)).front();
+        for (std::size_t i = 1; i < parts.size(); ++i) {
+            const std::size_t equals = parts[i].find('=');
+            if (equals == std::string::npos || equals == 0)
+                return fail(ErrorCode::BadInput, "'{}' is in {}, expected NAME:key=value", parts[i], text);
+            auto set = chosen.settings.set(parts[i].substr(0, equals), parts[i].substr(equals + 1));
+            if (!set) return tl::make_unexpected(std::move(set).error().with_context(text));
+        }
+        chosen.name = text;
+        for (const auto& other : out)
+            if (other.name == text) return fail(ErrorCode::BadInput, "{} is named twice", text);
+        out.push_back(std::move(chosen));
     }
     return out;
 }
-
-/// Lines of tab-separated fields: the file, then x0, y0, x1, y1 (one box a line, lines of one file add up), or one
-/// field with such fours, commas inside and semicolons between them. A whole number in a field named imagenet_index,
-/// index, class or label is the picture's class. A first line without numbers names the fields.
-Result<BoxTable> read_boxes(const fs::path& file) {
-    BoxTable out;
-    std::istringstream lines(VITRINE_TRY(read_text(file)));
-    std::string line;
-    std::vector<std::string> header;
-    for (std::size_t count = 1; std::getline(lines, line); ++count) {
-        if (!line.empty() && line.back() == '\r') line.pop_back();
-        if (line.empty()) continue;
-        std::vector<std::string> fields;
-        std::istringstream parts(line);
-        std::string field;
-        while (std::getline(parts, field, '\t')) fields.push_back(field);
-        const auto broken = [&] {
-            return fail(ErrorCode::BadInput, "{} line {} is '{}', expected a file and x0, y0, x1, y1", file.string(),
-                        count, line.substr(0, 80));
-        };
-        if (fields.size() < 2) return broken();
-        if (count == 1 && std::none_of(fields.begin() + 1, fields.end(), [](const std::string& text) {
-                return !text.empty() && (std::isdigit(static_cast<unsigned char>(text[0])) != 0 || text[0] == '-');
-            })) {
-            header = fields;
-            continue;
-        }
-        Boxed& entry = out[fields[0]];
-        std::vector<double> loose;  // numbers that stand alone in their fields
-        for (std::size_t i = 1; i < fields.size(); ++i) {
-            const std::string& name = i < header.size() ? header[i] : std::string();
-            const auto alone = numbers_in(fields[i], '\t');
-            if (name == "imagenet_index" || name == "index" || name == "class" || name == "label") {
-                if (alone && alone->size() == 1 && alone->front() >= 0 && alone->front() == std::floor(alone->front()))
-                    entry.label = static_cast<std::int64_t>(alone->front());
-                continue;
-            }
-            if (alone && alone->size() == 1) {
-                loose.push_back(alone->front());
-                continue;
-            }
-            if (fields[i].find(',') == std::string::npos) continue;  // a word for people
-            std::istringstream fours(fields[i]);
-            std::string four;
-            while (std::getline(fours, four, ';')) {
-                const auto numbers = numbers_in(four, ',');
-                if (!numbers || numbers->size() != 4) return broken();
-                entry.boxes.push_back({(*numbers)[0], (*numbers)[1], (*numbers)[2], (*numbers)[3]});
-            }
-        }
-        if (loose.size() == 4)
-            entry.boxes.push_back({loose[0], loose[1], loose[2], loose[3]});
-        else if (!loose.empty())
-            return broken();
-        for (const Box& box : entry.boxes)
-            if (!(box.width() > 0) || !(box.height() > 0)) return broken();
-    }
-    return out;
-}
-
-/// Tables found so far, by folder.
-class Boxes {
-  public:
-    static Result<Boxes> make(const std::string& file) {
-        Boxes out;
-        if (!file.empty()) out.given_ = VITRINE_TRY(read_boxes(file));
-        return out;
-    }
-    /// @return  null where no table lists the picture
-    Result<const Boxed*> of(const fs::path& picture) {
-        if (given_) return find(*given_, picture);
-        const fs::path folder = picture.parent_path();
-        auto found = tables_.find(folder);
-        if (found == tables_.end()) {
-            BoxTable table;
-            std::error_code ignored;
-            // In the folder of the pictures, or in the one above their class folders.
-            for (const fs::path& place : {folder, folder.parent_path()}) {
-                if (!fs::exists(place / "boxes.tsv", ignored)) continue;
-                table = VITRINE_TRY(read_boxes(place / "boxes.tsv"));
-                break;
-            }
-            found = tables_.emplace(folder, std::move(table)).first;
-        }
-        return find(found->second, picture);
-    }
-
-  private:
-    static const Boxed* find(const BoxTable& table, const fs::path& picture) {
-        // By its whole name, by folder and name, by name.
-        for (const std::string& name :
-             {picture.string(), (picture.parent_path().filename() / picture.filename()).string(),
-              picture.filename().string()})
-            if (const auto found = table.find(name); found != table.end()) return &found->second;
-        return nullptr;
-    }
-    std::optional<BoxTable> given_;
-    std::map<fs::path, BoxTable> tables_;
-};
 
 /// Seeds of pictures differ, or a random map would be one map; they follow from the name, not from the order.
 std::uint64_t seed_of(std::uint64_t seed, const fs::path& picture) {
@@ -168,230 +84,419 @@ std::uint64_t seed_of(std::uint64_t seed, const fs::path& picture) {
     return random_bits(seed, hash_of(picture.filename().string()), 0) >> 11;
 }
 
-/// The middle 95 % of means of as many pictures, drawn with replacement; nothing for fewer than two.
-std::optional<std::pair<double, double>> interval_of(const std::vector<double>& values, std::uint64_t seed) {
-    if (values.size() < 2) return std::nullopt;
-    std::mt19937_64 random(seed);
-    std::vector<double> means(kResamples);
-    for (double& mean : means) {
-        double sum = 0;
-        for (std::size_t i = 0; i < values.size(); ++i) sum += values[random() % values.size()];
-        mean = sum / static_cast<double>(values.size());
+/// Of bytes, eight at a time: a gigabyte of weights in a fraction of a second.
+std::uint64_t fingerprint(std::span<const std::byte> bytes, std::uint64_t key) {
+    std::size_t at = 0;
+    for (; at + 8 <= bytes.size(); at += 8) {
+        std::uint64_t word = 0;
+        std::memcpy(&word, bytes.data() + at, 8);
+        key = mix64(key ^ word);
     }
-    std::sort(means.begin(), means.end());
-    return std::pair{means[kResamples / 40], means[kResamples - 1 - kResamples / 40]};
+    return mix64(key ^ hash_of({reinterpret_cast<const char*>(bytes.data()) + at, bytes.size() - at}));
+}
+
+Result<std::uint64_t> fingerprint(const fs::path& file, std::uint64_t key) {
+    return fingerprint(VITRINE_TRY(map_file(file)).bytes, key);
+}
+
+/// Of a model's file, or of the files of its folder; of its parameters where it was opened by a name.
+Result<std::string> fingerprint_of(Model& model, const std::string& name) {
+    const fs::path place = name == "starter" ? VITRINE_TRY(resource(name)) : fs::path(name);
+    std::vector<fs::path> files;
+    std::error_code failed;
+    if (fs::is_directory(place, failed)) {
+        for (fs::directory_iterator it(place, failed), end; !failed && it != end; it.increment(failed))
+            if (it->is_regular_file(failed)) files.push_back(it->path());
+        std::sort(files.begin(), files.end());
+    } else if (fs::exists(place, failed)) {
+        files.push_back(place);
+    }
+    std::uint64_t key = 0;
+    for (const fs::path& file : files) key = VITRINE_TRY(fingerprint(file, key));
+    if (files.empty()) {
+        for (const auto& [parameter, tensor] : model.parameters()) {
+            const at::Tensor plain = tensor.detach().to(at::kCPU).contiguous();
+            key = fingerprint({static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()},
+                              key ^ hash_of(parameter));
+        }
+    }
+    return fmt::format("{:016x}", key);
+}
+
+/// Of a picture's file and of what its measures are told of it.
+Result<std::string> fingerprint_of(const fs::path& picture, const Boxed* known) {
+    std::uint64_t key = VITRINE_TRY(fingerprint(picture, 0));
+    if (known != nullptr) {
+        if (known->label) key = mix64(key ^ static_cast<std::uint64_t>(*known->label + 1));
+        for (const Box& box : known->boxes)
+            key = fingerprint({reinterpret_cast<const std::byte*>(&box), sizeof box}, key);
+    }
+    return fmt::format("{:016x}", key);
 }
 
 double milliseconds(std::chrono::steady_clock::time_point since) {
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - since).count();
 }
 
-/// One measure of one method over all pictures.
-struct Column {
-    const Chosen<Explainer>* method = nullptr;
-    const Chosen<Measure>* measure = nullptr;
-    std::optional<std::string> why_not;
-    std::string unit;
-    std::vector<double> values;
-    std::vector<std::string> pictures;  ///< of the values
-    std::vector<std::string> notes;     ///< of the first picture
-    nlohmann::json left_out = nlohmann::json::array();
-    std::optional<Error> first_error;
-    double method_ms = 0, measure_ms = 0;  ///< sums over the values
-
-    void leave_out(const std::string& picture, const std::string& reason) {
-        left_out.push_back({{"image", picture}, {"reason", reason}});
-    }
+/// What is asked for, in a form that the work can lean on.
+struct Asked {
+    const Common& common;
+    const MeasureOptions& options;
+    std::vector<Chosen<Explainer>> methods;
+    std::vector<Chosen<Measure>> measures;
+    std::vector<fs::path> pictures;
+    std::shared_ptr<Model> model;
+    TargetMaker maker;
+    Boxes boxes;
+    std::vector<Column> columns;  ///< method by method, empty so far
+    json made_with, settings;     ///< for State
+    std::set<std::size_t> noted;  ///< columns whose notes were taken: those of one picture are shown
 };
 
-double mean_of(const std::vector<double>& values) {
-    double sum = 0;
-    for (const double value : values) sum += value;
-    return sum / static_cast<double>(values.size());
-}
-
-nlohmann::json describe(const Column& column, std::uint64_t seed) {
-    nlohmann::json out{{"method", column.method->name},
-                       {"method_settings", values_of(column.method->settings)},
-                       {"measure", column.measure->name},
-                       {"settings", values_of(column.measure->settings)},
-                       {"unit", column.unit},
-                       {"higher_is_better", nullptr},
-                       {"mean", nullptr},
-                       {"low", nullptr},
-                       {"high", nullptr},
-                       {"n", column.values.size()},
-                       {"left_out", column.left_out}};
-    if (const auto higher = column.measure->plugin->higher_is_better()) out["higher_is_better"] = *higher;
-    if (column.why_not) out["why_not"] = *column.why_not;
-    if (column.values.empty()) return out;
-    const auto count = static_cast<double>(column.values.size());
-    out["mean"] = mean_of(column.values);
-    if (const auto interval = interval_of(column.values, seed)) {
-        out["low"] = interval->first;
-        out["high"] = interval->second;
-    }
-    out["method_ms"] = column.method_ms / count;
-    out["measure_ms"] = column.measure_ms / count;
-    out["notes_of_the_first"] = column.notes;
-    for (std::size_t i = 0; i < column.values.size(); ++i)
-        out["values"].push_back({{"image", column.pictures[i]}, {"value", column.values[i]}});
-    return out;
-}
-
-void print(const std::vector<Column>& columns, std::uint64_t seed, std::size_t pictures) {
-    fmt::print("{:<22} {:<24} {:>10} {:>23} {:>6}  {}\n", "method", "measure", "mean", "95 % of resampled means", "n",
-               "ms a picture: method, measure");
-    for (const Column& column : columns) {
-        if (column.values.empty()) {
-            fmt::print("{:<22} {:<24} {:>10} {:>23} {:>6}  {}\n", column.method->name, column.measure->name, "-", "", 0,
-                       column.why_not            ? *column.why_not
-                       : column.left_out.empty() ? ""
-                                                 : column.left_out[0]["reason"].get<std::string>());
-            continue;
-        }
-        const auto interval = interval_of(column.values, seed);
-        const auto count = static_cast<double>(column.values.size());
-        fmt::print("{:<22} {:<24} {:>10.4g} {:>23} {:>6}  {:.0f}, {:.0f}{}\n", column.method->name,
-                   column.measure->name + (column.unit.empty() ? "" : " [" + column.unit + "]"), mean_of(column.values),
-                   interval ? fmt::format("{:.4g} to {:.4g}", interval->first, interval->second) : "",
-                   column.values.size(), column.method_ms / count, column.measure_ms / count,
-                   column.left_out.empty() ? ""
-                                           : fmt::format("; {} left out, the first: {}", column.left_out.size(),
-                                                         column.left_out[0]["reason"].get<std::string>()));
-    }
-    fmt::print("{} pictures, seed {}, {} resamples over pictures\n", pictures, seed, kResamples);
-}
-
-}  // namespace
-
-Status measure(const Common& common, const MeasureOptions& options) {
+Result<Asked> ask(const Common& common, const MeasureOptions& options) {
     std::vector<std::string> owners{"preprocess", "target"};
-    const auto methods = VITRINE_TRY(choose<Explainer>(
+    auto methods = VITRINE_TRY(choose_each<Explainer>(
         common, options.methods, [](const std::string& name) { return registry().explainer(name); }, owners));
-    const auto measures = VITRINE_TRY(choose<Measure>(
+    auto measures = VITRINE_TRY(choose_each<Measure>(
         common, options.measures, [](const std::string& name) { return registry().measure(name); }, owners));
     VITRINE_CHECK(check_owners(common, owners));
     if (options.asked.targets.size() > 1 || (options.asked.targets.size() == 1 && options.asked.targets[0] == "top5"))
         return fail(ErrorCode::BadInput, "one target a picture is measured, and {} are asked for",
                     options.asked.targets[0] == "top5" ? "five" : std::to_string(options.asked.targets.size()));
-    const auto pictures = VITRINE_TRY(pictures_in(options.images));
-    Boxes boxes = VITRINE_TRY(Boxes::make(options.boxes));
-    const auto model = VITRINE_TRY(open(common));
-    const TargetMaker maker = VITRINE_TRY(TargetMaker::make(common, *model, options.asked));
+    const Split split = options.split.empty() ? Split{} : VITRINE_TRY(Split::parse(options.split));
+    if (options.report && options.state.empty())
+        return fail(ErrorCode::BadInput, "--report shows what a file holds; name it by --state");
+    auto pictures = VITRINE_TRY(pictures_in(options.images));
+    const std::size_t before = pictures.size();
+    std::erase_if(pictures, [&](const fs::path& picture) { return !split.holds(picture.stem().string()); });
+    if (pictures.empty())
+        return fail(ErrorCode::BadInput, "none of the {} pictures belongs to split {}", before, options.split);
+    auto boxes = VITRINE_TRY(Boxes::make(options.boxes));
+    auto model = VITRINE_TRY(open(common));
+    auto maker = VITRINE_TRY(TargetMaker::make(common, *model, options.asked));
 
-    std::vector<Column> columns;
-    for (const auto& method : methods) {
-        for (const auto& measure : measures) {
+    json target{{"target", options.asked.targets.empty() ? "predicted" : options.asked.targets.front()}};
+    if (!options.asked.versus.empty()) target["versus"] = options.asked.versus;
+    if (!options.asked.reference.empty()) target = {{"reference", options.asked.reference}};
+    if (!options.asked.region.empty()) target = {{"region", options.asked.region}};
+    for (const auto& [key, value] : VITRINE_TRY(settings_of(common, "target"))) target[key] = value;
+    json made_with{{"vitrine", version()},
+                   {"model", VITRINE_TRY(fingerprint_of(*model, common.model))},
+                   {"preprocessing", describe(model->preprocess())},
+                   {"precision", common.dtype},
+                   {"device", std::string(common.device.starts_with("cuda") ? "cuda" : common.device)},
+                   {"seed", common.seed},
+                   {"target", std::move(target)}};
+    json settings = json::object();
+    for (const auto& method : methods) settings["method " + method.name] = values_of(method.settings);
+    for (const auto& measure : measures) settings["measure " + measure.name] = values_of(measure.settings);
+    return Asked{common,
+                 options,
+                 std::move(methods),
+                 std::move(measures),
+                 std::move(pictures),
+                 std::move(model),
+                 std::move(maker),
+                 std::move(boxes),
+                 std::vector<Column>{},
+                 std::move(made_with),
+                 std::move(settings),
+                 {}};
+}
+
+/// Where a finding belongs in a table of pictures and columns.
+class Places {
+  public:
+    explicit Places(const Asked& asked) {
+        for (std::size_t i = 0; i < asked.pictures.size(); ++i) pictures_[asked.pictures[i].string()] = i;
+        for (std::size_t i = 0; i < asked.columns.size(); ++i)
+            columns_[{asked.columns[i].method->name, asked.columns[i].measure->name}] = i;
+        found_.resize(asked.pictures.size(), std::vector<std::optional<Finding>>(asked.columns.size()));
+    }
+    /// What is no part of the table is passed over: a file may hold more than is asked for now.
+    void put(Finding finding) {
+        const auto picture = pictures_.find(finding.picture);
+        const auto column = columns_.find({finding.method, finding.measure});
+        if (picture == pictures_.end() || column == columns_.end()) return;
+        found_[picture->second][column->second] = std::move(finding);
+    }
+    std::vector<std::optional<Finding>>& of(std::size_t picture) { return found_[picture]; }
+
+  private:
+    std::map<std::string, std::size_t> pictures_;
+    std::map<std::pair<std::string, std::string>, std::size_t> columns_;
+    std::vector<std::vector<std::optional<Finding>>> found_;
+};
+
+/// Measures what is missing of one picture. Where the picture itself cannot be had, that is every finding's failure.
+std::vector<Finding> measured(Asked& asked, const fs::path& path, const std::string& content,
+                              const std::vector<std::optional<Finding>>& there) {
+    Model& model = *asked.model;
+    const auto blank = [&](const Column& column) {
+        Finding out;
+        out.picture = path.string();
+        out.content = content;
+        out.method = column.method->name;
+        out.measure = column.measure->name;
+        return out;
+    };
+    std::vector<Finding> out;
+    const auto is_missing = [&](std::size_t column) { return !asked.columns[column].why_not && !there[column]; };
+    const Status done = [&]() -> Status {
+        const Boxed* known = VITRINE_TRY(asked.boxes.of(path));
+        const Input input = VITRINE_TRY(load_input(path, model.preprocess()));
+        ExplainContext first(model, input, {}, seed_of(asked.common.seed, path));
+        first.memory_budget = asked.common.memory_bytes;
+        const auto capture = VITRINE_TRY(first.capture());
+        const auto answers = model.info().classes > 0 ? top(capture->output, model.labels(), 5) : std::vector<Answer>{};
+        const auto targets = VITRINE_TRY(asked.maker.of(path, answers, known != nullptr ? known->label : std::nullopt));
+        ExplainContext context(model, input, targets.front().target, first.seed);
+        context.memory_budget = asked.common.memory_bytes;
+        context.batch = asked.common.batch > 1 ? asked.common.batch : 0;
+        if (known != nullptr) context.boxes = known->boxes;
+        context.use(capture);
+        const at::Device device = model.device();
+        std::optional<Result<Attribution>> map;  // of one method, made when the first of its measures runs
+        const Chosen<Explainer>* mapped = nullptr;
+        double method_ms = 0;
+        std::int64_t method_bytes = 0;
+        for (std::size_t i = 0; i < asked.columns.size(); ++i) {
+            if (!is_missing(i)) continue;
+            const Column& column = asked.columns[i];
+            if (column.method != mapped) {
+                synchronize(device);
+                reset_peak_bytes(device);
+                const std::int64_t held = peak_bytes(device);
+                const auto begin = std::chrono::steady_clock::now();
+                map = guarded([&] { return column.method->plugin->explain(context, column.method->settings); });
+                synchronize(device);
+                method_ms = milliseconds(begin);
+                method_bytes = peak_bytes(device) - held;
+                mapped = column.method;
+            }
+            Finding finding = blank(column);
+            finding.method_ms = method_ms;
+            finding.method_bytes = method_bytes;
+            const auto begin = std::chrono::steady_clock::now();
+            auto score = guarded([&]() -> Result<Score> {
+                if (!*map) return tl::make_unexpected(map->error());
+                return column.measure->plugin->measure(
+                    context, {*column.method->plugin, column.method->settings, **map}, column.measure->settings);
+            });
+            finding.measure_ms = milliseconds(begin);
+            if (!score) {
+                finding.failed = std::move(score).error();
+            } else if (score->left_out || !std::isfinite(score->value)) {
+                finding.left_out = score->left_out.value_or("the number is not finite");
+            } else {
+                finding.value = score->value;
+                finding.unit = score->unit;
+                if (asked.noted.insert(i).second) finding.notes = std::move(score->notes);
+            }
+            out.push_back(std::move(finding));
+        }
+        return {};
+    }();
+    if (done) return out;
+    out.clear();
+    for (std::size_t i = 0; i < asked.columns.size(); ++i) {
+        if (!is_missing(i)) continue;
+        out.push_back(blank(asked.columns[i]));
+        out.back().failed = done.error();
+    }
+    say(fmt::format("{}: {}", path.string(), done.error().message));
+    return out;
+}
+
+std::string lines_of(const std::vector<Finding>& findings) {
+    auto lines = json::array();
+    for (const Finding& finding : findings) lines.push_back(to_json(finding));
+    return lines.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+Result<std::vector<Finding>> findings_in(const std::string& lines) {
+    std::vector<Finding> out;
+    for (const json& line : json::parse(lines, nullptr, false)) out.push_back(VITRINE_TRY(finding_of(line)));
+    return out;
+}
+
+/// What an earlier run found, as far as its pictures are what they were, everywhere alike.
+Result<std::vector<Finding>> found_before(Asked& asked, std::optional<State>& state, const Processes& processes) {
+    std::vector<Finding> found;
+    const Status read = [&]() -> Status {
+        if (asked.options.state.empty() || processes.rank() != 0) return {};
+        if (asked.options.report) {
+            json any_device = asked.made_with;  // the numbers may have been made on a device that is not here
+            any_device.erase("device");
+            State::Kept kept = VITRINE_TRY(State::read(asked.options.state, any_device, asked.settings));
+            asked.made_with["device"] = kept.made_with.value("device", "cpu");
+            found = std::move(kept.findings);
+            return {};
+        }
+        state.emplace(VITRINE_TRY(State::open(asked.options.state, asked.made_with, asked.settings)));
+        VITRINE_CHECK(state->take_parts());
+        found = std::move(state->found());
+        return {};
+    }();
+    VITRINE_CHECK(processes.agree(read));
+    return findings_in(VITRINE_TRY(processes.share(lines_of(found))));
+}
+
+/// The measuring itself: `places` is full at rank 0 afterwards.
+Status work(Asked& asked, Places& places, const Processes& processes) {
+    std::optional<State> state;
+    auto found = VITRINE_TRY(found_before(asked, state, processes));
+    std::vector<std::string> contents;
+    for (const fs::path& picture : asked.pictures) {
+        const auto known = asked.boxes.of(picture);
+        // A picture that cannot be read says so when it is measured.
+        contents.push_back(fingerprint_of(picture, known ? *known : nullptr).value_or(""));
+    }
+    std::map<std::string, std::string> content_of;
+    for (std::size_t i = 0; i < contents.size(); ++i) content_of[asked.pictures[i].string()] = contents[i];
+    std::size_t stale = 0;
+    for (Finding& finding : found) {
+        const auto content = content_of.find(finding.picture);
+        if (content == content_of.end()) continue;
+        if (content->second == finding.content || asked.options.report)
+            places.put(std::move(finding));
+        else
+            ++stale;
+    }
+    if (stale > 0) say(fmt::format("{} lines of {} are of other pictures or boxes", stale, asked.options.state));
+    if (asked.options.report) return {};
+
+    std::vector<std::size_t> open;  // pictures with something missing
+    for (std::size_t i = 0; i < asked.pictures.size(); ++i) {
+        const auto& row = places.of(i);
+        for (std::size_t c = 0; c < row.size(); ++c) {
+            if (asked.columns[c].why_not || row[c]) continue;
+            open.push_back(i);
+            break;
+        }
+    }
+    if (!asked.options.state.empty() && processes.rank() == 0 && open.size() < asked.pictures.size())
+        say(fmt::format("{} of {} pictures are in {}", asked.pictures.size() - open.size(), asked.pictures.size(),
+                        asked.options.state));
+
+    const fs::path part = State::part_of(asked.options.state, processes.rank());
+    std::vector<Finding> mine;
+    const Status measured_all = [&]() -> Status {
+        if (processes.rank() > 0 && !asked.options.state.empty())
+            state.emplace(VITRINE_TRY(State::open(part, asked.made_with, asked.settings)));
+        const auto processes_there = static_cast<std::size_t>(processes.size());
+        for (auto i = static_cast<std::size_t>(processes.rank()); i < open.size(); i += processes_there) {
+            auto some = measured(asked, asked.pictures[open[i]], contents[open[i]], places.of(open[i]));
+            if (state) VITRINE_CHECK(state->append(some));
+            mine.insert(mine.end(), std::make_move_iterator(some.begin()), std::make_move_iterator(some.end()));
+            if (processes.rank() == 0)
+                progress({static_cast<std::int64_t>(std::min(i + processes_there, open.size())),
+                          static_cast<std::int64_t>(open.size()), "pictures"});
+        }
+        return {};
+    }();
+    VITRINE_CHECK(processes.agree(measured_all));
+    const auto all = VITRINE_TRY(processes.gather(lines_of(mine)));
+    const Status kept = [&]() -> Status {
+        for (std::size_t rank = 0; rank < all.size(); ++rank) {
+            auto findings = VITRINE_TRY(findings_in(all[rank]));
+            if (rank > 0 && state) VITRINE_CHECK(state->append(findings));
+            for (Finding& finding : findings) places.put(std::move(finding));
+        }
+        return {};
+    }();
+    // What rank 0 has on its disk the others need no longer.
+    VITRINE_CHECK(processes.agree(kept));
+    std::error_code ignored;
+    if (processes.rank() > 0 && state) fs::remove(part, ignored);
+    return {};
+}
+
+void print(const Asked& asked, int processes) {
+    if (!asked.common.json) {
+        print(asked.columns);
+        fmt::print("{} pictures, seed {}, {} resamples over pictures\n", asked.pictures.size(), asked.common.seed,
+                   kResamples);
+        return;
+    }
+    const ModelInfo& info = asked.model->info();
+    json document = describe(asked.columns, asked.common.seed);
+    document.update(
+        {{"vitrine", version()},
+         {"model",
+          {{"name", info.name},
+           {"opened_as", asked.common.model},
+           {"architecture", info.architecture},
+           {"fingerprint", asked.made_with["model"]}}},
+         {"preprocessing", describe(asked.model->preprocess())},
+         {"precision", asked.common.dtype},
+         {"device", asked.options.report ? asked.made_with["device"] : json(asked.common.device)},
+         {"seed", asked.common.seed},
+         {"target", asked.options.asked.targets.empty() ? "predicted" : asked.options.asked.targets.front()},
+         {"pictures", asked.pictures.size()},
+         {"split", asked.options.split.empty() ? json() : json(asked.options.split)},
+         {"processes", processes},
+         {"resamples", kResamples},
+         {"interval", 0.95}});
+    if (!asked.options.asked.versus.empty()) document["versus"] = asked.options.asked.versus;
+    if (!asked.options.asked.reference.empty()) document["target"] = {{"reference", asked.options.asked.reference}};
+    if (!asked.options.asked.region.empty()) document["target"] = {{"region", asked.options.asked.region}};
+    fmt::print("{}\n", document.dump(2, ' ', false, json::error_handler_t::replace));
+}
+
+/// @return at ranks above 0 only what all of them say
+Status measure(const Common& common, const MeasureOptions& options, const Processes& processes) {
+    auto maybe = ask(common, options);
+    VITRINE_CHECK(processes.agree(maybe ? Status{} : tl::make_unexpected(maybe.error())));
+    Asked& asked = *maybe;
+    for (const auto& method : asked.methods) {
+        for (const auto& measure : asked.measures) {
             Column column;
             column.method = &method;
             column.measure = &measure;
-            column.why_not = method.plugin->why_not(*model);
-            if (!column.why_not) column.why_not = measure.plugin->why_not(*model, *method.plugin);
+            column.why_not = method.plugin->why_not(*asked.model);
+            if (!column.why_not) column.why_not = measure.plugin->why_not(*asked.model, *method.plugin);
             if (column.why_not)
                 column.first_error = Error{ErrorCode::Unsupported,
                                            fmt::format("{} of {}: {}", measure.name, method.name, *column.why_not)};
-            columns.push_back(std::move(column));
+            asked.columns.push_back(std::move(column));
         }
     }
-
-    for (std::size_t i = 0; i < pictures.size(); ++i) {
-        const std::string picture = pictures[i].string();
-        const auto one = [&]() -> Status {
-            const Boxed* known = VITRINE_TRY(boxes.of(pictures[i]));
-            const Input input = VITRINE_TRY(load_input(pictures[i], model->preprocess()));
-            ExplainContext first(*model, input, {}, seed_of(common.seed, pictures[i]));
-            first.memory_budget = common.memory_bytes;
-            const auto capture = VITRINE_TRY(first.capture());
-            const auto answers =
-                model->info().classes > 0 ? top(capture->output, model->labels(), 5) : std::vector<Answer>{};
-            const auto targets =
-                VITRINE_TRY(maker.of(pictures[i], answers, known != nullptr ? known->label : std::nullopt));
-            ExplainContext context(*model, input, targets.front().target, first.seed);
-            context.memory_budget = common.memory_bytes;
-            context.batch = common.batch > 1 ? common.batch : 0;
-            if (known != nullptr) context.boxes = known->boxes;
-            context.use(capture);
-            for (const auto& method : methods) {
-                std::optional<Result<Attribution>> found;  // made when the first of its measures runs
-                double method_ms = 0;
-                for (Column& column : columns) {
-                    if (column.method != &method || column.why_not) continue;
-                    if (!found) {
-                        const auto begin = std::chrono::steady_clock::now();
-                        found = method.plugin->explain(context, method.settings);
-                        method_ms = milliseconds(begin);
-                    }
-                    const auto begin = std::chrono::steady_clock::now();
-                    auto score = [&]() -> Result<Score> {
-                        if (!*found) return tl::make_unexpected(found->error());
-                        return column.measure->plugin->measure(context, {*method.plugin, method.settings, **found},
-                                                               column.measure->settings);
-                    }();
-                    if (!score) {
-                        column.leave_out(picture, score.error().message);
-                        if (!column.first_error)
-                            column.first_error = std::move(score).error().with_context(
-                                fmt::format("{} of {}", column.measure->name, method.name));
-                        continue;
-                    }
-                    if (!score->left_out && !std::isfinite(score->value)) score->left_out = "the number is not finite";
-                    if (score->left_out) {
-                        column.leave_out(picture, *score->left_out);
-                        continue;
-                    }
-                    column.unit = score->unit;
-                    if (column.values.empty()) column.notes = score->notes;
-                    column.values.push_back(score->value);
-                    column.pictures.push_back(picture);
-                    column.method_ms += method_ms;
-                    column.measure_ms += milliseconds(begin);
-                }
-            }
-            return {};
-        }();
-        if (!one) {
-            for (Column& column : columns) {
-                if (column.why_not) continue;
-                column.leave_out(picture, one.error().message);
-                if (!column.first_error) column.first_error = one.error();
-            }
-            say(fmt::format("{}: {}", picture, one.error().message));
-        }
-        progress({static_cast<std::int64_t>(i + 1), static_cast<std::int64_t>(pictures.size()), "pictures"});
-    }
-
-    if (common.json) {
-        auto results = nlohmann::json::array();
-        for (const Column& column : columns) results.push_back(describe(column, common.seed));
-        nlohmann::json document{
-            {"vitrine", version()},
-            {"model",
-             {{"name", model->info().name}, {"opened_as", common.model}, {"architecture", model->info().architecture}}},
-            {"preprocessing", cli::describe(model->preprocess())},
-            {"precision", common.dtype},
-            {"device", common.device},
-            {"seed", common.seed},
-            {"target", options.asked.targets.empty() ? "predicted" : options.asked.targets.front()},
-            {"pictures", pictures.size()},
-            {"resamples", kResamples},
-            {"interval", 0.95},
-            {"results", std::move(results)}};
-        if (!options.asked.versus.empty()) document["versus"] = options.asked.versus;
-        if (!options.asked.reference.empty()) document["target"] = {{"reference", options.asked.reference}};
-        if (!options.asked.region.empty()) document["target"] = {{"region", options.asked.region}};
-        fmt::print("{}\n", document.dump(2));
-    } else {
-        print(columns, common.seed, pictures.size());
-    }
+    Places places(asked);
+    VITRINE_CHECK(work(asked, places, processes));
+    if (processes.rank() != 0) return {};
+    for (std::size_t i = 0; i < asked.pictures.size(); ++i)
+        for (std::size_t c = 0; c < asked.columns.size(); ++c)
+            if (const auto& finding = places.of(i)[c]) asked.columns[c].add(*finding);
+    compare(asked.columns, common.seed);
+    print(asked, processes.size());
     // A picture that is left out is told and no failure; a measure that counted none is one.
-    for (const Column& column : columns) {
+    for (const Column& column : asked.columns) {
         if (!column.values.empty()) continue;
         if (column.first_error) return tl::make_unexpected(*column.first_error);
         return fail(ErrorCode::BadInput, "{} of {} counts no picture: {}", column.measure->name, column.method->name,
-                    column.left_out.empty() ? "there is none" : column.left_out[0]["reason"].get<std::string>());
+                    column.left_out.empty() ? "there is none" : column.left_out[0].second);
     }
     return {};
+}
+
+}  // namespace
+
+Status measure(const Common& common, const MeasureOptions& options) {
+    Processes processes = VITRINE_TRY(Processes::join(options.mpi));
+    const Status done = [&]() -> Status {
+        try {
+            return measure(common, options, processes);
+        } catch (const std::exception& error) {
+            // The others wait for this process; alone it may say it as every command does.
+            if (processes.size() == 1) throw;
+            say(fmt::format("vitrine: process {}: {}", processes.rank(), error.what()));
+            processes.abort(1);
+        }
+    }();
+    processes.leave();
+    if (!done && processes.rank() > 0) return {};  // rank 0 says it
+    return done;
 }
 
 }  // namespace vitrine::cli

@@ -7,10 +7,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <sstream>
 
 namespace {
 
@@ -42,8 +45,8 @@ class CommandLine : public testing::Test {
         return out + "'";
     }
 
-    Outcome vitrine(const std::vector<std::string>& arguments) const {
-        std::string command = quoted(VITRINE_PROGRAM);
+    Outcome vitrine(const std::vector<std::string>& arguments, const std::string& launcher = "") const {
+        std::string command = launcher + " " + quoted(VITRINE_PROGRAM);
         for (const auto& argument : arguments) command.append(1, ' ').append(quoted(argument));
         command +=
             " >" + quoted((folder_ / "out").string()) + " 2>" + quoted((folder_ / "err").string()) + " </dev/null";
@@ -543,6 +546,216 @@ TEST_F(CommandLine, TargetsAreSeveralClassesOrARegion) {
     const auto reference = explain({"--reference", picture});
     EXPECT_EQ(reference.status, 3);
     EXPECT_NE(reference.err.find("has classes"), std::string::npos) << reference.err;
+}
+
+/// A measurement over copies of the built-in pictures, which its tests break off, take up and share out.
+class Measurement : public CommandLine {
+  protected:
+    void SetUp() override {
+        CommandLine::SetUp();
+        const fs::path source = fs::path(VITRINE_SOURCE_DIR) / "resources/pictures";
+        fs::create_directories(folder_ / "pictures");
+        for (const char* name : {"chelsea", "moose", "puppy"})
+            for (const char* copy : {"1", "2"})
+                fs::copy_file(source / (std::string(name) + ".jpg"),
+                              folder_ / "pictures" / (std::string(name) + copy + ".jpg"));
+        std::ofstream(folder_ / "pictures/puppy2.jpg") << "this is no picture";
+    }
+    std::vector<std::string> arguments(const std::vector<std::string>& more = {}) const {
+        std::vector<std::string> out{"measure",
+                                     "starter",
+                                     (folder_ / "pictures").string(),
+                                     "--method",
+                                     "random,rollout,centre_gaussian",
+                                     "--measure",
+                                     "deletion:preset=torchcam:step=4000,sparseness,insertion:preset=tokens:step=100",
+                                     "--threads",
+                                     "1",
+                                     "--seed",
+                                     "3",
+                                     "--json"};
+        out.insert(out.end(), more.begin(), more.end());
+        return out;
+    }
+    std::string state() const { return (folder_ / "state.jsonl").string(); }
+    /// Everything but how long it took and who did it.
+    static json numbers(const std::string& out) {
+        json document = json::parse(out);
+        document.erase("processes");
+        for (json& result : document["results"])
+            for (const char* time : {"method_ms", "method_ms_median", "measure_ms"}) result.erase(time);
+        return document;
+    }
+    /// Findings in the state by what they are of.
+    std::map<std::string, int> findings() const {
+        std::map<std::string, int> out;
+        std::istringstream lines(*vitrine::read_text(state()));
+        for (std::string text; std::getline(lines, text);) {
+            const json line = json::parse(text, nullptr, false);
+            if (!line.is_object() || !line.contains("picture")) continue;
+            ++out[line["picture"].get<std::string>() + line["method"].get<std::string>() +
+                  line["measure"].get<std::string>()];
+        }
+        return out;
+    }
+};
+
+TEST_F(Measurement, ThatIsKilledGoesOnWhereItWas) {
+    const auto whole = vitrine(arguments());
+    ASSERT_EQ(whole.status, 0) << whole.err;
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        std::vector<std::string> texts = arguments({"--state", state()});
+        texts.insert(texts.begin(), VITRINE_PROGRAM);
+        std::vector<char*> pointers;
+        for (std::string& text : texts) pointers.push_back(text.data());
+        pointers.push_back(nullptr);
+        if (std::freopen("/dev/null", "w", stdout) == nullptr) _exit(1);
+        execv(pointers[0], pointers.data());
+        _exit(1);
+    }
+    int status = 0;
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        if (fs::exists(state()) && findings().size() >= 2 * 9) kill(child, SIGKILL);
+        usleep(1000);
+    }
+    const std::size_t kept = findings().size();
+    EXPECT_GE(kept, 2u * 9);
+    if (WIFSIGNALED(status)) {
+        EXPECT_LT(kept, 5u * 9) << "it was killed too late to show anything";
+    }
+    std::ofstream(state(), std::ios::app) << "{\"picture\": \"cut o";
+
+    const auto rest = vitrine(arguments({"--state", state()}));
+    ASSERT_EQ(rest.status, 0) << rest.err;
+    EXPECT_EQ(numbers(rest.out), numbers(whole.out));
+    EXPECT_NE(rest.err.find("pictures are in"), std::string::npos) << rest.err;
+    const auto all = findings();
+    EXPECT_EQ(all.size(), 5u * 9) << "the broken picture failed and is not kept";
+    for (const auto& [of, count] : all) EXPECT_EQ(count, 1) << of;
+
+    // Nothing is left to do but the broken picture; a report does not even try that.
+    const auto report = vitrine(arguments({"--state", state(), "--report"}));
+    ASSERT_EQ(report.status, 0) << report.err;
+    EXPECT_EQ(report.err.find("puppy2"), std::string::npos);
+    json reported = numbers(report.out), expected = numbers(whole.out);
+    for (json* document : {&reported, &expected})
+        for (json& result : (*document)["results"]) result.erase("left_out");
+    EXPECT_EQ(reported, expected);
+}
+
+TEST_F(Measurement, WithOtherSettingsOrPicturesIsNotMixedIn) {
+    ASSERT_EQ(vitrine(arguments({"--state", state()})).status, 0);
+    const auto refused = [&](const std::vector<std::string>& more, const std::string& reason) {
+        std::vector<std::string> all = arguments({"--state", state()});
+        if (more[0] == "--seed")
+            *(std::find(all.begin(), all.end(), "--seed") + 1) = more[1];
+        else
+            all.insert(all.end(), more.begin(), more.end());
+        const auto outcome = vitrine(all);
+        EXPECT_EQ(outcome.status, 1) << reason;
+        EXPECT_NE(outcome.err.find(reason), std::string::npos) << outcome.err;
+        EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    };
+    refused({"--seed", "4"}, "seed 3, and now it is 4");
+    refused({"--set", "preprocess.mean=0,0,0"}, "preprocessing");
+    refused({"--set", "rollout.fusion=max"}, "method rollout.fusion");
+    refused({"--target", "2"}, "target");
+    // A picture that changed is measured again; a further measure is added.
+    fs::copy_file(folder_ / "pictures/moose1.jpg", folder_ / "pictures/chelsea1.jpg",
+                  fs::copy_options::overwrite_existing);
+    std::vector<std::string> more = arguments({"--state", state()});
+    more[6] += ",complexity";
+    const auto outcome = vitrine(more);
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_NE(outcome.err.find("9 lines of"), std::string::npos) << outcome.err;
+    EXPECT_EQ(json::parse(outcome.out)["results"].size(), 12u);
+    more.resize(more.size() - 2);
+    EXPECT_EQ(numbers(outcome.out), numbers(vitrine(more).out));
+}
+
+TEST_F(Measurement, ComparesPairsWithTheBestControl) {
+    const auto outcome = vitrine(arguments());
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const json document = json::parse(outcome.out);
+    std::map<std::string, std::map<std::string, json>> by;
+    for (const json& result : document["results"])
+        by[result["measure"].get<std::string>()][result["method"].get<std::string>()] = result;
+    const auto& deletion = by["deletion:preset=torchcam:step=4000"];
+    const std::string best =
+        deletion.at("random")["mean"] < deletion.at("centre_gaussian")["mean"] ? "random" : "centre_gaussian";
+    const json& against = deletion.at("rollout")["against_the_best_control"];
+    EXPECT_EQ(against["control"], best) << "lower is better";
+    double sum = 0;
+    for (std::size_t i = 0; i < 5; ++i) {
+        ASSERT_EQ(deletion.at("rollout")["values"][i]["image"], deletion.at(best)["values"][i]["image"]);
+        sum += deletion.at("rollout")["values"][i]["value"].get<double>() -
+               deletion.at(best)["values"][i]["value"].get<double>();
+    }
+    EXPECT_EQ(against["n"], 5);
+    EXPECT_NEAR(against["mean"].get<double>(), sum / 5, 1e-12);
+    EXPECT_LE(against["low"], against["mean"]);
+    EXPECT_LE(against["mean"], against["high"]);
+    // Five pairs have 32 flips, and one method needs no correction.
+    EXPECT_EQ(std::fmod(against["p"].get<double>() * 32, 1), 0);
+    EXPECT_EQ(against["p"], against["p_holm"]);
+    EXPECT_FALSE(deletion.at("random").contains("against_the_best_control"));
+    EXPECT_FALSE(by["sparseness"].at("rollout").contains("against_the_best_control")) << "neither side is better";
+    ASSERT_EQ(document["protocols"].size(), 3u);
+    for (const json& protocol : document["protocols"]) {
+        EXPECT_EQ(protocol["n"], 5);
+        EXPECT_EQ(protocol["seed"], 3);
+        EXPECT_EQ(protocol["resamples"], 10000);
+        EXPECT_FALSE(protocol["definition"].get<std::string>().empty());
+    }
+    EXPECT_EQ(document["protocols"][0]["settings"]["preset"], "torchcam");
+    EXPECT_NE(document["protocols"][0]["definition"].get<std::string>().find("align_corners"), std::string::npos);
+}
+
+TEST_F(Measurement, SplitsPicturesByTheirNames) {
+    std::map<std::string, int> seen;
+    for (const char* half : {"A", "B"}) {
+        const auto outcome = vitrine(arguments({"--split", half}));
+        ASSERT_EQ(outcome.status, 0) << outcome.err;
+        const json document = json::parse(outcome.out);
+        EXPECT_EQ(document["split"], half);
+        for (const json& value : document["results"][0]["values"]) ++seen[value["image"].get<std::string>()];
+    }
+    EXPECT_EQ(seen.size(), 5u);
+    for (const auto& [picture, count] : seen) EXPECT_EQ(count, 1) << picture;
+    EXPECT_EQ(vitrine(arguments({"--split", "C"})).status, 1);
+}
+
+TEST_F(Measurement, SharedByProcessesHasTheSameNumbers) {
+    const fs::path library = fs::path(VITRINE_PROGRAM).parent_path() / "vitrine_mpi.so";
+    if (!fs::exists(library)) {
+        const auto alone = vitrine(arguments({"--mpi"}));
+        EXPECT_EQ(alone.status, 3);
+        EXPECT_NE(alone.err.find("libopenmpi-dev"), std::string::npos) << alone.err;
+        GTEST_SKIP() << "this build has no MPI";
+    }
+    if (std::system("command -v mpirun >/dev/null") != 0) GTEST_SKIP() << "there is no mpirun";
+    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+    setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+    const std::string launcher = "mpirun -n 2 --oversubscribe --bind-to none --mca btl self,vader";
+    const auto alone = vitrine(arguments());
+    ASSERT_EQ(alone.status, 0) << alone.err;
+    const auto shared = vitrine(arguments({"--state", state()}), launcher);
+    ASSERT_EQ(shared.status, 0) << shared.err;
+    EXPECT_EQ(json::parse(shared.out)["processes"], 2);
+    EXPECT_EQ(numbers(shared.out), numbers(alone.out));
+    const auto all = findings();
+    EXPECT_EQ(all.size(), 5u * 9);
+    for (const auto& [of, count] : all) EXPECT_EQ(count, 1) << of;
+    for (const auto& entry : fs::directory_iterator(folder_))
+        EXPECT_EQ(entry.path().filename().string().find(".part"), std::string::npos) << entry.path();
+    // What cannot be done is said once, and nobody waits for ever.
+    const auto unknown = vitrine(arguments({"--split", "C"}), launcher);
+    EXPECT_NE(unknown.status, 0);
+    const auto at = unknown.err.find("--split is 'C'");
+    ASSERT_NE(at, std::string::npos) << unknown.err;
+    EXPECT_EQ(unknown.err.find("--split is 'C'", at + 1), std::string::npos) << unknown.err;
 }
 
 }  // namespace

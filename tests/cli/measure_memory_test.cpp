@@ -1,0 +1,76 @@
+// A measurement over many pictures keeps its memory: what one picture took is given back before the next.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <vitrine/base/file.h>
+#include <vitrine/base/random.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Bytes of a process that lie in memory.
+std::int64_t resident_bytes(pid_t process) {
+    std::ifstream file("/proc/" + std::to_string(process) + "/statm");
+    std::int64_t pages = 0, resident = 0;
+    file >> pages >> resident;
+    return resident * sysconf(_SC_PAGESIZE);
+}
+
+TEST(MeasureMemory, StaysFlatOverFiveHundredPictures) {
+    constexpr int kPictures = 500, kSettled = 100;
+    const fs::path folder = fs::temp_directory_path() / ("vitrine-memory-" + std::to_string(getpid()));
+    fs::create_directories(folder / "pictures");
+    for (int i = 0; i < kPictures; ++i) {
+        char name[32];
+        std::snprintf(name, sizeof name, "%03d.ppm", i);
+        // Sizes differ, so that nothing is flat only because every buffer fits again.
+        const int width = 96 + i % 37, height = 96 + i % 23;
+        std::string text = "P6\n" + std::to_string(width) + " " + std::to_string(height) + "\n255\n";
+        for (int k = 0; k < width * height * 3; ++k)
+            text += static_cast<char>(
+                vitrine::random_bits(1, static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(k / 300)) & 0xFFu);
+        std::ofstream(folder / "pictures" / name, std::ios::binary) << text;
+    }
+    const fs::path state = folder / "state.jsonl";
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        if (std::freopen("/dev/null", "w", stdout) == nullptr) _exit(1);
+        execl(VITRINE_PROGRAM, VITRINE_PROGRAM, "measure", "starter", (folder / "pictures").c_str(), "--method",
+              "random,rollout,chefer,grad_cam,integrated_gradients:steps=4", "--measure",
+              "sparseness,deletion:preset=torchcam", "--threads", "1", "--state", state.c_str(),
+              static_cast<char*>(nullptr));
+        _exit(1);
+    }
+    std::int64_t settled = 0, most = 0;
+    int status = 0, seen = 0;
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        // Ten findings a picture, after six lines and more of head.
+        const auto text = vitrine::read_text(state);
+        const auto done = text ? std::count(text->begin(), text->end(), '\n') / 10 : 0;
+        const std::int64_t now = resident_bytes(child);
+        if (done >= kSettled && now > 0) {
+            if (settled == 0) settled = now;
+            most = std::max(most, now);
+            ++seen;
+        }
+        usleep(50000);
+    }
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 0);
+    ASSERT_GT(seen, 10);
+    const double growth = static_cast<double>(most - settled) / 1e6;
+    std::printf("resident after %d pictures %.1f MB, most until picture %d %.1f MB\n", kSettled,
+                static_cast<double>(settled) / 1e6, kPictures, static_cast<double>(most) / 1e6);
+    // One picture's pixels and capture are some megabytes here; 400 that were kept would be more than a gigabyte.
+    EXPECT_LT(growth, 24);
+    fs::remove_all(folder);
+}
+
+}  // namespace
