@@ -1,6 +1,6 @@
 // Every method against captum 0.9 and PAIR's saliency 0.2.1 on the same weights, picture and noise
-// (tests/parity/recipes/gradient.py): one ViT, ResNet-56 as it was trained, and a small VGG, native and traced in
-// place.
+// (tests/parity/recipes/gradient.py, gradient_authors.py): one ViT, ResNet-56 as it was trained, and a small VGG,
+// native and traced in place.
 #include "gradient.h"
 
 #include <gtest/gtest.h>
@@ -119,6 +119,20 @@ TEST_P(Parity, NoiseTunnelsAndGradientShapAreCaptumsUnderTheSameNoise) {
     expect("smoothgrad_sq", explain(*make_square_grad(given()), six));
     expect("vargrad", explain(*make_var_grad(given()), six));
     expect("gradient_shap", explain(*make_gradient_shap(given()), {{"samples", "4"}}));
+}
+
+TEST_P(Parity, SmoothGradAndItsSquareArePairsUnderTheSameSeed) {
+    if (GetParam().file != "vit") GTEST_SKIP() << "shown on one model";
+    const TensorFile stored = read_safetensors(kData / "gradient/authors.safetensors").value();
+    for (const auto& [key, entry] : stored.tensors) wanted["pair." + key] = to_tensor(entry).value().clone();
+    const auto under_seed = [&](const Explainer& method) -> Result<Attribution> {
+        ExplainContext context(*model, input, {.index = 4}, 5);
+        Settings settings(method.parameters());
+        VITRINE_CHECK(settings.set("samples", "7"));
+        return method.explain(context, settings);
+    };
+    expect("pair.smooth_grad", under_seed(*make_smooth_grad()));
+    expect("pair.square_grad", under_seed(*make_square_grad()));
 }
 
 TEST_P(Parity, BlurIgIsPairs) {

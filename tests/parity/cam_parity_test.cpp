@@ -1,5 +1,5 @@
 // The class activation maps against pytorch-grad-cam and torchcam, before ReLU and min-max, on the native grid
-// (tests/parity/recipes/cam.py).
+// (tests/parity/recipes/cam.py), FullGrad also against its authors' code (recipes/gradient_authors.py).
 #include <cstdio>
 
 #include <ATen/TensorOperators.h>
@@ -55,6 +55,9 @@ class CamParity : public testing::TestWithParam<Reference> {
         input.pixels = draw("pixels", r.pixels, 1.8, 0.0, 5);
         const auto file = read_safetensors(kData / "cam" / (std::string(r.name) + ".safetensors")).value();
         for (const auto& [key, entry] : file.tensors) wanted[key] = to_tensor(entry).value();
+        const auto theirs = read_safetensors(kData / "cam/full_grad_authors.safetensors").value();
+        if (const auto found = theirs.tensors.find(r.name); found != theirs.tensors.end())
+            wanted["full_grad.authors"] = to_tensor(found->second).value();
         ASSERT_EQ(model->info().cam_point, r.point);
     }
     Result<Attribution> explain(const std::string& method,
@@ -114,6 +117,7 @@ TEST_P(CamParity, GradientMethodsAreThePackages) {
     expect("full_grad.pytorch-grad-cam", "full_grad", {{"preset", "pytorch-grad-cam"}});
     expect("full_grad.paper", "full_grad");
     expect("full_grad.biases", "full_grad", {{"activations", "false"}});
+    expect("full_grad.authors", "full_grad", {{"activations", "false"}});
 }
 
 TEST_P(CamParity, ShapleyCamIsThePackage) {

@@ -1,5 +1,6 @@
 // Perturbation methods against captum, lime and the RISE authors' formulas, with their samples and masks injected
-// (recipes/perturbation.py), on a vision transformer and a convolutional network.
+// (recipes/perturbation.py), and against what the authors' own programs and Xplique give
+// (recipes/perturbation_authors.py), on a vision transformer and a convolutional network.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/stack.h>
 #include <gtest/gtest.h>
@@ -31,10 +32,15 @@ class PerturbationParity : public testing::TestWithParam<Names> {
             read_safetensors(kData / "perturbation" / (std::string(GetParam().name) + ".safetensors")).value();
         for (const auto& [key, entry] : file.tensors) wanted[key] = to_tensor(entry).value();
         target.index = std::stoll(file.metadata.at("target"));
+        const auto theirs =
+            read_safetensors(kData / "perturbation" / (std::string(GetParam().name) + "_authors.safetensors")).value();
+        for (const auto& [key, entry] : theirs.tensors) wanted["authors." + key] = to_tensor(entry).value();
+        ASSERT_EQ(theirs.metadata.at("target"), file.metadata.at("target"));
     }
-    Result<Attribution> explain(const char* method, std::vector<std::pair<const char*, std::string>> set) {
+    Result<Attribution> explain(const char* method, std::vector<std::pair<const char*, std::string>> set,
+                                std::uint64_t seed = 0) {
         const Explainer* explainer = registry().explainer(method).value();
-        ExplainContext context(*model, input, target);
+        ExplainContext context(*model, input, target, seed);
         Settings settings(explainer->parameters());
         for (const auto& [name, value] : set) VITRINE_CHECK(settings.set(name, value));
         return explainer->explain(context, settings);
@@ -115,7 +121,26 @@ TEST_P(PerturbationParity, RiseIsTheAuthorsFormula) {
     RiseSum sum(0.5, false);
     sum.add(masks.narrow(0, 0, 25), found.narrow(0, 0, 25));
     sum.add(masks.narrow(0, 25, 35), found.narrow(0, 25, 35));
-    expect("rise.map", sum.map().reshape({height, width}).slice(0, 0, std::nullopt, 4).slice(1, 0, std::nullopt, 4));
+    const at::Tensor map = sum.map().reshape({height, width}).slice(0, 0, std::nullopt, 4).slice(1, 0, std::nullopt, 4);
+    expect("rise.map", map);
+    expect("authors.rise", map);
+}
+
+TEST_P(PerturbationParity, SobolAndHsicAreXpliques) {
+    expect("authors.sobol", explain("sobol", {{"grid", "4"}, {"designs", "16"}})->map);
+    expect("authors.hsic", explain("hsic", {{"grid", "5"}, {"designs", "150"}})->map);
+}
+
+TEST_P(PerturbationParity, MasksOfTokensAreTheirAuthors) {
+    if (wanted.count("authors.tis") == 0) {
+        for (const char* method : {"tis", "vit_cx"})
+            EXPECT_TRUE(registry().explainer(method).value()->why_not(*model)) << method;
+        return;
+    }
+    const auto tis = explain("tis", {{"masks", "60"}}, 9), vit_cx = explain("vit_cx", {}, 9);
+    ASSERT_TRUE(tis && vit_cx);
+    expect("authors.tis", tis->map);
+    expect("authors.vit_cx", vit_cx->map.slice(0, 0, std::nullopt, 2).slice(1, 0, std::nullopt, 2));
 }
 
 TEST_P(PerturbationParity, SobolPointsAreThoseOfScipy) { expect("sobol.points", sobol_points(32, 20).value()); }
