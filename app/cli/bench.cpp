@@ -1,7 +1,9 @@
 // vitrine bench: measurements, each with its answer verified first.
 #include <ATen/Parallel.h>
 #include <vitrine/bench.h>
+#include <vitrine/bench_explain.h>
 
+#include "cli/chosen.h"
 #include "cli/commands.h"
 
 namespace vitrine::cli {
@@ -43,6 +45,36 @@ Status bench_attention_suite(const Common& common, const BenchOptions& options) 
     return {};
 }
 
+/// What one method refuses does not stop the others; the first failure is returned at the end.
+Status bench_explain_suite(const Common& common, const BenchOptions& options, Model& model, const Input& input) {
+    if (options.methods.empty()) return fail(ErrorCode::BadInput, "which methods? give --method NAME[,NAME...]");
+    std::vector<std::string> owners{"preprocess"};
+    const auto methods = VITRINE_TRY(choose<Explainer>(
+        common, options.methods, [](const std::string& name) { return registry().explainer(name); }, owners));
+    VITRINE_CHECK(check_owners(common, owners));
+    Target target;
+    if (!options.target.empty()) target.index = VITRINE_TRY(class_of(model, options.target));
+    nlohmann::json results = nlohmann::json::array();
+    Status first;
+    for (const auto& method : methods) {
+        say("measuring " + method.name);
+        auto found = bench_explain(model, input, target, *method.plugin, method.settings, options.batches,
+                                   static_cast<int>(options.repeats), common.seed);
+        if (!found) {
+            say(method.name + ": " + found.error().message);
+            results.push_back({{"method", method.name}, {"error", found.error().message}});
+            if (first) first = tl::make_unexpected(std::move(found).error());
+            continue;
+        }
+        results.push_back(std::move(*found));
+        if (common.json) continue;
+        print("", results.back());
+        fmt::print("\n");
+    }
+    if (common.json) fmt::print("{}\n", nlohmann::json{{"suite", "explain"}, {"methods", results}}.dump(2));
+    return first;
+}
+
 }  // namespace
 
 Status bench(const Common& common, const BenchOptions& options) {
@@ -55,6 +87,7 @@ Status bench(const Common& common, const BenchOptions& options) {
         picture = pictures.front();
     }
     const Input input = VITRINE_TRY(load_input(picture, model->preprocess()));
+    if (options.suite == "explain") return bench_explain_suite(common, options, *model, input);
     const nlohmann::json result = VITRINE_TRY(bench_capture(*model, input.pixels, static_cast<int>(options.repeats)));
     if (common.json) {
         fmt::print("{}\n", result.dump(2));

@@ -166,13 +166,21 @@ int run(const std::vector<std::string>& arguments) {
 
     BenchOptions bench_options;
     auto* bench_command = app.add_subcommand("bench", "measures, with the answer verified first");
-    bench_command->add_option("suite", bench_options.suite, "capture or attention")
+    bench_command->add_option("suite", bench_options.suite, "capture, attention or explain")
         ->required()
-        ->check(CLI::IsMember({"capture", "attention"}));
+        ->check(CLI::IsMember({"capture", "attention", "explain"}));
     common.model = "starter";
     bench_command->add_option("--model", common.model, "a model (default: starter)");
     bench_command->add_option("--image", bench_options.image, "a picture (default: built in)");
     bench_command->add_option("--case", bench_options.cases, "attention: these cases only");
+    bench_command->add_option("--method", bench_options.methods, "explain: methods, separated by commas")
+        ->delimiter(',');
+    bench_command->add_option("--batches", bench_options.batches, "explain: pictures a pass, the best of which counts")
+        ->delimiter(',')
+        ->check(CLI::Range(1, 4096));
+    bench_command->add_option("--target", bench_options.target, "explain: a class index or name");
+    bench_command->add_option("--set", common.set, "explain: METHOD.key=value, or preprocess.key=value")->take_all();
+    bench_command->add_option("--seed", common.seed, "explain: for methods that draw");
     bench_command->add_option("--repeats", bench_options.repeats, "measurements")->check(CLI::Range(1, 100000));
     bench_command->add_option("--threads", common.threads, "compute threads")->check(CLI::Range(1, 1024));
     bench_command->add_option("--device", common.device, "cpu or cuda[:N]");

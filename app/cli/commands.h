@@ -72,7 +72,10 @@ struct BenchOptions {
     std::string suite;
     std::int64_t repeats = 30;
     std::string image;
-    std::vector<std::string> cases;  ///< of the attention suite; empty is all
+    std::vector<std::string> cases;    ///< of the attention suite; empty is all
+    std::vector<std::string> methods;  ///< of the explain suite
+    std::vector<std::int64_t> batches{1, 2, 4, 8, 16, 32};
+    std::string target;  ///< of the explain suite: a class; empty is the predicted one
 };
 Status bench(const Common& common, const BenchOptions& options);
 

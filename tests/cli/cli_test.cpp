@@ -758,4 +758,20 @@ TEST_F(Measurement, SharedByProcessesHasTheSameNumbers) {
     EXPECT_EQ(unknown.err.find("--split is 'C'", at + 1), std::string::npos) << unknown.err;
 }
 
+TEST_F(CommandLine, BenchExplainSaysWhatMethodsSpendAndWhichCannotRun) {
+    const auto done =
+        vitrine({"bench", "explain", "--method", "saliency,deep_lift,occlusion", "--set", "occlusion.window=64",
+                 "--set", "occlusion.stride=64", "--batches", "1,4", "--repeats", "1", "--target", "cat", "--json"});
+    EXPECT_EQ(done.status, 3) << done.err;
+    const json methods = json::parse(done.out)["methods"];
+    ASSERT_EQ(methods.size(), 3U);
+    EXPECT_EQ(methods[0]["spent"]["gradients"], 1);
+    EXPECT_NE(methods[1]["error"].get<std::string>().find("attention"), std::string::npos) << methods[1];
+    EXPECT_EQ(methods[2]["spent"]["forwards"], 5);
+    EXPECT_EQ(methods[2]["settings"]["window"], "64");
+    EXPECT_EQ(methods[2]["batches"].size(), 2U);
+    EXPECT_NE(vitrine({"bench", "explain"}).err.find("--method"), std::string::npos);
+    EXPECT_EQ(vitrine({"bench", "explain", "--method", "saliency", "--set", "saliency.loud=1"}).status, 1);
+}
+
 }  // namespace
