@@ -14,6 +14,21 @@ std::string first_sentence(const std::string& text) {
     return cause.empty() ? "libtorch gave no reason" : cause;
 }
 
+namespace {
+
+Error error_of(const std::string& text) {
+    if (text.find("not enough memory") != std::string::npos || text.find("can't allocate memory") != std::string::npos)
+        return {ErrorCode::OutOfMemory, "not enough memory: " + text};
+    // Autograd's words name tensors that nobody outside the model's program knows.
+    if (text.find("modified by an inplace operation") != std::string::npos)
+        return {ErrorCode::Unsupported,
+                "the model writes over an activation that its gradient needs, so it has no gradient as it is written; "
+                "methods that only run it work"};
+    return {ErrorCode::Internal, text};
+}
+
+}  // namespace
+
 Error current_exception_error() {
     try {
         throw;
@@ -21,15 +36,11 @@ Error current_exception_error() {
         return {ErrorCode::OutOfMemory,
                 "the device has not enough memory: " + first_sentence(e.what_without_backtrace())};
     } catch (const c10::Error& e) {
-        const std::string text = first_sentence(e.what_without_backtrace());
-        if (text.find("not enough memory") != std::string::npos ||
-            text.find("can't allocate memory") != std::string::npos)
-            return {ErrorCode::OutOfMemory, "not enough memory: " + text};
-        return {ErrorCode::Internal, text};
+        return error_of(first_sentence(e.what_without_backtrace()));
     } catch (const std::bad_alloc&) {
         return {ErrorCode::OutOfMemory, "not enough memory"};
     } catch (const std::exception& e) {
-        return {ErrorCode::Internal, first_sentence(e.what())};
+        return error_of(first_sentence(e.what()));
     } catch (...) {
         return {ErrorCode::Internal, "an unknown exception was thrown"};
     }

@@ -50,6 +50,14 @@ std::int64_t half_of(const at::Tensor& x) {
     return x.size(0) / 2;
 }
 
+/// Quotients of small differences are taken in float32 at least: half precision has no number as small as kNoChange.
+at::Tensor wide(const at::Tensor& x) { return at::isReducedFloatingType(x.scalar_type()) ? x.to(at::kFloat) : x; }
+/// What changed from baseline to picture.
+at::Tensor change(const at::Tensor& x) {
+    const std::int64_t half = half_of(x);
+    return wide(x.narrow(0, 0, half)) - wide(x.narrow(0, half, half));
+}
+
 /// x between low and high, with another way back.
 struct Rectified : torch::autograd::Function<Rectified> {
     static at::Tensor forward(AutogradContext* context, const at::Tensor& x, double low, double high, bool guided) {
@@ -70,11 +78,10 @@ struct Rectified : torch::autograd::Function<Rectified> {
         if (context->saved_data["guided"].toBool()) {
             out = g.clamp_min(0) * inside;
         } else {
-            const std::int64_t half = half_of(x);
-            const at::Tensor dx = x.narrow(0, 0, half) - x.narrow(0, half, half);
-            const at::Tensor slope = (y.narrow(0, 0, half) - y.narrow(0, half, half)) / dx;
+            const at::Tensor dx = change(x), slope = change(y) / dx;
             const at::Tensor none = dx.abs() < kNoChange;
-            out = g * at::where(at::cat({none, none}), inside.to(g.scalar_type()), at::cat({slope, slope}));
+            out = g * at::where(at::cat({none, none}), inside.to(dx.scalar_type()), at::cat({slope, slope}))
+                          .to(g.scalar_type());
         }
         return {out, at::Tensor(), at::Tensor(), at::Tensor()};
     }
@@ -115,8 +122,9 @@ struct Pooled : torch::autograd::Function<Pooled> {
         const at::Tensor larger = at::maximum(picture, baseline);
         const at::Tensor shares = to_maxima(g * at::cat({larger - baseline, picture - larger}));
         const at::Tensor both = shares.narrow(0, 0, half) + shares.narrow(0, half, half);
-        const at::Tensor dx = x.narrow(0, 0, half) - x.narrow(0, half, half);
-        const at::Tensor out = at::where(dx.abs() < kNoChange, to_maxima(g).narrow(0, 0, half), both / dx);
+        const at::Tensor dx = change(x);
+        const at::Tensor out =
+            at::where(dx.abs() < kNoChange, wide(to_maxima(g).narrow(0, 0, half)), wide(both) / dx).to(g.scalar_type());
         return {at::cat({out, out}), at::Tensor()};
     }
 };

@@ -296,7 +296,8 @@ class Tis final : public Explainer {
     std::vector<Parameter> parameters() const override {
         return {{"masks",
                  std::int64_t{1024},
-                 "clusters of the channels of all blocks, each one mask",
+                 "clusters of the channels of all blocks, each one mask; one that loses all its points stays where it is "
+                 "(the authors' k-means moves it to 0, where its largest tokens are any)",
                  "",
                  "the authors'",
                  1,
