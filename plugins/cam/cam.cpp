@@ -331,6 +331,7 @@ Result<Look> look(ExplainContext& context, const std::vector<std::string>& layer
                         context.model.info().cam_point.empty() || context.model.info().cam_point == layer.name
                             ? ""
                             : ", such as " + context.model.info().cam_point);
+        layer.constant = needs == Needs::Linear && !found[i].requires_grad();
         if (needs != Needs::Hessian) continue;
         if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
         at::Tensor second;

@@ -29,9 +29,10 @@ struct Layer {
     at::Tensor g;                   ///< d number / d a, where the rule needs it
     at::Tensor ha;                  ///< the number's Hessian at the layer times the activation, where the rule needs it
     std::int64_t channel_axis = 1;  ///< of `raw`
+    bool constant = false;          ///< under Needs::Linear: autograd knows no way from the activation to the gradient
 };
 
-enum class Needs : std::uint8_t { Activation, Gradient, Hessian };
+enum class Needs : std::uint8_t { Activation, Gradient, Linear, Hessian };
 
 /// What a rule is given for one layer.
 struct Work {

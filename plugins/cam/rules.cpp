@@ -57,6 +57,13 @@ Map cam_map(const Work& w, Attribution& out) {
     };
     const double varies = (g - g.mean({1, 2}, true)).abs().max().item<double>();
     if (varies > allowed) return not_linear("the gradient differs from place to place");
+    if (w.layer.constant && w.context.model.is_native()) {
+        out.checks.push_back({"linear head", true,
+                              fmt::format("weights within {:.0e}, none depends on the activation", varies / scale)});
+        out.implementation = "one pass and its gradient";
+        return weighted(g.sum({1, 2}), w.layer.a);
+    }
+    // A program may cut its graph, which says nothing then: the opposite activation must give the same gradient.
     Edit opposite;
     opposite.kind = Edit::Kind::ReplacePoint;
     opposite.where = w.layer.name;
@@ -226,7 +233,10 @@ const std::vector<Rule>& rules() {
               cam_map, "sum_k w_k A_k, w the class's weights in the linear head",
               "Only for networks whose head is global average pooling and one linear layer (Selvaraju et al., "
               "Grad-CAM, ICCV 2017)");
-        one.passes = [](const Model&, const Settings&) { return std::optional(Passes{2, 2}); };
+        one.needs = Needs::Linear;
+        one.passes = [](const Model& model, const Settings&) {
+            return std::optional(model.is_native() ? Passes{1, 1} : Passes{2, 2});
+        };
         one.several = false;
         one.relu = false;
         one.why_not = no_cam;

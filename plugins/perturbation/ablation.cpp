@@ -57,12 +57,13 @@ class Occlusion final : public Explainer {
             return map.narrow(0, top, std::min(y.window, y.size - top))
                 .narrow(1, left, std::min(x.window, x.size - left));
         };
-        const double whole = VITRINE_TRY(canvas.whole());
-        const at::Tensor scores = VITRINE_TRY(canvas.scores(count, [&](std::int64_t from, std::int64_t some) {
+        // The picture as it is comes last, so that it needs no pass of its own.
+        const at::Tensor scores = VITRINE_TRY(canvas.scores(count + 1, [&](std::int64_t from, std::int64_t some) {
             at::Tensor masks = at::ones({some, y.size, x.size});
-            for (std::int64_t i = 0; i < some; ++i) under(masks[i], from + i).fill_(0);
+            for (std::int64_t i = 0; i < some && from + i < count; ++i) under(masks[i], from + i).fill_(0);
             return masks.reshape({some, -1});
         }));
+        const double whole = scores[count].item<double>();
         at::Tensor sum = at::zeros({y.size, x.size}, at::kDouble), times = at::zeros_like(sum);
         const auto* score = scores.const_data_ptr<double>();
         for (std::int64_t i = 0; i < count; ++i) {
@@ -126,14 +127,16 @@ class FeatureAblation final : public Explainer {
             return fail(ErrorCode::BadInput, "there is one feature only, and without it nothing is left");
         canvas.paint_means(features);
         canvas.expect(features.count + 1);
-        const double whole = VITRINE_TRY(canvas.whole());
-        const at::Tensor scores = VITRINE_TRY(canvas.scores(features.count, [&](std::int64_t from, std::int64_t some) {
-            at::Tensor masks = at::ones({some, features.count});
-            for (std::int64_t i = 0; i < some; ++i) masks[i][from + i].fill_(0);
+        // The picture as it is comes last, so that it needs no pass of its own.
+        const std::int64_t count = features.count;
+        const at::Tensor scores = VITRINE_TRY(canvas.scores(count + 1, [&](std::int64_t from, std::int64_t some) {
+            at::Tensor masks = at::ones({some, count});
+            for (std::int64_t i = 0; i < some && from + i < count; ++i) masks[i][from + i].fill_(0);
             return features.expand(masks);
         }));
+        const at::Tensor lost = scores[count] - scores.narrow(0, 0, count);
         Attribution out =
-            canvas.attribution(*this, features.map_of(whole - scores), features.is_grid() || canvas.removes(), true);
+            canvas.attribution(*this, features.map_of(lost), features.is_grid() || canvas.removes(), true);
         out.notes.push_back(features.name);
         return out;
     }
