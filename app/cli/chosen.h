@@ -1,8 +1,12 @@
 // Plugins that a command line names, with what --set says of them.
 #pragma once
 
+#include <algorithm>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include <vitrine/smoothing.h>
 
 #include "cli/common.h"
 
@@ -32,6 +36,34 @@ Result<std::vector<Chosen<T>>> choose(const Common& common, const std::vector<st
         }
         owners.push_back(name);
         out.push_back(std::move(chosen));
+    }
+    return out;
+}
+
+/// The options that all methods take, and the methods under them.
+struct Smooth {
+    Settings options;
+    std::vector<std::unique_ptr<Explainer>> explainers;
+    bool any() const {
+        return std::any_of(options.declared().begin(), options.declared().end(),
+                           [&](const Parameter& p) { return !options.is_default(p.name); });
+    }
+};
+
+/// Puts "--set smooth.key=value" around every method; what is returned must outlive them.
+inline Result<Smooth> smooth(const Common& common, std::vector<Chosen<Explainer>>& methods,
+                             std::vector<std::string>& owners) {
+    Smooth out{Settings(smoothing_parameters()), {}};
+    owners.emplace_back(kSmoothing);
+    const auto with_context = [](Error error) {
+        return tl::make_unexpected(std::move(error).with_context("--set smooth"));
+    };
+    for (const auto& [key, value] : VITRINE_TRY(settings_of(common, kSmoothing)))
+        if (auto set = out.options.set(key, value); !set) return with_context(set.error());
+    if (auto fine = check_smoothing(out.options); !fine) return with_context(fine.error());
+    for (auto& method : methods) {
+        out.explainers.push_back(smoothed(*method.plugin, out.options));
+        method.plugin = out.explainers.back().get();
     }
     return out;
 }

@@ -28,7 +28,9 @@ void add_common(CLI::App* command, Common& common, bool model = true) {
     command->add_option("--memory", common.memory, "budget for kept activations, such as 2GB");
     command->add_option("--batch", common.batch, "pictures at a time")->check(CLI::Range(1, 4096));
     command->add_flag("--trust", common.trust, "run a TorchScript file: it is a program");
-    command->add_option("--set", common.set, "METHOD.key=value or preprocess.key=value")->take_all();
+    command
+        ->add_option("--set", common.set, "METHOD.key=value, smooth.key=value for all methods, or preprocess.key=value")
+        ->take_all();
 }
 
 void add_targets(CLI::App* command, TargetOptions& options) {

@@ -75,21 +75,21 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
     std::error_code failed;
     fs::create_directories(folder, failed);
     if (failed) return fail(ErrorCode::Io, "the folder {} cannot be made: {}", folder.string(), failed.message());
-    manifest = {{"vitrine", version()},
-                {"model",
-                 {{"name", model.info().name},
-                  {"opened_as", common.model},
-                  {"architecture", model.info().architecture},
-                  {"dialect", model.info().dialect},
-                  {"parameters", model.info().parameters},
-                  {"notes", model.info().notes}}},
-                {"image", {{"file", input.file.string()}, {"name", input.name}, {"note", input.note}}},
-                {"preprocessing", describe(model.preprocess())},
-                {"geometry", describe(input.geometry)},
-                {"precision", common.dtype},
-                {"device", common.device},
-                {"seed", common.seed},
-                {"methods", nlohmann::json::array()}};
+    manifest.update({{"vitrine", version()},
+                     {"model",
+                      {{"name", model.info().name},
+                       {"opened_as", common.model},
+                       {"architecture", model.info().architecture},
+                       {"dialect", model.info().dialect},
+                       {"parameters", model.info().parameters},
+                       {"notes", model.info().notes}}},
+                     {"image", {{"file", input.file.string()}, {"name", input.name}, {"note", input.note}}},
+                     {"preprocessing", describe(model.preprocess())},
+                     {"geometry", describe(input.geometry)},
+                     {"precision", common.dtype},
+                     {"device", common.device},
+                     {"seed", common.seed},
+                     {"methods", nlohmann::json::array()}});
     auto& predictions = manifest["predictions"] = nlohmann::json::array();
     for (const auto& answer : answers) predictions.push_back(describe(answer));
     if (context.other != nullptr)
@@ -187,8 +187,9 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
 
 Status explain(const Common& common, const ExplainOptions& options) {
     std::vector<std::string> owners{"preprocess", "target"};
-    const auto methods = VITRINE_TRY(choose<Explainer>(
+    auto methods = VITRINE_TRY(choose<Explainer>(
         common, options.methods, [](const std::string& name) { return registry().explainer(name); }, owners));
+    const auto smoothing = VITRINE_TRY(smooth(common, methods, owners));
     VITRINE_CHECK(check_owners(common, owners));
     const auto model = VITRINE_TRY(open(common));
     const TargetMaker maker = VITRINE_TRY(TargetMaker::make(common, *model, options.asked));
@@ -224,6 +225,7 @@ Status explain(const Common& common, const ExplainOptions& options) {
                 context.use(capture);
                 context.progress = [](const Progress& p) { progress(p); };
                 nlohmann::json manifest;
+                if (smoothing.any()) manifest["smoothing"] = values_of(smoothing.options);
                 const Status status = explain_one(common, *model, input, context, answers, methods, overlays,
                                                   many_targets ? folder / label : folder, manifest);
                 documents.push_back(std::move(manifest));

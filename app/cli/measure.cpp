@@ -149,6 +149,7 @@ struct Asked {
     TargetMaker maker;
     Boxes boxes;
     std::vector<Column> columns;  ///< method by method, empty so far
+    Smooth smoothing;             ///< holds what the methods point at
     json made_with, settings;     ///< for State
     std::set<std::size_t> noted;  ///< columns whose notes were taken: those of one picture are shown
 };
@@ -159,6 +160,7 @@ Result<Asked> ask(const Common& common, const MeasureOptions& options) {
         common, options.methods, [](const std::string& name) { return registry().explainer(name); }, owners));
     auto measures = VITRINE_TRY(choose_each<Measure>(
         common, options.measures, [](const std::string& name) { return registry().measure(name); }, owners));
+    auto smoothing = VITRINE_TRY(smooth(common, methods, owners));
     VITRINE_CHECK(check_owners(common, owners));
     if (options.asked.targets.size() > 1 || (options.asked.targets.size() == 1 && options.asked.targets[0] == "top5"))
         return fail(ErrorCode::BadInput, "one target a picture is measured, and {} are asked for",
@@ -187,6 +189,7 @@ Result<Asked> ask(const Common& common, const MeasureOptions& options) {
                    {"device", std::string(common.device.starts_with("cuda") ? "cuda" : common.device)},
                    {"seed", common.seed},
                    {"target", std::move(target)}};
+    if (smoothing.any()) made_with["smoothing"] = values_of(smoothing.options);
     json settings = json::object();
     for (const auto& method : methods) settings["method " + method.name] = values_of(method.settings);
     for (const auto& measure : measures) settings["measure " + measure.name] = values_of(measure.settings);
@@ -199,6 +202,7 @@ Result<Asked> ask(const Common& common, const MeasureOptions& options) {
                  std::move(maker),
                  std::move(boxes),
                  std::vector<Column>{},
+                 std::move(smoothing),
                  std::move(made_with),
                  std::move(settings),
                  {}};
@@ -438,6 +442,7 @@ void print(const Asked& asked, int processes) {
          {"processes", processes},
          {"resamples", kResamples},
          {"interval", 0.95}});
+    if (asked.smoothing.any()) document["smoothing"] = values_of(asked.smoothing.options);
     if (!asked.options.asked.versus.empty()) document["versus"] = asked.options.asked.versus;
     if (!asked.options.asked.reference.empty()) document["target"] = {{"reference", asked.options.asked.reference}};
     if (!asked.options.asked.region.empty()) document["target"] = {{"region", asked.options.asked.region}};
