@@ -112,6 +112,15 @@ class IntegratedGradients final : public Explainer {
         gap.change = (ends[0] - ends.narrow(0, 1, ways).mean()).item<double>();
         at::Tensor channels;
         std::int64_t nodes = preset == "adaptive" ? 12 : settings.integer("steps"), passes = 0;
+        const auto mapped = [&] {
+            Attribution out = to_attribution(*this, settings, objective, channels);
+            out.explained += fmt::format(", against the baseline {}", settings.text("baseline"));
+            out.checks.push_back(gap.check());
+            out.notes.push_back(fmt::format("{} nodes{}, {} gradients in all; completeness gap {:.2g} %", nodes,
+                                            ways > 1 ? fmt::format(" for each of {} baselines", ways) : "", passes,
+                                            100 * gap.share()));
+            return out;
+        };
         while (true) {
             const Rule rule =
                 preset == "adaptive" || preset == "captum" ? gauss_legendre(nodes) : riemann(preset, nodes);
@@ -134,15 +143,14 @@ class IntegratedGradients final : public Explainer {
             channels = sum / static_cast<double>(ways);
             gap.sum = channels.sum().item<double>();
             if (preset != "adaptive" || gap.share() < 0.01 || nodes * 2 > 400) break;
+            if (context.refined) {
+                Attribution so_far = mapped();
+                so_far.partial = true;
+                context.refined(so_far);
+            }
             nodes *= 2;
         }
-        Attribution out = to_attribution(*this, settings, objective, channels);
-        out.explained += fmt::format(", against the baseline {}", settings.text("baseline"));
-        out.checks.push_back(gap.check());
-        out.notes.push_back(fmt::format("{} nodes{}, {} gradients in all; completeness gap {:.2g} %", nodes,
-                                        ways > 1 ? fmt::format(" for each of {} baselines", ways) : "", passes,
-                                        100 * gap.share()));
-        return out;
+        return mapped();
     }
 };
 

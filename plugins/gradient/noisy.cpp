@@ -83,6 +83,19 @@ class Noisy final : public Explainer {
             return draws_.noise ? draws_.noise(i) : at::randn(x.sizes(), generator_of(context.seed, 0, i)) * deviation;
         };
         at::Tensor sum = at::zeros(x.sizes().slice(1), at::kDouble), squares = sum.clone();
+        const auto mapped = [&](std::int64_t count) {
+            const at::Tensor mean = sum / static_cast<double>(count), square = squares / static_cast<double>(count);
+            // Divided by the number of copies, not by one less, as captum does.
+            const at::Tensor channels = form_ == Form::Mean     ? mean
+                                        : form_ == Form::Square ? square
+                                                                : (square - mean * mean).clamp_min(0);
+            Attribution out = to_attribution(*this, settings, objective, channels);
+            out.is_signed = out.is_signed && form_ == Form::Mean;
+            if (!draws_.noise)
+                out.notes.push_back(fmt::format("{} noisy copies, standard deviation {:.3g}", count, deviation));
+            return out;
+        };
+        constexpr std::int64_t kShown = 8;  // copies from one look at the map to the next
         VITRINE_CHECK(context.slopes(
             objective, samples,
             [&](std::int64_t first, std::int64_t count) {
@@ -90,21 +103,16 @@ class Noisy final : public Explainer {
                 for (std::int64_t i = first; i < first + count; ++i) some.push_back(x + noise(i));
                 return at::cat(some);
             },
-            [&](std::int64_t, double, const at::Tensor& gradient) {
+            [&](std::int64_t i, double, const at::Tensor& gradient) {
                 const at::Tensor g = gradient.to(at::kDouble);
                 sum += g;
                 squares += g * g;
+                if (!context.refined || (i + 1) % kShown != 0 || i + 1 == samples) return;
+                Attribution so_far = mapped(i + 1);
+                so_far.partial = true;
+                context.refined(so_far);
             }));
-        const at::Tensor mean = sum / static_cast<double>(samples), square = squares / static_cast<double>(samples);
-        // Divided by the number of copies, not by one less, as captum does.
-        const at::Tensor channels = form_ == Form::Mean     ? mean
-                                    : form_ == Form::Square ? square
-                                                            : (square - mean * mean).clamp_min(0);
-        Attribution out = to_attribution(*this, settings, objective, channels);
-        out.is_signed = out.is_signed && form_ == Form::Mean;
-        if (!draws_.noise)
-            out.notes.push_back(fmt::format("{} noisy copies, standard deviation {:.3g}", samples, deviation));
-        return out;
+        return mapped(samples);
     }
 
   private:

@@ -179,6 +179,10 @@ class Rise final : public Explainer {
             return masks;
         };
         RiseSum sum(keep, progressive);
+        const auto mapped = [&] {
+            const at::Tensor map = sum.map().reshape({rows, cols});
+            return canvas.attribution(*this, map, canvas.removes(), map.min().item<double>() < 0);
+        };
         while (sum.count() < most) {
             const std::int64_t count = std::min(canvas.removes() ? kBlockOfKept : kBlock, most - sum.count());
             const at::Tensor masks = masks_of(sum.count(), count);
@@ -187,9 +191,14 @@ class Rise final : public Explainer {
                     })));
             // Two blocks at least: a first variance of few masks may be small by chance.
             if (progressive && sum.count() >= 2 * kBlock && sum.error_share() <= wanted) break;
+            if (!context.refined || sum.count() >= most) continue;
+            Attribution so_far = mapped();
+            so_far.partial = true;
+            so_far.notes.push_back(fmt::format("standard error {:.1f} % of the map's range after {} masks",
+                                               100 * sum.error_share(), sum.count()));
+            context.refined(so_far);
         }
-        const at::Tensor map = sum.map().reshape({rows, cols});
-        Attribution out = canvas.attribution(*this, map, canvas.removes(), map.min().item<double>() < 0);
+        Attribution out = mapped();
         const double share = sum.error_share();
         out.notes.push_back(
             fmt::format("standard error {:.1f} % of the map's range after {} masks", 100 * share, sum.count()));

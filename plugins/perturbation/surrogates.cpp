@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linalg_lstsq.h>
@@ -98,6 +99,27 @@ at::Tensor shap_values(const at::Tensor& samples, const at::Tensor& scores) {
 
 namespace {
 
+/// The scores of all samples. Where somebody watches they come in blocks of whole batches, and `fit` makes the map that
+/// follows from those so far.
+Result<at::Tensor> watched_scores(
+    Canvas& canvas, const Features& features, const at::Tensor& samples,
+    const std::function<Attribution(const at::Tensor& samples, const at::Tensor& scores)>& fit) {
+    const std::int64_t count = samples.size(0), batch = canvas.context().batch_size();
+    // Where patches are left out only pictures with equally many make a batch, so a block has more of them.
+    const std::int64_t least = canvas.removes() ? 512 : 100, block = (least + batch - 1) / batch * batch;
+    if (!canvas.context().refined || count <= block) return canvas.scores(features, samples);
+    std::vector<at::Tensor> scores;
+    for (std::int64_t from = 0; from < count; from += block) {
+        const std::int64_t some = std::min(block, count - from);
+        scores.push_back(VITRINE_TRY(canvas.scores(features, samples.narrow(0, from, some))));
+        if (from + some == count) break;
+        Attribution so_far = fit(samples.narrow(0, 0, from + some), at::cat(scores));
+        so_far.partial = true;
+        canvas.context().refined(so_far);
+    }
+    return at::cat(scores);
+}
+
 class Lime final : public Explainer {
   public:
     Description description() const override {
@@ -136,11 +158,17 @@ class Lime final : public Explainer {
         canvas.paint_means(features);
         const at::Tensor samples = lime_samples(context.seed, count, features.count);
         if (canvas.removes()) keep_one(samples);
-        const at::Tensor scores = VITRINE_TRY(canvas.scores(features, samples));
-        const at::Tensor weights = lime_weights(samples, settings.number("kernel_width"));
-        const at::Tensor values = ridge(samples, scores, weights, settings.number("alpha"));
-        Attribution out =
-            canvas.attribution(*this, features.map_of(values), features.is_grid() || canvas.removes(), true);
+        const double width = settings.number("kernel_width"), alpha = settings.number("alpha");
+        const auto mapped = [&](const at::Tensor& values) {
+            return canvas.attribution(*this, features.map_of(values), features.is_grid() || canvas.removes(), true);
+        };
+        const at::Tensor scores =
+            VITRINE_TRY(watched_scores(canvas, features, samples, [&](const at::Tensor& some, const at::Tensor& known) {
+                return mapped(ridge(some, known, lime_weights(some, width), alpha));
+            }));
+        const at::Tensor weights = lime_weights(samples, width);
+        const at::Tensor values = ridge(samples, scores, weights, alpha);
+        Attribution out = mapped(values);
         const Centred c = centred(samples, scores, weights);
         const at::Tensor off = c.y - c.x.matmul(values);
         const double all = weights.dot(c.y * c.y).item<double>();
@@ -192,10 +220,15 @@ class KernelShap final : public Explainer {
         if (features.count < 2) return fail(ErrorCode::BadInput, "there is one feature only, and nothing to share out");
         canvas.paint_means(features);
         const at::Tensor samples = shap_samples(context.seed, count, features.count, !canvas.removes());
-        const at::Tensor scores = VITRINE_TRY(canvas.scores(features, samples));
+        const auto mapped = [&](const at::Tensor& values) {
+            return canvas.attribution(*this, features.map_of(values), features.is_grid() || canvas.removes(), true);
+        };
+        const at::Tensor scores =
+            VITRINE_TRY(watched_scores(canvas, features, samples, [&](const at::Tensor& some, const at::Tensor& known) {
+                return mapped(shap_values(some, known));
+            }));
         const at::Tensor values = shap_values(samples, scores);
-        Attribution out =
-            canvas.attribution(*this, features.map_of(values), features.is_grid() || canvas.removes(), true);
+        Attribution out = mapped(values);
         out.notes.push_back(fmt::format("{}, {} samples", features.name, count));
         if (count < features.count + 2)
             out.notes.push_back("fewer samples than features: of all solutions the smallest is shown");

@@ -102,12 +102,44 @@ TEST_P(ExplainerContract, EqualSeedsGiveEqualMaps) {
         const Input input = made_input(model), other = made_input(model, 8);
         ExplainContext first(model, input, {}, 5), second(model, input, {}, 5);
         first.other = second.other = &other;
+        // Somebody who watches changes nothing.
+        second.refined = [](const Attribution& so_far) {
+            EXPECT_TRUE(so_far.partial);
+            EXPECT_EQ(so_far.map.dim(), 2);
+            EXPECT_TRUE(at::isfinite(so_far.map).all().item<bool>());
+        };
         const Settings settings(explainer_->parameters());
         const auto a = explainer_->explain(first, settings), b = explainer_->explain(second, settings);
         if (refused(model, a) && refused(model, b)) return;
         ASSERT_TRUE(a.has_value() && b.has_value());
         EXPECT_TRUE(a->map.equal(b->map));
     });
+}
+
+TEST(Explainers, LongOnesShowTheirMapOnTheWay) {
+    const auto model = registry().architecture("vit").value()->tiny(2).value();
+    const Input input = made_input(*model);
+    for (const char* name : {"rise", "lime", "kernel_shap", "smooth_grad", "square_grad", "var_grad"}) {
+        SCOPED_TRACE(name);
+        const Explainer* explainer = registry().explainer(name).value();
+        ExplainContext context(*model, input, {}, 5);
+        Settings settings(explainer->parameters());
+        if (name == std::string("rise")) {
+            ASSERT_TRUE(settings.set("preset", "paper") && settings.set("masks", "400"));
+        }
+        context.batch = 8;  // as on a real model: a map is shown after whole batches
+        std::vector<at::Tensor> shown;
+        context.refined = [&](const Attribution& so_far) { shown.push_back(so_far.map); };
+        const auto found = explainer->explain(context, settings);
+        ASSERT_TRUE(found) << found.error().message;
+        EXPECT_FALSE(found->partial);
+        ASSERT_GE(shown.size(), 3u);
+        EXPECT_EQ(shown.front().sizes(), found->map.sizes());
+        // It comes closer: the last look is nearer to the end than the first.
+        const auto away = [&](const at::Tensor& map) { return (map - found->map).norm().item<double>(); };
+        EXPECT_LT(away(shown.back()), away(shown.front()));
+        EXPECT_GT(away(shown.front()), 0);
+    }
 }
 
 TEST_P(ExplainerContract, AStopRequestEndsTheWork) {
