@@ -246,14 +246,16 @@ std::vector<Box> boxes_in_input(const ExplainContext& context) {
     return out;
 }
 
-at::Tensor box_mask(const ExplainContext& context) {
+at::Tensor box_mask(const ExplainContext& context, bool touched) {
     const std::int64_t height = context.input.pixels.size(2), width = context.input.pixels.size(3);
     at::Tensor out = at::zeros({height, width}, at::kBool);
-    const auto inside = [](double from, double to, std::int64_t side) {
-        // Pixel i is in when its centre i + 0.5 lies in [from, to).
+    const auto inside = [touched](double from, double to, std::int64_t side) {
+        // Pixel i is in when its centre i + 0.5 lies in [from, to), or any of [i, i + 1) does.
         const double last = static_cast<double>(side);
-        const auto first = static_cast<std::int64_t>(std::ceil(std::clamp(from - 0.5, 0.0, last)));
-        const auto end = static_cast<std::int64_t>(std::ceil(std::clamp(to - 0.5, 0.0, last)));
+        const double low = touched ? std::floor(from) : std::ceil(from - 0.5);
+        const double high = touched ? std::ceil(to) : std::ceil(to - 0.5);
+        const auto first = static_cast<std::int64_t>(std::clamp(low, 0.0, last));
+        const auto end = static_cast<std::int64_t>(std::clamp(high, 0.0, last));
         return std::pair{first, std::max<std::int64_t>(0, end - first)};
     };
     for (const Box& box : boxes_in_input(context)) {

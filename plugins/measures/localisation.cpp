@@ -46,11 +46,15 @@ class Boxed : public Basic {
             out.left_out = "no box lies in what the model sees";
             return out;
         }
-        if (settings.text("boxes") == "small" && 2 * covered >= inside.numel()) {
-            out.left_out = fmt::format("its boxes cover {:.0f} % of what the model sees",
-                                       100.0 * static_cast<double>(covered) / static_cast<double>(inside.numel()));
-            return out;
-        }
+        // Pixels that a box touches count here, as where half a picture was first the border (149 of 250 photographs of
+        // imagenette_boxes are below it so, 152 by the pixels' centres).
+        if (settings.text("boxes") == "small")
+            if (const auto touched = box_mask(context, true).sum().item<std::int64_t>();
+                2 * touched >= inside.numel()) {
+                out.left_out = fmt::format("its boxes cover {:.0f} % of what the model sees",
+                                           100.0 * static_cast<double>(touched) / static_cast<double>(inside.numel()));
+                return out;
+            }
         if (settings.text("answers") == "right" && context.target.index) {
             const at::Tensor answer = VITRINE_TRY(context.capture())->output;
             if (const auto best = answer[0].argmax().item<std::int64_t>(); best != *context.target.index) {

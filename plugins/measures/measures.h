@@ -122,8 +122,8 @@ Result<double> max_sensitivity(ExplainContext& context, const Subject& subject, 
 
 /// The picture's boxes in the pixels of the model's input, not cut at its border.
 std::vector<Box> boxes_in_input(const ExplainContext& context);
-/// Pixels whose centre lies in a box. bool [input height, input width]
-at::Tensor box_mask(const ExplainContext& context);
+/// Pixels whose centre lies in a box, or that a box touches at all. bool [input height, input width]
+at::Tensor box_mask(const ExplainContext& context, bool touched = false);
 
 // ---- parameters -----------------------------------------------------------------------------------------------------
 

@@ -267,6 +267,10 @@ TEST_F(Measures, BoxesHitAndMiss) {
     EXPECT_THAT(*score(make_pointing_game())->left_out, HasSubstr("sees"));
     boxes = {{0, 0, 8, 5}};
     EXPECT_THAT(*score(make_pointing_game(), {{"boxes", "small"}})->left_out, HasSubstr("62 %"));
+    boxes = {{0, 0, 8, 3.4}};  // three rows of centres, four rows that are touched
+    EXPECT_THAT(*score(make_pointing_game(), {{"boxes", "small"}})->left_out, HasSubstr("50 %"));
+    boxes = {{0, 0, 8, 3}};
+    EXPECT_EQ(score(make_pointing_game(), {{"boxes", "small"}})->left_out, std::nullopt);
 
     // All of the mass in the box, a quarter of it, all of the k highest.
     explainer.map = at::zeros({kSide, kSide});
