@@ -738,6 +738,7 @@ TEST_F(Measurement, SharedByProcessesHasTheSameNumbers) {
     if (std::system("command -v mpirun >/dev/null") != 0) GTEST_SKIP() << "there is no mpirun";
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 1);  // who waits gives its core to who works
     const std::string launcher = "mpirun -n 2 --oversubscribe --bind-to none --mca btl self,vader";
     const auto alone = vitrine(arguments());
     ASSERT_EQ(alone.status, 0) << alone.err;
