@@ -9,6 +9,8 @@ void JobControl::report(std::int64_t done, std::int64_t total, std::string unit)
     thread_.report(id_, {done, total, std::move(unit)});
 }
 
+void JobControl::show(std::function<void()> closure) { thread_.show(id_, std::move(closure)); }
+
 JobThread::JobThread(Deliver deliver, std::function<void()> at_end)
     : deliver_(std::move(deliver)),
       at_end_(std::move(at_end)),
@@ -133,6 +135,18 @@ void JobThread::report(std::uint64_t id, JobProgress progress) {
         progress_ = std::move(progress);
     }
     tell_change();
+}
+
+void JobThread::show(std::uint64_t id, std::function<void()> closure) {
+    std::shared_ptr<Job> job;
+    {
+        const std::lock_guard lock(mutex_);
+        if (!running_ || running_->id != id || running_->dropped->load()) return;
+        job = running_;
+    }
+    deliver_([alive = std::weak_ptr(changed_), job, closure = std::move(closure)] {
+        if (alive.lock() && !job->dropped->load()) closure();
+    });
 }
 
 void JobThread::run() {

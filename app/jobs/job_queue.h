@@ -54,6 +54,9 @@ class JobControl {
   public:
     std::stop_token stop() const { return stop_; }
     void report(std::int64_t done, std::int64_t total, std::string unit);
+    /// Something to show before the job is done: runs on the interface thread, before the job's own result; dropped
+    /// once the job was cancelled.
+    void show(std::function<void()> closure);
 
   private:
     friend class JobThread;
@@ -101,6 +104,7 @@ class JobThread {
     void run();
     void tell_change();
     void report(std::uint64_t id, JobProgress progress);
+    void show(std::uint64_t id, std::function<void()> closure);
 
     Deliver deliver_;
     std::function<void()> at_end_;

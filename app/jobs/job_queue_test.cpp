@@ -105,6 +105,45 @@ TEST_F(JobQueueTest, AJobRunsOnTheEngineThreadAndAnswersOnTheOther) {
     EXPECT_EQ(worked, made);
 }
 
+TEST_F(JobQueueTest, WhatAJobShowsComesBeforeItsResultAndNotAfterACancel) {
+    std::vector<std::string> seen;
+    std::thread::id shown;
+    jobs.post(
+        {.tag = "a"},
+        [&](Counter&, JobControl& job) -> Result<int> {
+            for (const char* step : {"first", "second"})
+                job.show([&seen, &shown, step] {
+                    seen.emplace_back(step);
+                    shown = std::this_thread::get_id();
+                });
+            return 0;
+        },
+        [&](Result<int>) { seen.emplace_back("result"); });
+    ASSERT_TRUE(mailbox.pump_until([&] { return seen.size() == 3; }));
+    EXPECT_EQ(seen, (std::vector<std::string>{"first", "second", "result"}));
+    EXPECT_EQ(shown, std::this_thread::get_id());
+    // Cancelled while it is on its way: it stays away.
+    std::promise<void> said, release;
+    jobs.post(
+        {.tag = "b"},
+        [&](Counter&, JobControl& job) -> Result<int> {
+            job.show([&] { seen.emplace_back("late"); });
+            said.set_value();
+            release.get_future().wait();
+            job.show([&] { seen.emplace_back("later"); });
+            return 0;
+        },
+        [&](Result<int>) { seen.emplace_back("never"); });
+    said.get_future().wait();
+    jobs.cancel("b");
+    release.set_value();
+    bool done = false;
+    jobs.post(
+        {.tag = "c"}, [](Counter&, JobControl&) -> Result<int> { return 0; }, [&](Result<int>) { done = true; });
+    ASSERT_TRUE(mailbox.pump_until([&] { return done; }));
+    EXPECT_EQ(seen.size(), 3u);
+}
+
 TEST_F(JobQueueTest, AWaitingJobOfTheSameTagIsReplacedAndOthersAreNot) {
     const auto release = block();
     std::vector<int> answered;

@@ -5,7 +5,6 @@
 
 #include <QFileInfo>
 #include <QMetaObject>
-#include <QPointer>
 
 #include <algorithm>
 
@@ -43,12 +42,12 @@ Session::Session(QObject* parent)
 
 Session::~Session() { jobs_.finish(); }
 
-template <class Job, class Then>
-void Session::post(JobLabel label, Job job, Then then) {
-    jobs_.post(std::move(label), std::move(job),
-               [self = QPointer<Session>(this), then = std::move(then)](auto answer) mutable {
-                   if (self) then(std::move(answer));
-               });
+/// Makes way for something to be opened.
+void Session::dropWork() {
+    for (const char* tag : {"look", "explain", "check"}) jobs_.cancel(tag);
+    looking_ = explaining_ = false;
+    opening_ = true;
+    Q_EMIT workDropped(false);
 }
 
 void Session::tell(const Error& error, const QString& about) {
@@ -114,10 +113,7 @@ void Session::addPictures(const QStringList& files) {
 
 void Session::openModel(const QString& request, bool trusted) {
     const auto name = request.toStdString();
-    jobs_.cancel("look");
-    jobs_.cancel("explain");
-    jobs_.cancel("check");
-    looking_ = explaining_ = false;
+    dropWork();
     struct Opened {
         std::optional<ModelFacts> facts;
         bool needs_consent = false;
@@ -129,6 +125,7 @@ void Session::openModel(const QString& request, bool trusted) {
             return Opened{VITRINE_TRY(bench.open_model(name, trusted, job.stop())), false};
         },
         [this, request](Result<Opened> opened) {
+            opening_ = false;
             if (!opened) {
                 tell(opened.error(), QStringLiteral("opening the model %1").arg(request));
                 resume();
@@ -171,14 +168,12 @@ void Session::showPicture(int index) {
     current_ = index;
     Q_EMIT filmChanged();
     const auto file = film_[static_cast<std::size_t>(index)].file;
-    jobs_.cancel("look");
-    jobs_.cancel("explain");
-    jobs_.cancel("check");
-    looking_ = explaining_ = false;
+    dropWork();
     post(
         {.tag = "picture", .title = "Opening " + film_[static_cast<std::size_t>(index)].name.toStdString()},
         [path = file.toStdString()](Workbench& bench, JobControl& job) { return bench.open_picture(path, job.stop()); },
         [this, file](Result<PictureFacts> picture) {
+            opening_ = false;
             const auto frame =
                 std::find_if(film_.begin(), film_.end(), [&](const FilmFrame& f) { return f.file == file; });
             if (!picture) {
@@ -325,22 +320,33 @@ void Session::resume() {
         lookNow();
     else if (!explanation_ && explain_trouble_.isEmpty())
         explainNow();
+    else
+        Q_EMIT evidenceChanged();
 }
 
-void Session::explainNow() {
+void Session::explainNow(bool fresh) {
     jobs_.cancel("explain");
     if (!look_ || method_.isEmpty()) return;
     const auto* facts = methodFacts();
     if (!facts) return;
     explaining_ = true;
+    refining_ = false;
     explain_trouble_.clear();
     post(
         {.tag = "explain", .title = "Computing " + facts->title},
-        [method = method_.toStdString(), settings = settings(), target = target_, versus = versus_](Workbench& bench,
-                                                                                                    JobControl& job) {
+        [this, asked = wanted(method_), fresh](Workbench& bench, JobControl& job) {
             return bench.explain(
-                method, settings, target, versus, job.stop(),
-                [&](std::int64_t done, std::int64_t total, const std::string& unit) { job.report(done, total, unit); });
+                asked, job.stop(),
+                [&](std::int64_t done, std::int64_t total, const std::string& unit) { job.report(done, total, unit); },
+                [&](Explanation so_far) {
+                    // `this` outlives the job: the destructor waits for it.
+                    job.show([this, so_far = std::move(so_far)]() mutable {
+                        refining_ = true;
+                        explanation_ = std::move(so_far);
+                        Q_EMIT evidenceChanged();
+                    });
+                },
+                fresh);
         },
         [this](Result<Explanation> explanation) {
             explaining_ = false;
@@ -401,12 +407,26 @@ void Session::askPiece(std::int64_t q0, std::int64_t q1, std::int64_t k0, std::i
         });
 }
 
-const MethodFacts* Session::methodFacts() const {
+const MethodFacts* Session::methodFacts() const { return methodFacts(method_); }
+
+const MethodFacts* Session::methodFacts(const QString& method) const {
     if (!model_) return nullptr;
-    const auto name = method_.toStdString();
+    const auto name = method.toStdString();
     for (const auto& facts : model_->methods)
         if (facts.name == name) return &facts;
     return nullptr;
+}
+
+Wanted Session::wanted(const QString& method) const {
+    Wanted out;
+    out.method = method.toStdString();
+    if (const auto set = settings_.find(method); set != settings_.end()) out.settings = set->second;
+    out.shared = shared_;
+    if (const auto* facts = methodFacts(method); facts && facts->class_specific) {
+        out.target = target_;
+        out.versus = versus_;
+    }
+    return out;
 }
 
 void Session::setMethod(const QString& name) {
@@ -425,20 +445,40 @@ const MethodSettings& Session::settings() const {
     return found == settings_.end() ? none : found->second;
 }
 
-void Session::setSetting(const std::string& name, const std::string& value) {
-    const auto* facts = methodFacts();
-    if (!facts) return;
-    const auto declared = std::find_if(facts->settings.begin(), facts->settings.end(),
-                                       [&](const SettingFacts& setting) { return setting.name == name; });
-    if (declared == facts->settings.end()) return;
-    auto& chosen = settings_[method_];
+namespace {
+/// Notes what differs from the defaults; false where nothing changed or nothing is declared.
+bool set_in(MethodSettings& chosen, const std::vector<SettingFacts>& declared, const std::string& name,
+            const std::string& value) {
+    const auto setting =
+        std::find_if(declared.begin(), declared.end(), [&](const SettingFacts& facts) { return facts.name == name; });
+    if (setting == declared.end()) return false;
     const auto before = chosen;
-    if (value == declared->standard)
+    if (value == setting->standard)
         chosen.erase(name);
     else
         chosen[name] = value;
-    if (chosen == before) return;
+    return chosen != before;
+}
+}  // namespace
+
+void Session::setSetting(const std::string& name, const std::string& value) {
+    const auto* facts = methodFacts();
+    if (!facts || !set_in(settings_[method_], facts->settings, name, value)) return;
     prefers_explanation_ = true;
+    Q_EMIT choiceChanged();
+    explainNow();
+}
+
+void Session::setShared(const std::string& name, const std::string& value) {
+    if (!model_ || !set_in(shared_, model_->shared, name, value)) return;
+    prefers_explanation_ = true;
+    Q_EMIT choiceChanged();
+    explainNow();
+}
+
+void Session::resetShared() {
+    if (shared_.empty()) return;
+    shared_.clear();
     Q_EMIT choiceChanged();
     explainNow();
 }
@@ -466,7 +506,7 @@ void Session::setVersus(std::optional<std::int64_t> index) {
     if (const auto* facts = methodFacts(); facts && facts->class_specific) explainNow();
 }
 
-void Session::refreshExplanation() { asking_ ? runAnyway() : explainNow(); }
+void Session::refreshExplanation() { asking_ ? runAnyway() : explainNow(true); }
 
 int Session::heads() const {
     if (!look_ || layer_ < 0 || layer_ >= static_cast<int>(look_->heads.size())) return 0;
@@ -551,9 +591,17 @@ QString Session::className(std::int64_t index) const {
     return text(model_->labels[static_cast<std::size_t>(index)]);
 }
 
+void Session::stopExplaining() {
+    if (!explaining_) return;
+    jobs_.cancel("explain");
+    explaining_ = false;
+    Q_EMIT evidenceChanged();
+}
+
 void Session::cancelAll() {
     jobs_.cancel_all();
-    looking_ = explaining_ = false;
+    looking_ = explaining_ = opening_ = false;
+    Q_EMIT workDropped(true);
     Q_EMIT lookChanged();
     Q_EMIT evidenceChanged();
     Q_EMIT jobsChanged();

@@ -5,6 +5,7 @@
 
 #include <QImage>
 #include <QObject>
+#include <QPointer>
 #include <QString>
 #include <QStringList>
 
@@ -56,7 +57,10 @@ class Session : public QObject {
     void setMethod(const QString& name);
     /// A value of the chosen method; its default takes it back. The explanation is computed again.
     void setSetting(const std::string& name, const std::string& value);
-    void resetSettings();                               ///< all of the chosen method
+    void resetSettings();  ///< all of the chosen method
+    /// A setting that all methods take, likewise.
+    void setShared(const std::string& name, const std::string& value);
+    void resetShared();
     void setTarget(std::optional<std::int64_t> index);  ///< nothing: the predicted class
     void setVersus(std::optional<std::int64_t> index);
     void setLayer(int layer);
@@ -69,6 +73,7 @@ class Session : public QObject {
     void setLive(bool live);           ///< whether hovering shows attention
     void preferExplanation(bool yes);  ///< what is shown when nothing is hovered or pinned
     void refreshExplanation();
+    void stopExplaining();  ///< what there is of the map stays
     void cancelAll();
     void runAnyway();  ///< the person's word to a run that is long or large
 
@@ -86,12 +91,19 @@ class Session : public QObject {
     const std::vector<Finding>& replay() const { return replay_; }
     const QString& explainTrouble() const { return explain_trouble_; }
     bool explaining() const { return explaining_; }
+    /// Whether the explanation is of another question than the one that is being answered.
+    bool stale() const { return explaining_ && !refining_; }
+    bool opening() const { return opening_; }  ///< a model or picture is on its way: what is here may go
     bool looking() const { return looking_; }
     /// What waits for the person's word before the model runs on the picture; nothing when nothing does.
     const std::optional<RunCost>& asking() const { return asking_; }
     const QString& method() const { return method_; }
     const MethodFacts* methodFacts() const;
-    const MethodSettings& settings() const;  ///< of the chosen method: what differs from its defaults
+    const MethodFacts* methodFacts(const QString& name) const;
+    /// What is asked of a method now: its settings, and the target where it depends on one.
+    Wanted wanted(const QString& method) const;
+    const MethodSettings& settings() const;                   ///< of the chosen method: what differs from its defaults
+    const MethodSettings& shared() const { return shared_; }  ///< of all methods, likewise
     std::optional<std::int64_t> target() const { return target_; }
     std::optional<std::int64_t> versus() const { return versus_; }
     std::optional<std::int64_t> explainedClass() const;  ///< the target, or the predicted class
@@ -124,16 +136,26 @@ class Session : public QObject {
     void noticed(const vitrine::app::Notice& notice);
     void settled();  ///< something that could have failed went well: an old notice is out of date
     void consentWanted(const QString& request);
+    /// All work on the model was cancelled: `stopped` by the person, else to make way for something to be opened.
+    void workDropped(bool stopped);
     void modelOpened(const QString& request);
     void pictureOpened(const QString& file);
 
   private:
+    friend class Comparison;  // these two post their own jobs
+    friend class LayerMaps;
     template <class Job, class Then>
-    void post(JobLabel label, Job job, Then then);
+    void post(JobLabel label, Job job, Then then) {
+        jobs_.post(std::move(label), std::move(job),
+                   [self = QPointer<Session>(this), then = std::move(then)](auto answer) mutable {
+                       if (self) then(std::move(answer));
+                   });
+    }
+    void dropWork();
     void tell(const Error& error, const QString& about);
     void lookNow(bool consented = false);
     void resume();
-    void explainNow();
+    void explainNow(bool fresh = false);
     void rowNow();
     void stripNow();
     void dropResults();
@@ -152,10 +174,11 @@ class Session : public QObject {
     std::optional<Explanation> explanation_;
     std::vector<Finding> replay_;
     QString explain_trouble_;
-    bool explaining_ = false, looking_ = false;
+    bool explaining_ = false, refining_ = false, looking_ = false, opening_ = false;
     std::optional<RunCost> asking_;
     QString method_;
     std::map<QString, MethodSettings> settings_;  ///< by method, kept while the window is open
+    MethodSettings shared_;
     std::optional<std::int64_t> target_, versus_;
     int layer_ = -1, head_ = -1;
     std::optional<Token> hovered_, pinned_;

@@ -5,6 +5,7 @@
 #include <vitrine/base/readers.h>
 #include <vitrine/base/resize.h>
 #include <vitrine/engine.h>
+#include <vitrine/smoothing.h>
 
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
@@ -161,6 +162,30 @@ TableFacts facts_of(const Table& table, const Flow* flow) {
     return facts;
 }
 
+/// Points like the one that is read by default, one a layer: alike but for their numbers ("blocks.3.norm1"), else all
+/// that are maps of channels.
+std::vector<std::string> layers_like(const std::vector<NamedPoint>& points, const std::string& own) {
+    // Without parts that are numbers: "blocks.3.norm1" is like "blocks.4.norm1" and not like "blocks.3.norm2".
+    const auto stem = [](const std::string& name) {
+        std::string out;
+        for (std::size_t from = 0; from <= name.size();) {
+            const auto dot = std::min(name.find('.', from), name.size());
+            const auto part = name.substr(from, dot - from);
+            out += part.find_first_not_of("0123456789") == std::string::npos ? "#." : part + ".";
+            from = dot + 1;
+        }
+        return out;
+    };
+    std::vector<std::string> out;
+    for (const auto& point : points)
+        if (!own.empty() && stem(point.name) == stem(own)) out.push_back(point.name);
+    if (out.size() > 1) return out;
+    out.clear();
+    for (const auto& point : points)
+        if (point.meaning.ends_with("rows, cols]")) out.push_back(point.name);
+    return out;
+}
+
 bool holds_model(const std::filesystem::path& folder) {
     std::error_code ignored;
     for (const char* name : {"config.json", "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"})
@@ -210,6 +235,47 @@ Plane make_plane(std::int64_t rows, std::int64_t cols, std::vector<float> values
     return plane;
 }
 
+/// A map with how it was made.
+struct Made {
+    Wanted wanted;
+    std::unique_ptr<Explainer> explainer;  ///< under the shared settings
+    Settings settings;
+    Attribution attribution;
+    double milliseconds = 0;
+};
+
+namespace {
+
+Result<Explanation> facts_of(const Made& made, const Flow* flow) {
+    const auto& found = made.attribution;
+    const auto description = made.explainer->description();
+    Explanation out;
+    out.milliseconds = made.milliseconds;
+    out.method = made.wanted.method;
+    out.title = description.title;
+    out.source = description.source;
+    out.explained = found.explained;
+    out.implementation = found.implementation;
+    out.on_tokens = found.on_tokens;
+    out.class_specific = found.class_specific;
+    out.partial = found.partial;
+    out.prefix_mass = found.prefix_mass;
+    out.notes = found.notes;
+    for (const auto& check : found.checks) out.checks.push_back({check.name, check.finding, check.passed});
+    for (const auto& table : found.tables) out.tables.push_back(facts_of(table, flow));
+    if (!found.map.defined() || found.map.dim() != 2 || found.map.numel() == 0)
+        return fail(ErrorCode::Internal, "{} gave no map", out.title);
+    out.plane =
+        make_plane(found.map.size(0), found.map.size(1), floats_of(found.map), found.is_signed, !found.on_tokens);
+    return out;
+}
+
+}  // namespace
+
+bool MethodFacts::has(std::string_view setting) const {
+    return std::any_of(settings.begin(), settings.end(), [&](const auto& s) { return s.name == setting; });
+}
+
 struct Workbench::Parts {
     std::string request;
     std::shared_ptr<Model> model;
@@ -217,9 +283,18 @@ struct Workbench::Parts {
     std::string name;
     std::shared_ptr<const Image> photo;
     Orientation orientation = 1;
-    std::shared_ptr<const Input> input;      // of photo and model
-    std::shared_ptr<const Capture> capture;  // of input and model
+    std::shared_ptr<const Input> input;             // of photo and model
+    std::shared_ptr<const Capture> capture;         // of input and model
+    std::vector<std::shared_ptr<const Made>> made;  // of input and model, the latest last
 };
+
+ExplainContext Workbench::context_for(const Wanted& wanted, std::stop_token stop, const Report& report) const {
+    ExplainContext context(*parts_->model, *parts_->input, Target{wanted.target, wanted.versus});
+    context.stop = std::move(stop);
+    context.progress = [report](const Progress& progress) { report(progress.done, progress.total, progress.unit); };
+    if (parts_->capture) context.use(parts_->capture);
+    return context;
+}
 
 Workbench::Workbench() : parts_(std::make_unique<Parts>()) {}
 Workbench::~Workbench() = default;
@@ -284,6 +359,8 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
     facts.patch_height = info.patch_height;
     facts.patch_width = info.patch_width;
     facts.notes = info.notes;
+    facts.cam_point = info.cam_point;
+    facts.layer_points = layers_like(model->points(), info.cam_point);
     for (std::int64_t i = 0; i < info.classes; ++i) facts.labels.push_back(model->labels().name(i));
     facts.label_source = model->labels().source;
     facts.labels_assumed = model->labels().assumed;
@@ -295,23 +372,36 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
     facts.assumed.assign(preprocess.assumed.begin(), preprocess.assumed.end());
     for (const auto& explainer : registry().explainers()) {
         const auto description = explainer->description();
-        MethodFacts method{description.name,
-                           description.title,
-                           description.summary,
-                           description.source,
-                           explainer->why_not(*model).value_or(""),
-                           explainer->class_specific(),
-                           {}};
+        MethodFacts method;
+        method.name = description.name;
+        method.title = description.title;
+        method.summary = description.summary;
+        method.source = description.source;
+        method.family = description.family;
+        method.formula = description.formula;
+        method.weakness = description.weakness;
+        method.why_not = explainer->why_not(*model).value_or("");
+        method.class_specific = explainer->class_specific();
+        if (method.why_not.empty())
+            if (const auto passes = explainer->passes(*model, Settings(explainer->parameters())))
+                method.passes = PassFacts{passes->forwards, passes->backwards};
         // A file that is called "model" would read as if a word were missing; the title is what the window shows.
         if (method.why_not.starts_with(info.name + " ")) method.why_not.replace(0, info.name.size(), facts.title);
         for (const auto& parameter : explainer->parameters()) method.settings.push_back(facts_of(parameter));
         facts.methods.push_back(std::move(method));
+    }
+    for (const auto& parameter : smoothing_parameters()) facts.shared.push_back(facts_of(parameter));
+    for (const auto& measure : registry().measures()) {
+        const auto description = measure->description();
+        facts.measures.push_back({description.name, description.title, description.summary, description.source,
+                                  measure->higher_is_better()});
     }
     if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
     parts_->model = std::move(model);
     parts_->request = request;
     parts_->input.reset();
     parts_->capture.reset();
+    parts_->made.clear();
     return facts;
 }
 
@@ -330,6 +420,7 @@ Result<PictureFacts> Workbench::open_picture(const std::filesystem::path& file, 
     parts_->orientation = photo.orientation;
     parts_->input.reset();
     parts_->capture.reset();
+    parts_->made.clear();
     return facts;
 }
 
@@ -402,6 +493,7 @@ Result<Look> Workbench::look(std::stop_token stop) {
     } else {
         look.no_grid = "this model has no attention layers";
     }
+    at_hand.made.clear();
     at_hand.input = input;
     at_hand.capture = std::move(capture);
     return look;
@@ -526,40 +618,92 @@ Result<std::vector<Finding>> Workbench::check(std::stop_token stop, const Report
     return findings;
 }
 
-Result<Explanation> Workbench::explain(const std::string& method, const MethodSettings& wanted,
-                                       std::optional<std::int64_t> target, std::optional<std::int64_t> versus,
-                                       std::stop_token stop, const Report& report) {
+Result<Explanation> Workbench::explain(const Wanted& wanted, std::stop_token stop, const Report& report,
+                                       const Refined& refined, bool fresh) {
+    const auto made = VITRINE_TRY(attribution(wanted, std::move(stop), report, refined, fresh));
+    return facts_of(*made, parts_->capture ? &parts_->capture->flow : nullptr);
+}
+
+Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted, std::stop_token stop,
+                                                           const Report& report, const Refined& refined, bool fresh) {
+    constexpr std::size_t kMostKept = 64;  // maps of input pixels with their channels are 0.8 MB each
+    constexpr auto kBetween = std::chrono::milliseconds(150);
     if (!parts_->input || !parts_->model) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
-    const auto* explainer = VITRINE_TRY(registry().explainer(method));
-    if (const auto reason = explainer->why_not(*parts_->model)) return fail(ErrorCode::Unsupported, "{}", *reason);
-    ExplainContext context(*parts_->model, *parts_->input, Target{target, versus});
-    context.stop = std::move(stop);
-    context.progress = [&](const Progress& progress) { report(progress.done, progress.total, progress.unit); };
-    if (parts_->capture) context.use(parts_->capture);
-    Settings settings(explainer->parameters());
-    for (const auto& [name, value] : wanted) VITRINE_CHECK(settings.set(name, value));
+    auto& kept = parts_->made;
+    const auto same = std::find_if(kept.begin(), kept.end(), [&](const auto& m) { return m->wanted == wanted; });
+    if (same != kept.end() && !fresh) return *same;
+    auto made = std::make_shared<Made>();
+    made->wanted = wanted;
+    Settings shared(smoothing_parameters());
+    for (const auto& [name, value] : wanted.shared) VITRINE_CHECK(shared.set(name, value));
+    VITRINE_CHECK(check_smoothing(shared));
+    made->explainer = smoothed(*VITRINE_TRY(registry().explainer(wanted.method)), shared);
+    if (const auto reason = made->explainer->why_not(*parts_->model))
+        return fail(ErrorCode::Unsupported, "{}", *reason);
+    made->settings = Settings(made->explainer->parameters());
+    for (const auto& [name, value] : wanted.settings) VITRINE_CHECK(made->settings.set(name, value));
+    ExplainContext context = context_for(wanted, std::move(stop), report);
     const auto start = std::chrono::steady_clock::now();
-    const auto found = VITRINE_TRY(explainer->explain(context, settings));
-    Explanation explanation;
-    explanation.milliseconds = milliseconds_since(start);
-    explanation.method = method;
-    explanation.title = explainer->description().title;
-    explanation.source = explainer->description().source;
-    explanation.explained = found.explained;
-    explanation.implementation = found.implementation;
-    explanation.on_tokens = found.on_tokens;
-    explanation.class_specific = found.class_specific;
-    explanation.partial = found.partial;
-    explanation.prefix_mass = found.prefix_mass;
-    explanation.notes = found.notes;
-    for (const auto& check : found.checks) explanation.checks.push_back({check.name, check.finding, check.passed});
-    for (const auto& table : found.tables)
-        explanation.tables.push_back(facts_of(table, parts_->capture ? &parts_->capture->flow : nullptr));
-    if (!found.map.defined() || found.map.dim() != 2 || found.map.numel() == 0)
-        return fail(ErrorCode::Internal, "{} gave no map", explanation.title);
-    explanation.plane =
-        make_plane(found.map.size(0), found.map.size(1), floats_of(found.map), found.is_signed, !found.on_tokens);
-    return explanation;
+    auto shown = start;
+    if (refined)
+        context.refined = [&](const Attribution& so_far) {
+            const auto now = std::chrono::steady_clock::now();
+            if (shown != start && now - shown < kBetween) return;
+            shown = now;
+            made->attribution = so_far;
+            made->attribution.partial = true;
+            made->milliseconds = milliseconds_since(start);
+            if (auto facts = facts_of(*made, nullptr)) refined(std::move(*facts));
+        };
+    made->attribution = VITRINE_TRY(made->explainer->explain(context, made->settings));
+    made->milliseconds = milliseconds_since(start);
+    if (same != kept.end()) kept.erase(same);
+    if (kept.size() == kMostKept) kept.erase(kept.begin());
+    kept.push_back(made);
+    return std::shared_ptr<const Made>(made);
+}
+
+std::string Workbench::own_layer() const { return parts_->model ? parts_->model->info().cam_point : std::string(); }
+
+Result<ScoreFacts> Workbench::measure(const Wanted& wanted, const std::string& name, std::stop_token stop,
+                                      const Report& report) {
+    const auto score = VITRINE_TRY(score_of(wanted, name, {}, std::move(stop), report));
+    return ScoreFacts{name, score.first.unit, score.first.value, score.first.notes, score.second};
+}
+
+Result<std::pair<Score, double>> Workbench::score_of(const Wanted& wanted, const std::string& name,
+                                                     const MethodSettings& set, std::stop_token stop,
+                                                     const Report& report) {
+    const auto* measure = VITRINE_TRY(registry().measure(name));
+    const auto made = VITRINE_TRY(attribution(wanted, stop, report, {}, false));
+    if (const auto reason = measure->why_not(*parts_->model, *made->explainer))
+        return fail(ErrorCode::Unsupported, "{}", *reason);
+    Settings settings(measure->parameters());
+    for (const auto& [setting, value] : set) VITRINE_CHECK(settings.set(setting, value));
+    ExplainContext context = context_for(wanted, std::move(stop), report);
+    const auto start = std::chrono::steady_clock::now();
+    auto score =
+        VITRINE_TRY(measure->measure(context, {*made->explainer, made->settings, made->attribution}, settings));
+    if (score.left_out) return fail(ErrorCode::Unsupported, "{}", *score.left_out);
+    if (!std::isfinite(score.value)) return fail(ErrorCode::Unsupported, "the number is not finite");
+    return std::pair{std::move(score), milliseconds_since(start)};
+}
+
+Result<Finding> Workbench::check_randomisation(const Wanted& wanted, std::stop_token stop, const Report& report) {
+    // Three shuffles tell a map that follows the weights from one that does not; ten are the measure's own default.
+    const auto [score, took] =
+        VITRINE_TRY(score_of(wanted, "parameter_randomisation", {{"seeds", "3"}}, std::move(stop), report));
+    if (score.curve.empty()) return fail(ErrorCode::Internal, "the randomisation gave no course");
+    double own = 1;  // of a method without chance
+    constexpr std::string_view kOwn = "from another seed: ";
+    for (const auto& note : score.notes)
+        if (const auto at = note.find(kOwn); at != std::string::npos) own = std::stod(note.substr(at + kOwn.size()));
+    const double broken = score.curve.back();
+    return Finding{"randomisation",
+                   fmt::format("likeness {:.2f} to the map with all weights shuffled, {:.2f} to its own from another "
+                               "seed; 3 shuffles",
+                               broken, own),
+                   std::abs(broken) <= 0.5 * std::abs(own)};
 }
 
 std::vector<std::filesystem::path> Workbench::builtin_pictures() { return vitrine::builtin_pictures(); }

@@ -12,6 +12,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -19,7 +20,14 @@
 #include <vitrine/base/image.h>
 #include <vitrine/base/result.h>
 
+namespace vitrine {
+class ExplainContext;
+struct Score;
+}  // namespace vitrine
+
 namespace vitrine::app {
+
+struct Made;
 
 /// A small map of values with the range it is shown in by default.
 struct Plane {
@@ -46,15 +54,37 @@ struct SettingFacts {
     std::vector<std::string> choices;  ///< for Choice
 };
 
+/// How often the model is run for one map, with the method's own settings; the shared first run not counted.
+struct PassFacts {
+    std::int64_t forwards = 0, backwards = 0;
+};
+
 struct MethodFacts {
     std::string name, title, summary, source;
-    std::string why_not;  ///< empty when it can run on the open model
+    std::string family, formula, weakness;  ///< each may be empty: not said
+    std::string why_not;                    ///< empty when it can run on the open model
     bool class_specific = false;
+    std::optional<PassFacts> passes;  ///< nothing where it cannot be known before
     std::vector<SettingFacts> settings;
+
+    bool has(std::string_view setting) const;
+};
+
+struct MeasureFacts {
+    std::string name, title, summary, source;
+    std::optional<bool> higher_is_better;  ///< nothing where neither is
 };
 
 /// Values that differ from a method's defaults, by name.
 using MethodSettings = std::map<std::string, std::string>;
+
+/// A question to a method.
+struct Wanted {
+    std::string method;
+    MethodSettings settings, shared;  ///< of the method; of all methods (smoothing)
+    std::optional<std::int64_t> target, versus;
+    bool operator==(const Wanted&) const = default;
+};
 
 struct ModelFacts {
     std::string request;  ///< what was asked for: a path or "starter"
@@ -69,7 +99,11 @@ struct ModelFacts {
     std::string preprocessing_source;
     std::vector<std::string> assumed;  ///< names of guessed preprocessing fields
     std::vector<std::string> notes;
+    std::string cam_point;                  ///< the point that methods with a layer read by default; may be empty
+    std::vector<std::string> layer_points;  ///< points alike to it, from the first layer to the last
     std::vector<MethodFacts> methods;
+    std::vector<SettingFacts> shared;  ///< settings that all methods take
+    std::vector<MeasureFacts> measures;
 };
 
 struct PictureFacts {
@@ -173,6 +207,14 @@ struct Explanation {
     std::vector<std::string> notes;
 };
 
+/// One number of how far a map can be trusted, on one picture.
+struct ScoreFacts {
+    std::string measure, unit;
+    double value = 0;
+    std::vector<std::string> notes;
+    double milliseconds = 0;
+};
+
 /// What a dropped path turned out to be.
 struct Sorted {
     std::vector<std::filesystem::path> models, pictures;
@@ -183,6 +225,7 @@ struct Sorted {
 class Workbench {
   public:
     using Report = std::function<void(std::int64_t done, std::int64_t total, const std::string& unit)>;
+    using Refined = std::function<void(Explanation so_far)>;
 
     Workbench();
     ~Workbench();
@@ -214,15 +257,32 @@ class Workbench {
                            std::int64_t k1, std::int64_t cells, bool largest = false) const;
     /// Replays 8 rows of every head and compares with what the model used.
     Result<std::vector<Finding>> check(std::stop_token stop, const Report& report) const;
+    /// A map that was made before on the same picture is not made again, unless it is asked for `fresh`.
+    ///
+    /// @param refined  given the map so far, a few times a second at most, by methods that refine; may be empty
     /// @error BadInput a setting that the method does not declare or that is out of its range
-    Result<Explanation> explain(const std::string& method, const MethodSettings& settings,
-                                std::optional<std::int64_t> target, std::optional<std::int64_t> versus,
-                                std::stop_token stop, const Report& report);
+    Result<Explanation> explain(const Wanted& wanted, std::stop_token stop, const Report& report,
+                                const Refined& refined = {}, bool fresh = false);
+
+    /// The point that methods with a layer read when none is set; empty without a model.
+    std::string own_layer() const;
+    /// How the map measures; the map is made first where it is not at hand.
+    /// @error Unsupported the measure has no meaning for the method, the model or this picture: why
+    Result<ScoreFacts> measure(const Wanted& wanted, const std::string& measure, std::stop_token stop,
+                               const Report& report);
+    /// Whether the map changes when the model's weights are shuffled from the head down: passed when the wholly
+    /// shuffled model's map is at most half as alike as the sound model's own from another seed.
+    Result<Finding> check_randomisation(const Wanted& wanted, std::stop_token stop, const Report& report);
 
     static std::vector<std::filesystem::path> builtin_pictures();
     static bool has_starter();
 
   private:
+    ExplainContext context_for(const Wanted& wanted, std::stop_token stop, const Report& report) const;
+    Result<std::shared_ptr<const Made>> attribution(const Wanted& wanted, std::stop_token stop, const Report& report,
+                                                    const Refined& refined, bool fresh);
+    Result<std::pair<Score, double>> score_of(const Wanted& wanted, const std::string& name, const MethodSettings& set,
+                                              std::stop_token stop, const Report& report);
     struct Parts;
     std::unique_ptr<Parts> parts_;
 };

@@ -233,6 +233,8 @@ void ChoiceButton::setItems(std::function<std::vector<ChoiceItem>()> items, cons
     search_hint_ = search_hint;
 }
 
+void ChoiceButton::setOpener(std::function<void()> open) { opener_ = std::move(open); }
+
 void ChoiceButton::setReason(const QString& why_not) {
     setEnabled(why_not.isEmpty());
     setToolTip(why_not.isEmpty() ? hint_ : why_not);
@@ -307,6 +309,7 @@ void ChoiceButton::paintEvent(QPaintEvent*) {
 }
 
 void ChoiceButton::openList() {
+    if (opener_) return opener_();
     if (!items_) return;
     auto items = items_();
     if (items.empty()) return;

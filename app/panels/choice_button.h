@@ -32,7 +32,8 @@ class ChoiceButton : public QPushButton {
     /// `caption` is quiet and stands before the text ("why", "vs").
     void setFace(const QString& icon, const QString& caption, const QString& text, const QString& note = {});
     void setItems(std::function<std::vector<ChoiceItem>()> items, const QString& search_hint);
-    void setReason(const QString& why_not);  ///< greys the button; empty enables it
+    void setOpener(std::function<void()> open);  ///< opens something else than a list of items
+    void setReason(const QString& why_not);      ///< greys the button; empty enables it
     void setHint(const QString& tooltip);
     QSize sizeHint() const override;
     QSize minimumSizeHint() const override;
@@ -51,6 +52,7 @@ class ChoiceButton : public QPushButton {
   private:
     QString icon_, caption_, text_, note_, search_hint_, hint_;
     std::function<std::vector<ChoiceItem>()> items_;
+    std::function<void()> opener_;
 };
 
 }  // namespace vitrine::app

@@ -61,8 +61,8 @@ QFrame* rule() {
 
 }  // namespace
 
-ExplainPanel::ExplainPanel(Session& session, ViewSettings& settings, QWidget* parent)
-    : QWidget(parent), session_(session), settings_(settings) {
+ExplainPanel::ExplainPanel(Session& session, Comparison& comparison, ViewSettings& settings, QWidget* parent)
+    : QWidget(parent), session_(session), comparison_(comparison), settings_(settings) {
     auto* column = new QVBoxLayout(this);
     column->setContentsMargins(16, 12, 16, 16);
     column->setSpacing(8);
@@ -107,6 +107,9 @@ ExplainPanel::ExplainPanel(Session& session, ViewSettings& settings, QWidget* pa
     findings_->setContentsMargins(0, 4, 0, 0);
     findings_->setSpacing(4);
     column->addWidget(findings);
+    check_ = new QPushButton(tr("Check against shuffled weights"));
+    check_->setObjectName(QStringLiteral("checkRandomisation"));
+    column->addWidget(check_);
     auto* tables = new QWidget;
     tables_ = new QVBoxLayout(tables);
     tables_->setContentsMargins(0, 4, 0, 0);
@@ -176,7 +179,10 @@ ExplainPanel::ExplainPanel(Session& session, ViewSettings& settings, QWidget* pa
     connect(predictions_, &PredictionsView::chosen, &session_, [this](qint64 index) { session_.setTarget(index); });
     connect(show_explanation_, &QPushButton::clicked, &session_, [this] { session_.preferExplanation(true); });
     connect(show_attention_, &QPushButton::clicked, &session_, [this] { session_.preferExplanation(false); });
-    connect(refresh_, &QToolButton::clicked, &session_, &Session::refreshExplanation);
+    connect(refresh_, &QToolButton::clicked, &session_,
+            [this] { session_.explaining() ? session_.stopExplaining() : session_.refreshExplanation(); });
+    connect(check_, &QPushButton::clicked, &comparison_, [this] { comparison_.check(0); });
+    connect(&comparison_, &Comparison::cellChanged, this, &ExplainPanel::refreshEvidence);
     connect(live_, &QCheckBox::toggled, &session_, &Session::setLive);
     connect(opacity_, &QSlider::valueChanged, this, [this](int percent) {
         settings_.opacity = static_cast<float>(percent) / 100.0F;
@@ -262,8 +268,7 @@ void ExplainPanel::refreshTables() {
             for (const auto& table : found->tables) tables_->addWidget(new TableView(session_, table, settings_));
     }
     for (int i = 0; i < tables_->count(); ++i)
-        if (auto* table = qobject_cast<TableView*>(tables_->itemAt(i)->widget()))
-            table->setStale(session_.explaining());
+        if (auto* table = qobject_cast<TableView*>(tables_->itemAt(i)->widget())) table->setStale(session_.stale());
 }
 
 void ExplainPanel::refreshEvidence() {
@@ -282,11 +287,24 @@ void ExplainPanel::refreshEvidence() {
     live_->setToolTip(live_->isEnabled()
                           ? tr("Hovering a patch shows what it reads. Off: the cursor reads the values of the map (H)")
                           : tr("This model has no attention layers"));
-    refresh_->setEnabled(session_.look().has_value() && session_.methodFacts() && !session_.explaining());
-    refresh_->setToolTip(refresh_->isEnabled()   ? tr("Compute again (F5)")
-                         : session_.explaining() ? tr("It is being computed")
-                         : !session_.look()      ? tr("It needs a model and a picture")
-                                                 : tr("No method here explains this model"));
+    refresh_->setEnabled(session_.look().has_value() && session_.methodFacts());
+    refresh_->setIcon(icon(session_.explaining() ? QStringLiteral("stop") : QStringLiteral("refresh")));
+    refresh_->setToolTip(!session_.look()          ? tr("It needs a model and a picture")
+                         : !session_.methodFacts() ? tr("No method here explains this model")
+                         : session_.explaining()   ? tr("Stop; what there is stays")
+                                                   : tr("Compute again (F5)"));
+    const auto* one = !comparison_.isOpen() && !comparison_.cells().empty() ? &comparison_.cells().front() : nullptr;
+    check_->setVisible(explanation && session_.explanation());
+    check_->setEnabled(one && one->stage == Stage::Done && !one->stale && !one->checking);
+    check_->setText(one && one->checking ? tr("Checking against shuffled weights")
+                                         : tr("Check against shuffled weights"));
+    check_->setToolTip(
+        comparison_.isOpen()   ? tr("In the grid a right click on a map checks it")
+        : one && one->checking ? tr("It is being checked")
+        : check_->isEnabled()
+            ? tr("Does the map change when the model's weights are shuffled, layer by layer? It takes as "
+                 "many maps as the model has layers, three times")
+            : tr("It needs a finished map"));
     QString title, what, facts;
     std::vector<Finding> findings;
     QStringList notes;
@@ -308,13 +326,15 @@ void ExplainPanel::refreshEvidence() {
                          .arg(found->on_tokens ? tr("patches") : tr("pixels"));
             if (found->prefix_mass > 0)
                 facts += tr("\n%1 lies on tokens outside the grid").arg(percent(found->prefix_mass));
-            if (session_.explaining())
+            if (session_.stale())
                 what = method && method->name != found->method ? tr("Computing %1").arg(text(method->title))
                                                                : tr("Computing again");
             if (!found->class_specific) notes << tr("Does not depend on the class");
             findings = found->checks;
             for (const auto& note : found->notes) notes << text(note);
-            if (found->partial) notes << tr("Partial: the work was stopped");
+            if (found->partial)
+                notes << (session_.explaining() ? tr("So far: it is being refined")
+                                                : tr("Partial: the work was stopped"));
         } else if (!method) {
             title = tr("No method here explains this model");
             // Said once, with what it keeps from running: most methods ask for the same.
@@ -348,6 +368,7 @@ void ExplainPanel::refreshEvidence() {
     } else {
         title = tr("No attention to show");
     }
+    if (explanation && one && one->randomisation) findings.push_back(*one->randomisation);
     for (const auto& finding : session_.replay()) findings.push_back(finding);
     evidence_title_->setText(title);
     evidence_what_->setText(breakable(what));
@@ -355,7 +376,7 @@ void ExplainPanel::refreshEvidence() {
     evidence_facts_->setText(facts);
     evidence_facts_->setVisible(!facts.isEmpty());
     // Stale evidence steps back while the new one is on its way.
-    evidence_facts_->setEnabled(!(explanation && session_.explaining()));
+    evidence_facts_->setEnabled(!(explanation && session_.stale()));
     QString key;
     for (const auto& finding : findings)
         key += text(finding.name + finding.finding) + (finding.passed ? QLatin1Char('+') : QLatin1Char('-'));

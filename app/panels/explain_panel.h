@@ -3,7 +3,7 @@
 
 #include <QWidget>
 
-#include "jobs/session.h"
+#include "jobs/comparison.h"
 #include "panels/view_settings.h"
 
 class QComboBox;
@@ -25,7 +25,7 @@ class ExplainPanel : public QWidget {
     Q_OBJECT
 
   public:
-    ExplainPanel(Session& session, ViewSettings& settings, QWidget* parent = nullptr);
+    ExplainPanel(Session& session, Comparison& comparison, ViewSettings& settings, QWidget* parent = nullptr);
     void restyle();
     void refresh();
     PredictionsView* predictions() const { return predictions_; }
@@ -41,11 +41,13 @@ class ExplainPanel : public QWidget {
     void refreshTables();
 
     Session& session_;
+    Comparison& comparison_;
     ViewSettings& settings_;
     PredictionsView* predictions_;
     QPushButton *show_explanation_, *show_attention_;
     QLabel *evidence_title_, *evidence_what_, *evidence_facts_;
     QToolButton* refresh_;
+    QPushButton* check_;
     MethodSettingsView* method_settings_;
     QVBoxLayout* findings_;
     QString findings_key_;

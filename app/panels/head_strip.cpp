@@ -11,27 +11,13 @@
 #include <algorithm>
 #include <cmath>
 
+#include "windows/scene.h"
 #include "windows/theme.h"
 
 namespace vitrine::app {
 namespace {
 
 constexpr int kMargin = 12, kGap = 2, kBlockGap = 10, kTop = 20, kSmallest = 12, kLargest = 64;
-
-QImage paint_map(const Plane& plane, viz::ColourMap colours) {
-    QImage image(static_cast<int>(plane.cols), static_cast<int>(plane.rows), QImage::Format_RGB32);
-    viz::ValueScale scale;
-    scale.low = plane.shown_low;
-    scale.high = plane.shown_high;
-    for (int r = 0; r < image.height(); ++r) {
-        auto* line = reinterpret_cast<QRgb*>(image.scanLine(r));
-        for (int c = 0; c < image.width(); ++c) {
-            const auto colour = viz::colour_at(colours, viz::position_of(plane.at(r, c), scale));
-            line[c] = qRgb(colour.r, colour.g, colour.b);
-        }
-    }
-    return image;
-}
 
 Plane mean_of(const std::vector<Plane>& heads) {
     const auto& first = heads.front();
@@ -65,8 +51,10 @@ void HeadStrip::rebuild() {
         for (const auto& heads : strip->layers) {
             auto& row = images_.emplace_back();
             if (heads.empty()) continue;
-            row.push_back(paint_map(mean_of(heads), colours_));
-            for (const auto& head : heads) row.push_back(paint_map(head, colours_));
+            ViewSettings settings;
+            settings.colours = colours_;
+            row.push_back(paint_map(mean_of(heads), settings));
+            for (const auto& head : heads) row.push_back(paint_map(head, settings));
         }
     }
     update();

@@ -62,36 +62,95 @@ class NumberBox : public Calm<QDoubleSpinBox> {
 MethodSettingsView::MethodSettingsView(Session& session, QWidget* parent) : QWidget(parent), session_(session) {
     auto* column = new QVBoxLayout(this);
     column->setContentsMargins(0, 8, 0, 0);
-    column->setSpacing(4);
+    column->setSpacing(8);
+    const auto grid_in = [](QVBoxLayout* lines) {
+        auto* grid = new QGridLayout;
+        grid->setHorizontalSpacing(12);
+        grid->setVerticalSpacing(4);
+        grid->setColumnStretch(0, 1);
+        lines->addLayout(grid);
+        return grid;
+    };
+    const auto part = [column](QWidget*& box) {
+        box = new QWidget;
+        auto* lines = new QVBoxLayout(box);
+        lines->setContentsMargins(0, 0, 0, 0);
+        lines->setSpacing(4);
+        column->addWidget(box);
+        return lines;
+    };
+    const auto resetter = [](const QString& name) {
+        auto* button = new QToolButton;
+        button->setObjectName(name);
+        button->setText(tr("Defaults"));
+        return button;
+    };
+    auto* own = part(own_);
     auto* title = new QHBoxLayout;
-    heading_ = heading(tr("Settings"));
-    title->addWidget(heading_);
+    title->addWidget(heading(tr("Settings")));
     title->addStretch(1);
-    reset_ = new QToolButton;
-    reset_->setObjectName(QStringLiteral("resetSettings"));
-    reset_->setText(tr("Defaults"));
+    reset_ = resetter(QStringLiteral("resetSettings"));
     title->addWidget(reset_);
-    column->addLayout(title);
-    grid_ = new QGridLayout;
-    grid_->setHorizontalSpacing(12);
-    grid_->setVerticalSpacing(4);
-    grid_->setColumnStretch(0, 1);
-    column->addLayout(grid_);
+    own->addLayout(title);
+    grid_ = grid_in(own);
+    // What all methods take is wanted seldom: one line until it is opened, or until something of it is set.
+    auto* all = part(for_all_);
+    auto* all_title = new QHBoxLayout;
+    fold_ = new QToolButton;
+    fold_->setObjectName(QStringLiteral("foldShared"));
+    fold_->setText(tr("Copies and layers"));
+    fold_->setToolTip(
+        tr("Maps of flipped, scaled and brightened copies and of several layers, made one: for all methods"));
+    fold_->setToolButtonStyle(Qt::ToolButtonTextBesideIcon);
+    fold_->setIconSize({14, 14});
+    fold_->setLayoutDirection(Qt::RightToLeft);
+    fold_->setCheckable(true);
+    all_title->addWidget(fold_);
+    all_title->addStretch(1);
+    reset_shared_ = resetter(QStringLiteral("resetShared"));
+    all_title->addWidget(reset_shared_);
+    all->addLayout(all_title);
+    folded_ = new QWidget;
+    auto* folded = new QVBoxLayout(folded_);
+    folded->setContentsMargins(0, 0, 0, 0);
+    shared_grid_ = grid_in(folded);
+    all->addWidget(folded_);
+    unfold(false);
+    connect(fold_, &QToolButton::toggled, this, &MethodSettingsView::unfold);
     connect(reset_, &QToolButton::clicked, &session_, &Session::resetSettings);
+    connect(reset_shared_, &QToolButton::clicked, &session_, &Session::resetShared);
     connect(&session_, &Session::modelChanged, this, [this] { method_.clear(), refresh(); });
     connect(&session_, &Session::choiceChanged, this, &MethodSettingsView::refresh);
     refresh();
 }
 
-void MethodSettingsView::restyle() { fill(); }
+void MethodSettingsView::unfold(bool shared) {
+    fold_->setChecked(shared);
+    folded_->setVisible(shared);
+    reset_shared_->setVisible(shared);
+    fold_->setIcon(icon(QStringLiteral("chevron_down")));
+}
+
+void MethodSettingsView::restyle() {
+    fold_->setIcon(icon(QStringLiteral("chevron_down")));
+    fill();
+}
 
 void MethodSettingsView::setShown(bool shown) {
     shown_ = shown;
-    setVisible(shown_ && !lines_.empty());
+    own_->setVisible(!lines_.empty());
+    for_all_->setVisible(!shared_lines_.empty());
+    setVisible(shown_ && session_.methodFacts() != nullptr);
 }
 
 QWidget* MethodSettingsView::control(const std::string& name) const {
     for (const auto& line : lines_)
+        if (line.facts.name == name) return line.control;
+    return nullptr;
+}
+
+QWidget* MethodSettingsView::sharedControl(const std::string& name) const {
+    for (const auto& line : shared_lines_)
         if (line.facts.name == name) return line.control;
     return nullptr;
 }
@@ -103,19 +162,26 @@ void MethodSettingsView::refresh() {
         method_.clear();
         clearLayout(grid_);
     } else if (facts->name != method_) {
-        rebuild(*facts);
+        method_ = facts->name;
+        lines_ = build(grid_, facts->settings,
+                       [this](const std::string& name, const std::string& value) { session_.setSetting(name, value); });
     }
+    if (session_.model() && shared_lines_.empty())
+        shared_lines_ =
+            build(shared_grid_, session_.model()->shared,
+                  [this](const std::string& name, const std::string& value) { session_.setShared(name, value); });
     fill();
     setShown(shown_);
 }
 
-void MethodSettingsView::rebuild(const MethodFacts& facts) {
-    method_ = facts.name;
-    lines_.clear();
-    clearLayout(grid_);
-    for (const auto& setting : facts.settings) {
+std::vector<MethodSettingsView::Line> MethodSettingsView::build(QGridLayout* grid,
+                                                                const std::vector<SettingFacts>& settings,
+                                                                const Set& set) {
+    std::vector<Line> lines;
+    clearLayout(grid);
+    for (const auto& setting : settings) {
         auto* caption = new QLabel(words(setting.name));
-        auto* control = make(setting);
+        auto* control = make(setting, set);
         caption->setBuddy(control);
         const auto tip = QStringLiteral("<p>%1.</p><p>%2</p>")
                              .arg(words(setting.meaning).toHtmlEscaped(),
@@ -128,18 +194,17 @@ void MethodSettingsView::rebuild(const MethodFacts& facts) {
         control->setToolTip(tip);
         control->setAccessibleName(words(setting.name));
         control->setAccessibleDescription(text(setting.meaning));
-        const int row = static_cast<int>(lines_.size());
-        grid_->addWidget(caption, row, 0);
-        grid_->addWidget(control, row, 1);
-        lines_.push_back({setting, caption, control});
+        const int row = static_cast<int>(lines.size());
+        grid->addWidget(caption, row, 0);
+        grid->addWidget(control, row, 1);
+        lines.push_back({setting, caption, control});
     }
+    return lines;
 }
 
-QWidget* MethodSettingsView::make(const SettingFacts& facts) {
+QWidget* MethodSettingsView::make(const SettingFacts& facts, const Set& set_value) {
     constexpr int kWidth = 132;
-    const auto set = [this, name = facts.name](const QString& value) {
-        session_.setSetting(name, value.toStdString());
-    };
+    const auto set = [set_value, name = facts.name](const QString& value) { set_value(name, value.toStdString()); };
     const auto suffix = facts.unit.empty() ? QString() : QLatin1Char(' ') + text(facts.unit);
     QWidget* made = nullptr;
     switch (facts.kind) {
@@ -190,9 +255,8 @@ QWidget* MethodSettingsView::make(const SettingFacts& facts) {
 }
 
 /// Brings the controls to what the session holds, without asking for anything.
-void MethodSettingsView::fill() {
-    const auto& chosen = session_.settings();
-    for (const auto& line : lines_) {
+void MethodSettingsView::fill(const std::vector<Line>& lines, const MethodSettings& chosen) {
+    for (const auto& line : lines) {
         const auto found = chosen.find(line.facts.name);
         const auto value = text(found == chosen.end() ? line.facts.standard : found->second);
         const QSignalBlocker quiet(line.control);
@@ -204,9 +268,20 @@ void MethodSettingsView::fill() {
         // A changed setting is said by weight and by the button above, not by colour alone.
         line.caption->setFont(sans(13, found != chosen.end()));
     }
+}
+
+void MethodSettingsView::fill() {
+    const auto& chosen = session_.settings();
+    fill(lines_, chosen);
+    fill(shared_lines_, session_.shared());
     reset_->setEnabled(!chosen.empty());
     reset_->setToolTip(chosen.empty() ? tr("These are the method's own settings")
                                       : tr("Take the method's own settings back"));
+    reset_shared_->setEnabled(!session_.shared().empty());
+    reset_shared_->setToolTip(session_.shared().empty() ? tr("Each map is of the picture as it is")
+                                                        : tr("Explain the picture as it is again"));
+    fold_->setFont(sans(11, !session_.shared().empty()));
+    if (!session_.shared().empty() && !fold_->isChecked()) unfold(true);
 }
 
 }  // namespace vitrine::app

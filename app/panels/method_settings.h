@@ -1,8 +1,10 @@
-// The settings of the chosen method, built from what the method declares: name, range, default, meaning.
+// The settings of the chosen method and those that all methods take, built from what is declared: name, range, default,
+// meaning.
 #pragma once
 
 #include <QWidget>
 
+#include <functional>
 #include <vector>
 
 #include "jobs/session.h"
@@ -23,23 +25,27 @@ class MethodSettingsView : public QWidget {
     void setShown(bool shown);
     /// The control of a setting, named as it is declared; null when there is none.
     QWidget* control(const std::string& name) const;
+    QWidget* sharedControl(const std::string& name) const;  ///< of those that all methods take
+    void unfold(bool shared);                               ///< shows the settings that all methods take, or hides them
 
   private:
     void refresh();
-    void rebuild(const MethodFacts& facts);
-    QWidget* make(const SettingFacts& facts);
-    void fill();
-
     struct Line {
         SettingFacts facts;
         QLabel* caption;
         QWidget* control;
     };
+    using Set = std::function<void(const std::string& name, const std::string& value)>;
+    std::vector<Line> build(QGridLayout* grid, const std::vector<SettingFacts>& settings, const Set& set);
+    QWidget* make(const SettingFacts& facts, const Set& set);
+    void fill();
+    static void fill(const std::vector<Line>& lines, const MethodSettings& chosen);
+
     Session& session_;
-    QLabel* heading_;
-    QToolButton* reset_;
-    QGridLayout* grid_;
-    std::vector<Line> lines_;
+    QWidget *own_, *for_all_, *folded_;
+    QToolButton *reset_, *fold_, *reset_shared_;
+    QGridLayout *grid_, *shared_grid_;
+    std::vector<Line> lines_, shared_lines_;
     std::string method_;
     bool shown_ = true;
 };

@@ -1,9 +1,7 @@
 // Builds the room and keeps its parts agreeing with the session.
 #include "main_window.h"
 
-#include <QActionGroup>
 #include <QApplication>
-#include <QClipboard>
 #include <QCloseEvent>
 #include <QDir>
 #include <QDockWidget>
@@ -29,25 +27,31 @@
 
 #include <vitrine/base/readers.h>
 
+#include "jobs/comparison.h"
+#include "jobs/layer_maps.h"
 #include "panels/choice_button.h"
 #include "panels/empty_state.h"
 #include "panels/explain_panel.h"
 #include "panels/filmstrip.h"
 #include "panels/format.h"
+#include "panels/grid_view.h"
 #include "panels/head_strip.h"
+#include "panels/layer_strip.h"
 #include "panels/map_panel.h"
+#include "panels/measures_panel.h"
+#include "panels/method_picker.h"
 #include "panels/small_widgets.h"
+#include "windows/actions.h"
+#include "windows/scene.h"
 
 namespace vitrine::app {
 namespace {
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
-constexpr int kRecent = 10;
-constexpr int kLayout = 2;  // of the docks: a saved one of another number is not restored
+constexpr int kLayout = 3;  // of the docks: a saved one of another number is not restored
 constexpr int kMostDeviceLosses = 3;
 constexpr int kDeviceLossesWithin_ms = 60'000;
-const QString kModels = QStringLiteral("recent/models"), kPictures = QStringLiteral("recent/pictures");
 
 QString pictureFilter() {
     return QObject::tr("Pictures (*.jpg *.jpeg *.png *.bmp *.gif *.tif *.tiff *.webp *.ppm *.pgm);;All files (*)");
@@ -68,17 +72,6 @@ QScrollArea* scrolled(QWidget* inner) {
 
 }  // namespace
 
-/// The actions that change with what is open.
-struct MainWindow::Actions {
-    QAction *export_picture, *export_map, *copy_picture, *copy_value, *unpin;
-    QAction *fit, *one, *zoom_in, *zoom_out, *grid, *solid, *live, *hide, *theme_system, *theme_dark, *theme_light;
-    QAction *layer_up, *layer_down, *head_up, *head_down, *starter;
-    QAction *flip, *target, *again, *stop;
-    QAction *compare_model, *compare_variant, *compare_flip;
-    std::vector<std::pair<QString, std::vector<QAction*>>> groups;  ///< for the sheet of keys
-    std::vector<QAction*> all;
-};
-
 std::unique_ptr<QSettings> MainWindow::settings() {
     if (const auto file = qEnvironmentVariable("VITRINE_SETTINGS"); !file.isEmpty())
         return std::make_unique<QSettings>(file, QSettings::IniFormat);
@@ -94,6 +87,7 @@ MainWindow::MainWindow(QWidget* parent)
     setDockOptions(AnimatedDocks | AllowTabbedDocks | AllowNestedDocks);
     setTabPosition(Qt::RightDockWidgetArea, QTabWidget::North);
     setTabPosition(Qt::LeftDockWidgetArea, QTabWidget::North);
+    setTabPosition(Qt::BottomDockWidgetArea, QTabWidget::North);
     resize(1280, 800);
     Theme::apply(*qApp, Theme::choiceNamed(settings_->value(QStringLiteral("theme")).toString()));
     view_settings_.opacity = settings_->value(QStringLiteral("view/opacity"), 0.75).toFloat();
@@ -103,6 +97,8 @@ MainWindow::MainWindow(QWidget* parent)
         view_settings_.colours = *map;
 
     session_ = new Session(this);
+    comparison_ = new Comparison(*session_);
+    layer_maps_ = new LayerMaps(*session_);
     graphics_ = std::make_unique<Graphics>();
     buildTop();
     buildStage();
@@ -147,7 +143,9 @@ MainWindow::MainWindow(QWidget* parent)
 }
 
 MainWindow::~MainWindow() {
-    // Order matters: no job may report, no frame may be drawn, once the parts below go.
+    // Order matters: no job may report, no frame may be drawn, once the parts below go; and panels that are hidden say
+    // so to the session.
+    hide();
     session_->disconnect(this);
     delete session_;
     session_ = nullptr;
@@ -181,6 +179,14 @@ void MainWindow::buildTop() {
     row->addWidget(versus_button_);
     row->addSpacing(8);
     row->addWidget(method_button_);
+    grid_button_ = new QToolButton;
+    grid_button_->setObjectName(QStringLiteral("gridButton"));
+    grid_button_->setCheckable(true);
+    grid_button_->setIconSize({20, 20});
+    grid_button_->setToolTip(tr("Several methods side by side (M)"));
+    grid_button_->setAccessibleName(tr("Several methods side by side"));
+    connect(grid_button_, &QToolButton::clicked, this, [this](bool on) { comparison_->setOpen(on); });
+    row->addWidget(grid_button_);
     row->addStretch(1);
     search_button_ = new QToolButton;
     search_button_->setToolButtonStyle(Qt::ToolButtonTextBesideIcon);
@@ -277,23 +283,7 @@ void MainWindow::buildTop() {
             [this, asIndex](const QVariant& value) { session_->setVersus(asIndex(value)); });
 
     method_button_->setHint(tr("How the answer is explained"));
-    method_button_->setItems(
-        [this] {
-            std::vector<ChoiceItem> items;
-            if (session_->model())
-                for (const auto& method : session_->model()->methods)
-                    items.push_back({text(method.title),
-                                     {},
-                                     text(method.summary + (method.source.empty() ? "" : "\n" + method.source)),
-                                     text(method.name),
-                                     text(method.why_not),
-                                     session_->method() == text(method.name),
-                                     {}});
-            return items;
-        },
-        tr("Find a method"));
-    connect(method_button_, &ChoiceButton::chosen, this,
-            [this](const QVariant& value) { session_->setMethod(value.toString()); });
+    method_button_->setOpener([this] { MethodPicker::open(*session_, *comparison_, method_button_); });
 }
 
 void MainWindow::buildStage() {
@@ -319,6 +309,19 @@ void MainWindow::buildStage() {
     column->addWidget(message_text_);
     column->addStretch(3);
     stage_->addWidget(message_);
+    grid_ = new GridView(*session_, *comparison_, view_settings_);
+    stage_->addWidget(grid_);
+    connect(grid_, &GridView::methodsWanted, this,
+            [this](QWidget* anchor) { MethodPicker::open(*session_, *comparison_, anchor); });
+    connect(grid_, &GridView::shownAlone, this, [this](const QString& method) {
+        comparison_->setOpen(false);
+        session_->setMethod(method);
+    });
+    connect(comparison_, &Comparison::openChanged, this, [this](bool open) {
+        grid_button_->setChecked(open);
+        refreshTop(), refreshStage(), refreshActions();
+    });
+    connect(grid_, &GridView::pointed, this, &MainWindow::refreshStatus);
     setCentralWidget(stage_);
     connect(empty_, &EmptyState::openPictureWanted, this, &MainWindow::openPicture);
     connect(empty_, &EmptyState::openModelWanted, this, &MainWindow::openModelFile);
@@ -327,6 +330,7 @@ void MainWindow::buildStage() {
 }
 
 void MainWindow::makeViewport() {
+    grid_->setGraphics(graphics_.get());
     if (!graphics_->ready()) return;
     viewport_ = new Viewport(graphics_.get());
     container_ = QWidget::createWindowContainer(viewport_);
@@ -397,6 +401,7 @@ void MainWindow::replaceGraphics() {
     std::optional<viz::ViewTransform> view;
     if (viewport_ && !viewport_->isFitted()) view = viewport_->scene().view;
     dropViewport();
+    grid_->setGraphics(nullptr);
     graphics_ = std::make_unique<Graphics>();
     makeViewport();
     refreshStage();
@@ -429,7 +434,7 @@ void MainWindow::buildDocks() {
     };
     filmstrip_ = new Filmstrip(*session_);
     film_dock_ = dock(QStringLiteral("pictures"), tr("Pictures"), filmstrip_, Qt::LeftDockWidgetArea);
-    explain_ = new ExplainPanel(*session_, view_settings_);
+    explain_ = new ExplainPanel(*session_, *comparison_, view_settings_);
     explain_dock_ = dock(QStringLiteral("explain"), tr("Explain"), scrolled(explain_), Qt::RightDockWidgetArea);
     model_panel_ = new ModelPanel(*session_);
     model_dock_ = dock(QStringLiteral("model"), tr("Model"), scrolled(model_panel_), Qt::RightDockWidgetArea);
@@ -440,12 +445,20 @@ void MainWindow::buildDocks() {
     head_strip_ = new HeadStrip(*session_);
     head_strip_->setColours(view_settings_.colours);
     strip_dock_ = dock(QStringLiteral("heads"), tr("Layers and heads"), head_strip_, Qt::BottomDockWidgetArea);
+    layer_strip_ = new LayerStrip(*layer_maps_, view_settings_);
+    layers_dock_ = dock(QStringLiteral("layers"), tr("Layers of the method"), layer_strip_, Qt::BottomDockWidgetArea);
+    measures_ = new MeasuresPanel(*session_, *comparison_);
+    measures_dock_ = dock(QStringLiteral("measures"), tr("Measures"), measures_, Qt::BottomDockWidgetArea);
+    // A dock behind another's tab is no hidden widget, but its own signal knows: nothing is computed that nobody sees.
+    connect(measures_dock_, &QDockWidget::visibilityChanged, comparison_, &Comparison::setMeasuring);
+    connect(layers_dock_, &QDockWidget::visibilityChanged, layer_maps_, &LayerMaps::setLooking);
     connect(explain_, &ExplainPanel::settingsChanged, this, &MainWindow::settingsChanged);
 }
 
 void MainWindow::resetLayout() {
     panels_hidden_ = false;
-    for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, keys_dock_, strip_dock_}) {
+    for (auto* dock :
+         {film_dock_, explain_dock_, model_dock_, map_dock_, keys_dock_, strip_dock_, layers_dock_, measures_dock_}) {
         dock->setFloating(false);
         removeDockWidget(dock);
     }
@@ -454,15 +467,19 @@ void MainWindow::resetLayout() {
     addDockWidget(Qt::RightDockWidgetArea, model_dock_);
     addDockWidget(Qt::RightDockWidgetArea, map_dock_);
     addDockWidget(Qt::RightDockWidgetArea, keys_dock_);
-    addDockWidget(Qt::BottomDockWidgetArea, strip_dock_);
+    for (auto* dock : {strip_dock_, layers_dock_, measures_dock_}) addDockWidget(Qt::BottomDockWidgetArea, dock);
+    tabifyDockWidget(strip_dock_, layers_dock_);
+    tabifyDockWidget(layers_dock_, measures_dock_);
     tabifyDockWidget(explain_dock_, model_dock_);
     tabifyDockWidget(explain_dock_, map_dock_);
     tabifyDockWidget(explain_dock_, keys_dock_);
-    for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, strip_dock_}) dock->show();
+    for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, strip_dock_, layers_dock_, measures_dock_})
+        dock->show();
     keys_dock_->hide();
     explain_dock_->raise();
+    strip_dock_->raise();
     resizeDocks({film_dock_, explain_dock_}, {104, 304}, Qt::Horizontal);
-    resizeDocks({strip_dock_}, {152}, Qt::Vertical);
+    resizeDocks({strip_dock_}, {168}, Qt::Vertical);
     for (auto* title : findChildren<DockTitle*>()) title->settle();
 }
 
@@ -508,211 +525,12 @@ void MainWindow::buildStatus() {
     statusBar()->addPermanentWidget(stop_button_);
 }
 
-void MainWindow::buildMenus() {
-    auto& a = *actions_;
-    const auto menu = [this](const QString& title) {
-        auto* made = menu_bar_->addMenu(title);
-        made->setToolTipsVisible(true);
-        return made;
-    };
-    QString group;
-    const auto add = [&](QMenu* where, const QString& title, const QList<QKeySequence>& keys, auto call) {
-        auto* action = where->addAction(title);
-        action->setShortcuts(keys);
-        action->setShortcutContext(Qt::WindowShortcut);
-        addAction(action);
-        connect(action, &QAction::triggered, this, call);
-        a.all.push_back(action);
-        if (!keys.isEmpty()) {
-            if (a.groups.empty() || a.groups.back().first != group)
-                a.groups.emplace_back(group, std::vector<QAction*>{});
-            a.groups.back().second.push_back(action);
-        }
-        return action;
-    };
-    const auto key = [](const char* words) { return QList<QKeySequence>{QKeySequence(QLatin1String(words))}; };
-
-    group = tr("File");
-    auto* file = menu(tr("&File"));
-    add(file, tr("Open picture…"), key("Ctrl+O"), [this] { openPicture(); });
-    add(file, tr("Open folder of pictures…"), key("Ctrl+Shift+O"), [this] { openPictureFolder(); });
-    auto* recent_pictures = file->addMenu(tr("Recent pictures"));
-    connect(recent_pictures, &QMenu::aboutToShow, this,
-            [this, recent_pictures] { fillRecent(recent_pictures, kPictures); });
-    file->addSeparator();
-    a.export_picture = add(file, tr("Export picture…"), key("Ctrl+E"), [this] {
-        const auto path = QFileDialog::getSaveFileName(this, tr("Export picture"), suggestedName(QStringLiteral("png")),
-                                                       tr("PNG (*.png)"));
-        if (path.isEmpty()) return;
-        if (const auto done = exportPicture(path); !done)
-            tell(done.error());
-        else
-            hint(tr("Written to %1").arg(path));
-    });
-    a.export_map = add(file, tr("Export map…"), key("Ctrl+Shift+E"), [this] {
-        const auto path = QFileDialog::getSaveFileName(this, tr("Export the raw map"),
-                                                       suggestedName(QStringLiteral("npy")), tr("NumPy (*.npy)"));
-        if (path.isEmpty()) return;
-        if (const auto done = exportMap(path); !done)
-            tell(done.error());
-        else
-            hint(tr("Written to %1").arg(path));
-    });
-    file->addSeparator();
-    add(file, tr("Quit"), key("Ctrl+Q"), [this] { close(); });
-
-    group = tr("Edit");
-    auto* edit = menu(tr("&Edit"));
-    a.copy_picture = add(edit, tr("Copy picture"), key("Ctrl+C"), [this] {
-        if (!viewport_) return;
-        const auto frame = viewport_->lastFrame();
-        if (!frame) return tell(frame.error());
-        QApplication::clipboard()->setImage(QImage(frame->pixels.data(), static_cast<int>(frame->width),
-                                                   static_cast<int>(frame->height),
-                                                   static_cast<qsizetype>(frame->width * 3), QImage::Format_RGB888)
-                                                .copy());
-    });
-    a.copy_value = add(edit, tr("Copy value"), key("Ctrl+Shift+C"),
-                       [this] { QApplication::clipboard()->setText(status_value_->text()); });
-    edit->addSeparator();
-    a.unpin = add(edit, tr("Unpin"), key("Esc"), [this] { session_->pin(std::nullopt); });
-
-    group = tr("View");
-    auto* view = menu(tr("&View"));
-    a.fit = add(view, tr("Fit"), key("F"), [this] {
-        if (viewport_) viewport_->fit();
-    });
-    a.one = add(view, tr("One to one"), key("1"), [this] {
-        if (viewport_) viewport_->oneToOne();
-    });
-    a.zoom_in = add(view, tr("Zoom in"), {QKeySequence(Qt::Key_Plus), QKeySequence(Qt::Key_Equal)}, [this] {
-        if (viewport_) viewport_->zoomBy(1.25);
-    });
-    a.zoom_out = add(view, tr("Zoom out"), key("-"), [this] {
-        if (viewport_) viewport_->zoomBy(0.8);
-    });
-    view->addSeparator();
-    a.grid = add(view, tr("Patch grid"), key("G"),
-                 [this] { view_settings_.grid = !view_settings_.grid, settingsChanged(); });
-    a.solid =
-        add(view, tr("Solid"), key("S"), [this] { view_settings_.solid = !view_settings_.solid, settingsChanged(); });
-    a.live = add(view, tr("Attention follows the cursor"), key("H"),
-                 [this] { session_->setLive(!session_->live()), explain_->refresh(), refreshActions(); });
-    for (auto* checkable : {a.grid, a.solid, a.live}) checkable->setCheckable(true);
-    view->addSeparator();
-    auto* theme = view->addMenu(tr("Theme"));
-    auto* themes = new QActionGroup(this);
-    a.theme_system = add(theme, tr("System"), {}, [this] { setTheme(Theme::Choice::System); });
-    a.theme_dark = add(theme, tr("Dark"), {}, [this] { setTheme(Theme::Choice::Dark); });
-    a.theme_light = add(theme, tr("Light"), {}, [this] { setTheme(Theme::Choice::Light); });
-    const auto choice = Theme::choiceNamed(settings_->value(QStringLiteral("theme")).toString());
-    int which = 0;
-    for (auto* one : {a.theme_system, a.theme_dark, a.theme_light}) {
-        one->setCheckable(true);
-        one->setChecked(static_cast<int>(choice) == which++);
-        themes->addAction(one);
-    }
-    view->addSeparator();
-    a.hide = add(view, tr("Hide panels"), key("F11"), [this] { hidePanels(!panels_hidden_); });
-    a.hide->setCheckable(true);
-
-    group = tr("Model");
-    auto* model = menu(tr("&Model"));
-    add(model, tr("Open model file…"), key("Ctrl+M"), [this] { openModelFile(); });
-    add(model, tr("Open model folder…"), key("Ctrl+Shift+M"), [this] { openModelFolder(); });
-    auto* recent_models = model->addMenu(tr("Recent models"));
-    connect(recent_models, &QMenu::aboutToShow, this, [this, recent_models] { fillRecent(recent_models, kModels); });
-    a.starter =
-        add(model, tr("Open the built-in model"), {}, [this] { session_->openModel(QStringLiteral("starter")); });
-    model->addSeparator();
-    // Page Up and Page Down as well: brackets need AltGr on some keyboards.
-    a.layer_down = add(model, tr("Previous layer"), {QKeySequence(Qt::Key_BracketLeft), QKeySequence(Qt::Key_PageUp)},
-                       [this] { session_->setLayer(session_->layer() - 1); });
-    a.layer_up = add(model, tr("Next layer"), {QKeySequence(Qt::Key_BracketRight), QKeySequence(Qt::Key_PageDown)},
-                     [this] { session_->setLayer(session_->layer() + 1); });
-    a.head_down = add(model, tr("Previous head"), key(","), [this] { session_->setHead(session_->head() - 1); });
-    a.head_up = add(model, tr("Next head"), key("."), [this] { session_->setHead(session_->head() + 1); });
-
-    group = tr("Explain");
-    explain_menu_ = menu(tr("E&xplain"));
-    a.flip = add(explain_menu_, tr("Switch explanation and attention"), key("E"),
-                 [this] { session_->preferExplanation(!session_->prefersExplanation()); });
-    a.target = add(explain_menu_, tr("Choose the class…"), key("Ctrl+T"), [this] { target_button_->openList(); });
-    a.again = add(explain_menu_, tr("Compute again"), key("F5"), [this] { session_->refreshExplanation(); });
-    a.stop = add(explain_menu_, tr("Stop the work"), key("Shift+F5"), [this] { session_->cancelAll(); });
-    explain_menu_->addSeparator();
-    auto* methods = explain_menu_->addMenu(tr("Method"));
-    methods->setToolTipsVisible(true);
-    connect(methods, &QMenu::aboutToShow, this, [this, methods] {
-        methods->clear();
-        if (!session_->model()) methods->addAction(tr("Open a model first"))->setEnabled(false);
-        if (!session_->model()) return;
-        for (const auto& facts : session_->model()->methods) {
-            auto* action = methods->addAction(text(facts.title));
-            action->setCheckable(true);
-            action->setChecked(session_->method() == text(facts.name));
-            action->setEnabled(facts.why_not.empty());
-            action->setToolTip(text(facts.why_not.empty() ? facts.summary : facts.why_not));
-            connect(action, &QAction::triggered, this, [this, name = text(facts.name)] { session_->setMethod(name); });
-        }
-    });
-
-    group = tr("Compare");
-    auto* compare = menu(tr("&Compare"));
-    a.compare_model = add(compare, tr("Compare with another model…"), {}, [] {});
-    a.compare_variant = add(compare, tr("Compare with a changed self…"), {}, [] {});
-    a.compare_flip = add(compare, tr("Flip A and B (hold D)"), {}, [] {});
-    for (auto* action : {a.compare_model, a.compare_variant, a.compare_flip}) {
-        action->setEnabled(false);
-        action->setToolTip(tr("This version shows one model at a time"));
-    }
-
-    group = tr("Window");
-    auto* window = menu(tr("&Window"));
-    for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, strip_dock_})
-        window->addAction(dock->toggleViewAction());
-    window->addSeparator();
-    add(window, tr("Reset the layout"), {}, [this] { resetLayout(); });
-
-    group = tr("Help");
-    auto* help = menu(tr("&Help"));
-    add(help, tr("Keys"), key("F1"), [this] {
-        const bool show = !keys_dock_->isVisible() || !keys_->isVisible();
-        keys_dock_->setVisible(show);
-        if (show) keys_dock_->raise();
-    });
-    add(help, tr("Find a command…"), key("Ctrl+Shift+P"), [this] { openCommands(); });
-    add(help, tr("About Vitrine"), {}, [this] {
-        hint(tr("Vitrine %1 opens vision models and shows why they answer as they do. Drawing by %2.")
-                 .arg(QStringLiteral(VITRINE_APP_VERSION),
-                      graphics_->ready() ? graphics_->deviceName() : tr("nothing: %1").arg(graphics_->trouble())));
-    });
-
-    std::vector<ShortcutSheet::Group> sheet;
-    sheet.push_back({tr("On the picture"),
-                     {{tr("Hover"), tr("What this patch reads")},
-                      {tr("Click"), tr("Pin the patch, or unpin it")},
-                      {tr("Wheel"), tr("Zoom at the cursor")},
-                      {tr("Space-drag"), tr("Pan")},
-                      {tr("Hold X"), tr("The picture bare")},
-                      {tr("Right-click"), tr("What applies here")}}});
-    for (const auto& [name, actions] : a.groups) {
-        ShortcutSheet::Group one{name, {}};
-        for (const auto* action : actions) {
-            QStringList keys;
-            for (const auto& sequence : action->shortcuts()) keys << sequence.toString(QKeySequence::NativeText);
-            one.keys.emplace_back(keys.join(QStringLiteral("  ")),
-                                  QString(action->text()).remove(QChar(0x2026)).remove(QLatin1Char('&')));
-        }
-        sheet.push_back(std::move(one));
-    }
-    keys_->setGroups(sheet);
-}
-
 // ---- refreshing -----------------------------------------------------------------------------------------------------
 
 void MainWindow::restyle() {
     search_button_->setIcon(icon(QStringLiteral("search")));
+    grid_button_->setIcon(icon(QStringLiteral("grid")));
+    grid_->restyle();
     search_button_->setIconSize({16, 16});
     stop_button_->setIcon(icon(QStringLiteral("stop")));
     actions_->export_picture->setIcon(icon(QStringLiteral("save")));
@@ -723,6 +541,8 @@ void MainWindow::restyle() {
     explain_->restyle();
     model_panel_->refresh();
     map_->restyle();
+    layer_strip_->restyle();
+    measures_->restyle();
     empty_->setState(session_->model().has_value(), session_->model() ? text(session_->model()->title) : QString(),
                      remembered(kPictures) + remembered(kModels));
     update();
@@ -742,6 +562,8 @@ void MainWindow::settingsChanged() {
                         QString::fromStdString(std::string(viz::name_of(view_settings_.colours))));
     head_strip_->setColours(view_settings_.colours);
     map_->restyle();
+    grid_->refresh();
+    layer_strip_->restyle();
     explain_->refresh();
     refreshScene();
     refreshActions();
@@ -789,6 +611,8 @@ void MainWindow::refreshStage() {
                      remembered(kPictures) + remembered(kModels));
     if (!session_->picture()) {
         stage_->setCurrentWidget(empty_);
+    } else if (comparison_->isOpen()) {
+        stage_->setCurrentWidget(grid_);
     } else if (viewport_) {
         if (stage_->currentWidget() != container_) {
             stage_->setCurrentWidget(container_);
@@ -803,65 +627,14 @@ void MainWindow::refreshStage() {
     }
 }
 
-MainWindow::Reading MainWindow::readingAt(const std::optional<Point>& photo) const {
-    Reading reading;
-    const auto& look = session_->look();
-    if (!photo || !look) return reading;
-    const auto input = look->geometry.to_input(*photo);
-    const auto& g = look->geometry;
-    if (input.x < 0 || input.y < 0 || input.x >= static_cast<double>(g.input_width) ||
-        input.y >= static_cast<double>(g.input_height))
-        return reading;
-    if (photo->x < 0 || photo->y < 0 || photo->x >= static_cast<double>(g.photo_width) ||
-        photo->y >= static_cast<double>(g.photo_height))
-        return reading;
-    const auto cell = [&](std::int64_t rows, std::int64_t cols) {
-        return std::pair{
-            static_cast<std::int64_t>(input.y * static_cast<double>(rows) / static_cast<double>(g.input_height)),
-            static_cast<std::int64_t>(input.x * static_cast<double>(cols) / static_cast<double>(g.input_width))};
-    };
-    reading.inside = true;
-    if (look->grid_rows > 0) {
-        const auto [row, col] = cell(look->grid_rows, look->grid_cols);
-        reading.patch = Token{row, col};
-    }
-    if (const auto* plane = session_->shown()) {
-        std::tie(reading.row, reading.col) = cell(plane->rows, plane->cols);
-        reading.value = plane->at(reading.row, reading.col);
-        reading.has_value = true;
-        reading.pixel = plane->rows == g.input_height && plane->cols == g.input_width;
-    }
-    return reading;
+Reading MainWindow::readingAt(const std::optional<Point>& photo) const {
+    return reading_at(*session_, session_->shown(), photo);
 }
 
 viz::Scene MainWindow::composeScene() const {
-    viz::Scene scene;
-    scene.palette = Theme::now().palette();
-    const auto& picture = session_->picture();
-    if (!picture) return scene;
-    scene.picture = picture->photo;
-    scene.picture_id = session_->pictureId();
+    auto scene =
+        compose(*session_, view_settings_, session_->shown(), session_->showsExplanation() && session_->stale());
     scene.bare = bare_;
-    const auto& look = session_->look();
-    if (!look) return scene;
-    scene.seen = look->geometry.seen();
-    scene.grid_rows = look->grid_rows;
-    scene.grid_cols = look->grid_cols;
-    scene.show_grid = view_settings_.grid;
-    if (const auto patch = session_->hovered()) scene.hovered = viz::Cell{patch->row, patch->col};
-    if (const auto patch = session_->pinned()) scene.pinned = viz::Cell{patch->row, patch->col};
-    if (const auto* plane = session_->shown()) {
-        viz::MapLayer layer;
-        layer.map = plane->view();
-        layer.area = *scene.seen;
-        layer.scale = scale_of(*plane, view_settings_);
-        layer.colours = colours_of(*plane, view_settings_);
-        layer.upsampling = view_settings_.upsampling;
-        layer.solid = view_settings_.solid;
-        // What is out of date steps back until its successor arrives.
-        layer.opacity = view_settings_.opacity * (session_->showsExplanation() && session_->explaining() ? 0.5F : 1.0F);
-        scene.layers.push_back(std::move(layer));
-    }
     return scene;
 }
 
@@ -917,7 +690,7 @@ void MainWindow::refreshScene() {
 }
 
 void MainWindow::refreshStatus() {
-    const auto reading = readingAt(cursor_);
+    const auto reading = readingAt(comparison_->isOpen() ? grid_->point() : cursor_);
     if (reading.inside) {
         auto words = (reading.pixel ? tr("pixel %1,%2") : tr("patch %1,%2")).arg(reading.row).arg(reading.col);
         if (reading.has_value) words += QStringLiteral("  ") + value(reading.value);
@@ -981,11 +754,21 @@ void MainWindow::refreshActions() {
                no_layers = tr("There are no attention layers to step through");
     enable(a.export_picture, picture && graphics_->ready(), graphics_->ready() ? no_picture : graphics_->trouble());
     enable(a.export_map, session_->shown() != nullptr, no_answer);
-    for (auto* action : {a.copy_picture, a.fit, a.one, a.zoom_in, a.zoom_out})
-        enable(action, picture && viewport_, viewport_ ? no_picture : graphics_->trouble());
+    const bool grid = comparison_->isOpen();
+    for (auto* action : {a.fit, a.one, a.zoom_in, a.zoom_out})
+        enable(action, picture && (viewport_ || grid), viewport_ ? no_picture : graphics_->trouble());
+    enable(a.copy_picture, picture && viewport_ && !grid,
+           grid        ? tr("It copies the picture of one map")
+           : viewport_ ? no_picture
+                       : graphics_->trouble());
     enable(a.grid, !look || session_->look()->grid_rows > 0, tr("This model has no patches"));
     enable(a.copy_value, look, no_answer);
-    enable(a.unpin, session_->pinned().has_value(), tr("Nothing is pinned"));
+    enable(a.unpin, session_->pinned().has_value() || grid, tr("Nothing is pinned"));
+    for (auto* action : {a.several, a.methods}) enable(action, session_->model().has_value(), tr("Open a model first"));
+    a.several->setChecked(grid);
+    grid_button_->setEnabled(session_->model().has_value());
+    grid_button_->setToolTip(grid_button_->isEnabled() ? tr("Several methods side by side (M)")
+                                                       : tr("Open a model first"));
     for (auto* action : {a.layer_up, a.layer_down, a.head_up, a.head_down, a.flip})
         enable(action, layers, look ? no_layers : no_answer);
     enable(a.target, session_->model() && session_->model()->classes > 0, tr("It needs a model with classes"));
@@ -1097,57 +880,6 @@ void MainWindow::askConsent(const QString& request) {
     box.setEscapeButton(cancel);
     box.exec();
     if (box.clickedButton() == run) session_->openModel(request, true);
-}
-
-void MainWindow::remember(const QString& key, const QString& path) {
-    auto list = remembered(key);
-    list.removeAll(path);
-    list.prepend(path);
-    while (list.size() > kRecent) list.removeLast();
-    settings_->setValue(key, list);
-}
-
-QStringList MainWindow::remembered(const QString& key) const { return settings_->value(key).toStringList(); }
-
-void MainWindow::fillRecent(QMenu* menu, const QString& key) {
-    menu->clear();
-    menu->setToolTipsVisible(true);
-    const auto list = remembered(key);
-    for (const auto& path : list) {
-        const QFileInfo file(path);
-        auto* action = menu->addAction(menu->fontMetrics().elidedText(file.fileName(), Qt::ElideMiddle, 320));
-        action->setEnabled(file.exists());
-        action->setToolTip(file.exists() ? path : tr("%1 is not there any more").arg(path));
-        connect(action, &QAction::triggered, this,
-                [this, key, path] { key == kModels ? session_->openModel(path) : session_->openPaths({path}); });
-    }
-    if (list.isEmpty()) menu->addAction(tr("Nothing was opened yet"))->setEnabled(false);
-    if (list.isEmpty()) return;
-    menu->addSeparator();
-    connect(menu->addAction(tr("Forget these")), &QAction::triggered, this, [this, key] { settings_->remove(key); });
-}
-
-void MainWindow::openCommands() {
-    std::vector<ChoiceItem> items;
-    for (const auto* menu_action : menu_bar_->actions()) {
-        QString group = QString(menu_action->text()).remove(QLatin1Char('&'));
-        for (auto* action : actions_->all) {
-            if (!menu_action->menu()->actions().contains(action)) continue;
-            items.push_back({QString(action->text()).remove(QLatin1Char('&')),
-                             action->shortcut().toString(QKeySequence::NativeText),
-                             {},
-                             QVariant::fromValue<QObject*>(action),
-                             action->isEnabled() ? QString() : action->toolTip(),
-                             false,
-                             group});
-            group.clear();
-        }
-    }
-    constexpr int kWidth = 440;
-    const auto at = mapToGlobal(QPoint((width() - kWidth) / 2, menuWidget()->height() + 8));
-    openChoices(this, at, kWidth, tr("Find a command"), std::move(items), [](const QVariant& value) {
-        if (auto* action = qobject_cast<QAction*>(value.value<QObject*>())) action->trigger();
-    });
 }
 
 // ---- events ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
 
 #include "jobs/session.h"
 #include "panels/view_settings.h"
+#include "windows/scene.h"
 #include "windows/theme.h"
 #include "windows/viewport.h"
 
@@ -22,11 +23,16 @@ class QToolButton;
 namespace vitrine::app {
 
 class ChoiceButton;
+class Comparison;
 class EmptyState;
 class ExplainPanel;
 class Filmstrip;
+class GridView;
 class HeadStrip;
+class LayerMaps;
+class LayerStrip;
 class MapPanel;
+class MeasuresPanel;
 class ModelPanel;
 class NoticeBar;
 class ShortcutSheet;
@@ -43,11 +49,19 @@ class MainWindow : public QMainWindow {
     void start(const QStringList& paths);
 
     Session& session() { return *session_; }
+    Comparison& comparison() { return *comparison_; }
+    GridView* grid() const { return grid_; }
     Viewport* viewport() const { return viewport_; }
     Graphics* graphics() const { return graphics_.get(); }
     HeadStrip* headStrip() const { return head_strip_; }
     MapPanel* mapPanel() const { return map_; }
     QDockWidget* mapDock() const { return map_dock_; }
+    LayerMaps& layerMaps() { return *layer_maps_; }
+    LayerStrip* layerStrip() const { return layer_strip_; }
+    QDockWidget* layersDock() const { return layers_dock_; }
+    MeasuresPanel* measures() const { return measures_; }
+    QDockWidget* measuresDock() const { return measures_dock_; }
+    ChoiceButton* methodButton() const { return method_button_; }
     NoticeBar* notice() const { return notice_; }
     ViewSettings& viewSettings() { return view_settings_; }
     void settingsChanged();  ///< after `viewSettings` was changed
@@ -91,14 +105,6 @@ class MainWindow : public QMainWindow {
     void refreshActions();
     viz::Scene composeScene() const;
     viz::Hud composeHud() const;
-    struct Reading {
-        bool inside = false;
-        std::optional<Token> patch;  ///< of the patch grid
-        std::int64_t row = 0, col = 0;
-        double value = 0;
-        bool has_value = false;
-        bool pixel = false;  ///< row and col count the model's pixels
-    };
     Reading readingAt(const std::optional<Point>& photo) const;
 
     void openPicture();
@@ -121,11 +127,13 @@ class MainWindow : public QMainWindow {
     ViewSettings view_settings_;
     std::unique_ptr<Graphics> graphics_;
     Session* session_ = nullptr;
+    Comparison* comparison_ = nullptr;
 
     QMenuBar* menu_bar_ = nullptr;
     ChoiceButton *model_button_ = nullptr, *target_button_ = nullptr, *versus_button_ = nullptr,
                  *method_button_ = nullptr;
-    QToolButton* search_button_ = nullptr;
+    QToolButton *grid_button_ = nullptr, *search_button_ = nullptr;
+    GridView* grid_ = nullptr;
     ThinBar* thin_bar_ = nullptr;
     NoticeBar* notice_ = nullptr;
     QStackedWidget* stage_ = nullptr;
@@ -135,12 +143,15 @@ class MainWindow : public QMainWindow {
     QWidget* container_ = nullptr;
     Viewport* viewport_ = nullptr;
     QDockWidget *film_dock_ = nullptr, *explain_dock_ = nullptr, *model_dock_ = nullptr, *strip_dock_ = nullptr,
-                *map_dock_ = nullptr, *keys_dock_ = nullptr;
+                *map_dock_ = nullptr, *keys_dock_ = nullptr, *layers_dock_ = nullptr, *measures_dock_ = nullptr;
     Filmstrip* filmstrip_ = nullptr;
     ExplainPanel* explain_ = nullptr;
     ModelPanel* model_panel_ = nullptr;
     HeadStrip* head_strip_ = nullptr;
     MapPanel* map_ = nullptr;
+    LayerMaps* layer_maps_ = nullptr;
+    LayerStrip* layer_strip_ = nullptr;
+    MeasuresPanel* measures_ = nullptr;
     ShortcutSheet* keys_ = nullptr;
     QLabel *status_value_ = nullptr, *status_place_ = nullptr, *status_work_ = nullptr, *status_size_ = nullptr,
            *status_jobs_ = nullptr;

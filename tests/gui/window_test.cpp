@@ -13,6 +13,8 @@
 #include <QHelpEvent>
 #include <QImage>
 #include <QLabel>
+#include <QLineEdit>
+#include <QListView>
 #include <QMessageBox>
 #include <QMimeData>
 #include <QPainter>
@@ -20,6 +22,7 @@
 #include <QSlider>
 #include <QStandardPaths>
 #include <QTabBar>
+#include <QTableWidget>
 #include <QTemporaryDir>
 #include <QTimer>
 #include <QToolButton>
@@ -36,16 +39,23 @@
 
 #include <gtest/gtest.h>
 
+#include "jobs/comparison.h"
+#include "jobs/layer_maps.h"
 #include "panels/choice_button.h"
 #include "panels/empty_state.h"
 #include "panels/explain_panel.h"
+#include "panels/grid_view.h"
 #include "panels/head_strip.h"
+#include "panels/layer_strip.h"
 #include "panels/map_panel.h"
+#include "panels/measures_panel.h"
+#include "panels/method_picker.h"
 #include "panels/method_settings.h"
 #include "panels/small_widgets.h"
 #include "panels/table_view.h"
 #include "tiny_model.h"
 #include "windows/main_window.h"
+#include "windows/scene.h"
 
 namespace vitrine::app {
 namespace {
@@ -672,6 +682,81 @@ TEST_F(WindowTest, SettingsOfAMethodAreSetFromItsDeclarationAndTakenBack) {
     EXPECT_EQ(session().settings().at("fusion"), "min");
 }
 
+TEST(MethodListTest, FamiliesComeInTheirOrderAndTheCostIsWhatThePassesTake) {
+    std::vector<MethodFacts> methods(6);
+    const char* families[] = {"Controls", "", "Gradients", "Attention", "Something new", "Attention"};
+    for (int i = 0; i < 6; ++i) methods[i].name = std::to_string(i), methods[i].family = families[i];
+    std::string order;
+    for (const auto& method : byFamily(methods)) order += method.name;
+    EXPECT_EQ(order, "352041");
+
+    MethodFacts method;
+    EXPECT_EQ(costShort(method, 10), "unknown");
+    EXPECT_TRUE(costWords(method, 10).startsWith("unknown"));
+    method.passes = PassFacts{0, 0};
+    EXPECT_EQ(costShort(method, 10), "at once");
+    method.passes = PassFacts{50, 50};
+    EXPECT_EQ(costShort(method, 10), "1.5 s") << "50 forward passes of 10 ms and 50 backward ones of 20";
+    EXPECT_TRUE(costWords(method, 10).contains("50 forward and 50 backward passes of 10 ms"))
+        << costWords(method, 10).toStdString();
+    EXPECT_EQ(costShort(method, 0), "100 passes") << "nothing was measured yet";
+    method.why_not = "no";
+    EXPECT_EQ(costShort(method, 10), "");
+}
+
+TEST_F(WindowTest, MethodsAreFoundByWordAndSayWhatTheyAreBeforeTheyRun) {
+    open_all();
+    session().setMethod("rollout");
+    const auto open = [&] {
+        QTest::mouseClick(window_->methodButton(), Qt::LeftButton);
+        return window_->findChild<MethodPicker*>();
+    };
+    auto* picker = open();
+    ASSERT_NE(picker, nullptr);
+    ASSERT_EQ(static_cast<std::size_t>(picker->listed().size()), session().model()->methods.size());
+    EXPECT_TRUE(picker->details().startsWith("Attention rollout")) << picker->details().toStdString();
+    for (const auto& method : session().model()->methods) {
+        const auto name = QString::fromStdString(method.name);
+        if (!method.family.empty()) {
+            EXPECT_EQ(picker->headingOf(name).toStdString(), method.family);
+        }
+        picker->point(name);
+        const auto details = picker->details();
+        EXPECT_TRUE(details.startsWith(QString::fromStdString(method.title))) << details.toStdString();
+        EXPECT_TRUE(details.contains(QString::fromStdString(method.formula)));
+        EXPECT_TRUE(details.contains(QString::fromStdString(method.weakness).toHtmlEscaped()));
+        EXPECT_TRUE(details.contains(QString::fromStdString(method.why_not)));
+        EXPECT_EQ(details.contains("Cost"), method.why_not.empty()) << details.toStdString();
+    }
+    // Words are sought in names and meanings, in any order; a name that is not there is said.
+    picker->setSearch("attention raw");
+    EXPECT_TRUE(picker->listed().contains("raw_attention"));
+    EXPECT_LT(static_cast<std::size_t>(picker->listed().size()), session().model()->methods.size());
+    picker->setSearch("no such method");
+    EXPECT_TRUE(picker->listed().isEmpty());
+    EXPECT_EQ(picker->details(), "Nothing by that name");
+    // What cannot run says why and is not taken.
+    picker->setSearch({});
+    const auto refused = std::find_if(session().model()->methods.begin(), session().model()->methods.end(),
+                                      [](const auto& method) { return !method.why_not.empty(); });
+    auto* line = picker->findChild<QLineEdit*>("methodSearch");
+    if (refused != session().model()->methods.end()) {
+        picker->point(QString::fromStdString(refused->name));
+        EXPECT_TRUE(picker->details().contains(QString::fromStdString(refused->why_not)));
+        QTest::keyClick(line, Qt::Key_Return);
+        EXPECT_TRUE(picker->isVisible());
+        EXPECT_EQ(session().method(), "rollout");
+    }
+    picker->setSearch("raw_attention");
+    QTest::keyClick(line, Qt::Key_Return);
+    EXPECT_EQ(session().method(), "raw_attention");
+    EXPECT_TRUE(wait_until([&] { return !window_->findChild<MethodPicker*>(); })) << "it goes when it has been used";
+    picker = open();
+    ASSERT_NE(picker, nullptr);
+    QTest::keyClick(picker, Qt::Key_Escape);
+    EXPECT_EQ(session().method(), "raw_attention");
+}
+
 TEST_F(WindowTest, AMapKeepsItsOwnNameUntilTheNextIsThere) {
     open_all();
     session().setMethod("rollout");
@@ -983,6 +1068,407 @@ TEST_F(WindowTest, ACutChoiceSaysItsWholeFaceAsATooltip) {
     QCoreApplication::sendEvent(&button, &help);
     EXPECT_TRUE(QToolTip::text().contains(name.trimmed())) << QToolTip::text().toStdString();
     QToolTip::hideText();
+}
+
+// ---- several maps ---------------------------------------------------------------------------------------------------
+
+/// A window whose grid is open, with some cheap methods in it.
+///
+/// On a tiny model, so that methods that ask it a hundred times take a moment.
+class GridTest : public WindowTest {
+  protected:
+    void SetUp() override {
+        const auto tiny = folder_->filePath("tiny_for_grids");
+        if (!QFile::exists(tiny)) {
+            const auto written = test::write_tiny_model(tiny.toStdString());
+            ASSERT_TRUE(written) << written.error().message;
+        }
+        other_model_ = std::exchange(model_, tiny);
+        WindowTest::SetUp();
+    }
+    void TearDown() override {
+        WindowTest::TearDown();
+        model_ = other_model_;
+    }
+    void open_grid(const QStringList& methods) {
+        open_all();
+        window_->comparison().setMethods(methods);
+        QTest::keyClick(window_.get(), Qt::Key_M);
+        ASSERT_TRUE(window_->comparison().isOpen());
+        ASSERT_TRUE(wait_until([&] { return grid_settled(); })) << states();
+    }
+    bool grid_settled() {
+        for (const auto& cell : cells())
+            if (cell.stage == Stage::Waiting || cell.stage == Stage::Running) return false;
+        return true;
+    }
+    std::string states() {
+        std::string out;
+        for (auto* cell : grid()->cells()) out += cell->accessibleName().toStdString() + "\n";
+        return out;
+    }
+    GridView* grid() { return window_->grid(); }
+    const std::vector<Cell>& cells() { return window_->comparison().cells(); }
+    GridCell* cell(int index) { return grid()->cells()[static_cast<std::size_t>(index)]; }
+    void point_at(GridCell* cell, QPoint in_canvas) {
+        const auto at = cell->canvas().topLeft() + in_canvas;
+        QMouseEvent move(QEvent::MouseMove, at, cell->mapToGlobal(at), Qt::NoButton, Qt::NoButton, Qt::NoModifier);
+        QCoreApplication::sendEvent(cell, &move);
+    }
+    /// Paints the cell, and says what it holds.
+    QImage painted(GridCell* cell) {
+        cell->repaint();
+        return cell->drawn();
+    }
+    QString other_model_;
+};
+
+TEST_F(GridTest, MethodsStandSideBySideUnderOneCursorAndOneZoom) {
+    open_grid({"rollout", "saliency", "edges"});
+    ASSERT_EQ(cells().size(), 3u);
+    ASSERT_EQ(grid()->cells().size(), 3u);
+    EXPECT_TRUE(grid()->isVisible());
+    for (const auto& one : cells()) {
+        EXPECT_EQ(one.stage, Stage::Done) << one.trouble.toStdString();
+        EXPECT_EQ(one.found->method, one.wanted.method);
+    }
+    // They do not overlap, and each has room for its picture.
+    for (int i = 0; i < 3; ++i) {
+        EXPECT_GE(cell(i)->canvas().width(), 120);
+        EXPECT_GE(cell(i)->canvas().height(), 60);
+        for (int k = 0; k < i; ++k) EXPECT_FALSE(cell(i)->geometry().intersects(cell(k)->geometry()));
+        EXPECT_FALSE(painted(cell(i)).isNull());
+    }
+    EXPECT_NE(painted(cell(0)), painted(cell(1)));
+    // One cursor: every cell reads its own map at the same place.
+    const auto centre = cell(0)->canvas().size() / 2;
+    point_at(cell(0), {centre.width(), centre.height()});
+    ASSERT_TRUE(grid()->point());
+    const auto photo = *grid()->point();
+    EXPECT_NEAR(photo.x, session().picture()->photo.width / 2.0, 3);
+    for (int i = 0; i < 3; ++i) {
+        const auto& plane = cells()[static_cast<std::size_t>(i)].found->plane;
+        const auto read = reading_at(session(), &plane, photo);
+        ASSERT_TRUE(read.has_value);
+        EXPECT_FALSE(cell(i)->reading().isEmpty());
+        EXPECT_NEAR(cell(i)->reading().toDouble(), read.value, std::abs(read.value) * 0.01 + 1e-4);
+    }
+    // One zoom, at the cursor.
+    const auto before = painted(cell(2));
+    const auto at = cell(1)->canvas().center();
+    EXPECT_TRUE(grid()->isFitted());
+    QWheelEvent wheel(at, cell(1)->mapToGlobal(at), {}, {0, 240}, Qt::NoButton, Qt::NoModifier, Qt::NoScrollPhase,
+                      false);
+    QCoreApplication::sendEvent(cell(1), &wheel);
+    EXPECT_FALSE(grid()->isFitted());
+    QElapsedTimer timer;
+    timer.start();
+    EXPECT_NE(painted(cell(2)), before) << "the wheel over one cell zooms all";
+    std::printf("a cell of %d x %d drawn anew in %.1f ms\n", cell(2)->canvas().width(), cell(2)->canvas().height(),
+                static_cast<double>(timer.nsecsElapsed()) / 1e6);
+    QTest::keyClick(window_.get(), Qt::Key_F);
+    EXPECT_TRUE(grid()->isFitted());
+    EXPECT_EQ(painted(cell(2)), before);
+    // A click pins the place, Escape lets go.
+    const auto pin_at = cell(0)->canvas().topLeft() + QPoint(20, 20);
+    QTest::mouseClick(cell(0), Qt::LeftButton, {}, pin_at);
+    EXPECT_TRUE(grid()->isPinned());
+    QEvent leave(QEvent::Leave);
+    QCoreApplication::sendEvent(cell(0), &leave);
+    EXPECT_TRUE(grid()->point());
+    QTest::keyClick(window_.get(), Qt::Key_Escape);
+    EXPECT_FALSE(grid()->isPinned());
+    EXPECT_FALSE(grid()->point());
+    // A double click shows one alone.
+    QTest::mouseDClick(cell(1), Qt::LeftButton, {}, cell(1)->canvas().center());
+    EXPECT_FALSE(window_->comparison().isOpen());
+    EXPECT_EQ(session().method(), "saliency");
+    ASSERT_TRUE(wait_until([&] { return settled() && session().explanation()->method == "saliency"; }));
+}
+
+TEST_F(GridTest, OneScaleGivesEqualValuesEqualColours) {
+    open_grid({"rollout", "raw_attention", "centre_gaussian"});
+    const auto range = [&](int index) {
+        const auto scale = scale_of(cells()[static_cast<std::size_t>(index)].found->plane, grid()->settingsOf(index));
+        return std::pair{scale.low, scale.high};
+    };
+    EXPECT_FALSE(grid()->oneScale());
+    EXPECT_NE(range(0), range(2));
+    const auto own = painted(cell(0));
+    grid()->setOneScale(true);
+    EXPECT_EQ(range(0), range(1));
+    EXPECT_EQ(range(0), range(2));
+    float low = 1e9F, high = -1e9F;
+    for (const auto& one : cells())
+        low = std::min(low, one.found->plane.shown_low), high = std::max(high, one.found->plane.shown_high);
+    EXPECT_EQ(range(1), (std::pair{low, high}));
+    EXPECT_NE(painted(cell(0)), own);
+    grid()->setOneScale(false);
+    EXPECT_EQ(painted(cell(0)), own);
+}
+
+TEST_F(GridTest, ThePickerPutsMethodsIntoTheGridAndTakesThemOut) {
+    open_all();
+    QTest::mouseClick(window_->methodButton(), Qt::LeftButton);
+    auto* picker = window_->findChild<MethodPicker*>();
+    ASSERT_NE(picker, nullptr);
+    auto* list = picker->findChild<QListView*>("methodList");
+    for (const char* name : {"rollout", "edges"}) {
+        const auto box = picker->boxOf(name);
+        ASSERT_FALSE(box.isEmpty());
+        QTest::mouseClick(list->viewport(), Qt::LeftButton, {}, box.center());
+    }
+    EXPECT_EQ(window_->comparison().methods(), (QStringList{"rollout", "edges"}));
+    EXPECT_TRUE(picker->isVisible()) << "several are chosen in one go";
+    picker->findChild<QPushButton*>("compareMethods")->click();
+    EXPECT_TRUE(window_->comparison().isOpen());
+    ASSERT_TRUE(wait_until([&] { return cells().size() == 2 && grid_settled(); }));
+    QTest::qWait(0);
+    // A method that has no meaning here stands with its reason, and nothing is run for it.
+    const auto refused = std::find_if(session().model()->methods.begin(), session().model()->methods.end(),
+                                      [](const auto& method) { return !method.why_not.empty(); });
+    ASSERT_NE(refused, session().model()->methods.end());
+    window_->comparison().toggle(QString::fromStdString(refused->name));
+    ASSERT_EQ(cells().size(), 3u);
+    EXPECT_EQ(cells()[2].stage, Stage::Failed);
+    EXPECT_EQ(cells()[2].trouble.toStdString(), refused->why_not);
+    EXPECT_EQ(cell(2)->stateWords().toStdString(), refused->why_not);
+    EXPECT_FALSE(cell(2)->action()->isEnabled());
+    // Taken out by its own button; the last one leaves an empty board, not a crash.
+    for (int left = 3; left > 0; --left) {
+        ASSERT_EQ(static_cast<int>(grid()->cells().size()), left);
+        cell(0)->findChild<QToolButton*>("cellClose")->click();
+    }
+    EXPECT_TRUE(cells().empty());
+    EXPECT_TRUE(grid()->cells().empty());
+}
+
+TEST_F(GridTest, ALongMethodShowsItsMapSoFarAndKeepsItWhenItIsStopped) {
+    open_all();
+    session().setMethod("rise");
+    session().setSetting("preset", "paper");
+    session().setSetting("masks", "1000000");
+    // Alone: the map comes before the method is done, and Stop keeps it.
+    ASSERT_TRUE(wait_until([&] { return session().explanation() && session().explanation()->method == "rise"; }))
+        << session().explainTrouble().toStdString();
+    EXPECT_TRUE(session().explaining());
+    EXPECT_FALSE(session().stale());
+    EXPECT_TRUE(session().explanation()->partial);
+    const auto first = session().explanation()->plane.values;
+    ASSERT_TRUE(wait_until([&] { return session().explanation()->plane.values != first; })) << "it refines";
+    session().stopExplaining();
+    EXPECT_FALSE(session().explaining());
+    const auto kept = session().explanation()->plane.values;
+    EXPECT_TRUE(session().explanation()->partial);
+    bool said = false;
+    for (const auto* label : window_->findChild<QDockWidget*>("explain")->findChildren<QLabel*>())
+        said = said || label->text().startsWith("Partial");
+    EXPECT_TRUE(said);
+    // In the grid: it runs beside others, which are done first or after, and its own button stops it.
+    window_->comparison().setMethods({"rollout", "rise", "edges"});
+    window_->comparison().setOpen(true);
+    ASSERT_TRUE(wait_until([&] {
+        return cells().size() == 3 && cells()[1].stage == Stage::Running && cells()[1].found &&
+               cells()[1].progress.done > 0;
+    }));
+    EXPECT_TRUE(cells()[1].found->partial);
+    EXPECT_EQ(cells()[0].stage, Stage::Done);
+    EXPECT_TRUE(cell(1)->stateWords().startsWith("so far")) << cell(1)->stateWords().toStdString();
+    cell(1)->action()->click();
+    EXPECT_EQ(cells()[1].stage, Stage::Stopped);
+    ASSERT_TRUE(cells()[1].found);
+    EXPECT_EQ(cell(1)->stateWords(), "partial, stopped");
+    ASSERT_TRUE(wait_until([&] { return cells()[2].stage == Stage::Done; })) << "what waited goes on";
+    EXPECT_EQ(cells()[1].stage, Stage::Stopped) << "nothing starts it again by itself";
+    // The stop of all work does the same to what runs and waits.
+    cell(1)->action()->click();
+    ASSERT_TRUE(wait_until([&] { return cells()[1].stage == Stage::Running; }));
+    EXPECT_TRUE(cells()[1].stale || cells()[1].found->partial);
+    session().cancelAll();
+    EXPECT_EQ(cells()[1].stage, Stage::Stopped);
+    EXPECT_NE(kept, nullptr);
+}
+
+TEST_F(GridTest, TwoClassesStandBesideEachOtherOnOneScale) {
+    open_grid({"saliency", "rollout"});
+    const auto first = *session().explainedClass();
+    const auto second = session().look()->top[1].index;
+    auto* beside = grid()->findChild<ChoiceButton*>();
+    ASSERT_NE(beside, nullptr);
+    Q_EMIT beside->chosen(qlonglong(second));
+    ASSERT_TRUE(wait_until([&] { return cells().size() == 3 && grid_settled(); })) << states();
+    // Rollout does not depend on the class: it has one map.
+    EXPECT_EQ(cells()[0].target, session().className(first));
+    EXPECT_EQ(cells()[1].target, session().className(second));
+    EXPECT_TRUE(cells()[1].is_second);
+    EXPECT_EQ(cells()[2].wanted.method, "rollout");
+    EXPECT_TRUE(cells()[2].target.isEmpty());
+    EXPECT_NE(*cells()[0].found->plane.values, *cells()[1].found->plane.values);
+    EXPECT_EQ(cell(0)->y(), cell(1)->y()) << "side by side";
+    EXPECT_TRUE(grid()->oneScale());
+    const auto scale = [&](int i) {
+        return scale_of(cells()[static_cast<std::size_t>(i)].found->plane, grid()->settingsOf(i)).high;
+    };
+    EXPECT_EQ(scale(0), scale(1));
+    EXPECT_NE(scale(0), scale(2)) << "another method has another unit";
+    // The first class changes: its own map is out of date, the other's is not.
+    session().setTarget(session().look()->top[2].index);
+    EXPECT_TRUE(cells()[0].stale);
+    EXPECT_FALSE(cells()[1].stale);
+    EXPECT_TRUE(cell(0)->stateWords().startsWith("out of date")) << cell(0)->stateWords().toStdString();
+    ASSERT_TRUE(wait_until([&] { return grid_settled() && !cells()[0].stale; }));
+    window_->comparison().setBeside(std::nullopt);
+    EXPECT_EQ(cells().size(), 2u);
+}
+
+TEST_F(GridTest, MeasuresFollowTheMapsAndSayWhereTheyHaveNoMeaning) {
+    open_all();
+    window_->comparison().setMeasures({"average_drop", "sparseness", "random_logit"});
+    EXPECT_FALSE(window_->comparison().measuring()) << "nobody looks";
+    window_->measuresDock()->raise();
+    ASSERT_TRUE(wait_until([&] { return window_->comparison().measuring(); }));
+    const auto score = [&](std::size_t cell, const char* name) {
+        const auto found = cells()[cell].scores.find(name);
+        return found == cells()[cell].scores.end() ? CellScore{} : found->second;
+    };
+    const auto all_there = [&] {
+        for (const auto& one : cells())
+            for (const auto& name : window_->comparison().measures()) {
+                const auto found = one.scores.find(name);
+                if (found == one.scores.end() || found->second.stage == Stage::Waiting ||
+                    found->second.stage == Stage::Running)
+                    return false;
+            }
+        return !cells().empty();
+    };
+    // One map alone: the row of the explanation.
+    ASSERT_TRUE(wait_until(all_there));
+    ASSERT_EQ(cells().size(), 1u);
+    EXPECT_EQ(score(0, "sparseness").stage, Stage::Done);
+    EXPECT_GT(score(0, "sparseness").facts.value, 0);
+    EXPECT_LT(score(0, "sparseness").facts.value, 1);
+    // Several: a row each; rollout does not depend on the class, so another class tells nothing.
+    window_->comparison().setMethods({"rollout", "saliency"});
+    window_->comparison().setOpen(true);
+    ASSERT_TRUE(wait_until([&] { return grid_settled() && all_there(); }));
+    EXPECT_EQ(score(0, "random_logit").stage, Stage::Failed);
+    EXPECT_TRUE(score(0, "random_logit").reason.contains("does not depend on the class"))
+        << score(0, "random_logit").reason.toStdString();
+    EXPECT_EQ(score(1, "random_logit").stage, Stage::Done) << score(1, "random_logit").reason.toStdString();
+    auto* table = window_->measures()->table();
+    QTest::qWait(0);
+    ASSERT_EQ(table->rowCount(), 2);
+    ASSERT_EQ(table->columnCount(), 4);
+    EXPECT_EQ(table->item(0, 0)->text(), "Attention rollout");
+    EXPECT_TRUE(table->horizontalHeaderItem(1)->text().startsWith("Average drop"));
+    EXPECT_NEAR(table->item(1, 2)->text().toDouble(), score(1, "sparseness").facts.value, 1e-3);
+    EXPECT_EQ(table->item(0, 3)->text(), QString(QChar(0x2013)));
+    EXPECT_EQ(table->item(0, 3)->toolTip(), score(0, "random_logit").reason);
+    // A column more, and none for who does not look.
+    window_->comparison().setMeasures({"complexity"});
+    ASSERT_TRUE(wait_until(all_there));
+    QTest::qWait(0);
+    EXPECT_EQ(table->columnCount(), 2);
+    EXPECT_TRUE(table->item(0, 1)->text().endsWith(" nats")) << table->item(0, 1)->text().toStdString();
+    window_->findChild<QDockWidget*>("heads")->raise();
+    ASSERT_TRUE(wait_until([&] { return !window_->comparison().measuring(); }));
+}
+
+TEST_F(GridTest, ARandomisationOnRequestBecomesABadge) {
+    open_grid({"edges"});
+    const auto checks = cells()[0].found->checks.size();
+    window_->comparison().check(0);
+    EXPECT_TRUE(cells()[0].checking);
+    EXPECT_EQ(cell(0)->stateWords(), "being checked");
+    ASSERT_TRUE(wait_until([&] { return cells()[0].randomisation.has_value(); }));
+    // Edges are of the picture and not of the model: no shuffle changes them, and the badge says so.
+    EXPECT_FALSE(cells()[0].randomisation->passed);
+    EXPECT_TRUE(QString::fromStdString(cells()[0].randomisation->finding).contains("1.00"))
+        << cells()[0].randomisation->finding;
+    EXPECT_EQ(cells()[0].found->checks.size(), checks);
+    EXPECT_GE(checks, 1u) << "that all numbers are finite is checked always";
+}
+
+TEST_F(GridTest, AnotherPictureAndAnotherModelFillTheGridAnew) {
+    open_grid({"rollout", "edges"});
+    const auto before = cells()[0].found->plane.values;
+    drop(window_.get(), {pictures_[1]});
+    ASSERT_TRUE(wait_until([&] {
+        return session().picture()->name == "picture_1.png" && grid_settled() && cells()[0].found &&
+               cells()[0].found->plane.values != before;
+    })) << states();
+    EXPECT_EQ(cells()[0].stage, Stage::Done);
+    EXPECT_FALSE(painted(cell(0)).isNull());
+    // F5 makes all anew.
+    const auto once = cells()[1].found->plane.values;
+    QTest::keyClick(window_.get(), Qt::Key_F5);
+    EXPECT_EQ(cells()[1].stage, Stage::Waiting);
+    ASSERT_TRUE(wait_until([&] { return grid_settled() && cells()[1].found->plane.values != once; }));
+    EXPECT_EQ(*cells()[1].found->plane.values, *once);
+    // The grid survives a device that is lost, and a small window.
+    window_->replaceGraphics();
+    EXPECT_FALSE(painted(cell(0)).isNull());
+    window_->resize(1024, 640);
+    QTest::qWait(50);
+    for (auto* one : grid()->cells()) EXPECT_GE(one->canvas().height(), 60);
+}
+
+TEST_F(WindowTest, LayersOfAMethodAreSeenAtOnceAndAClickReadsOne) {
+    open_all();
+    window_->layersDock()->raise();
+    auto& maps = window_->layerMaps();
+    session().setMethod("rollout");
+    EXPECT_TRUE(maps.whyNot().contains("no single layer")) << maps.whyNot().toStdString();
+    session().setMethod("grad_cam");
+    ASSERT_TRUE(wait_until([&] {
+        return maps.whyNot().isEmpty() && maps.layers().size() == session().look()->heads.size() && !maps.running() &&
+               session().explanation()->method == "grad_cam" && !session().explaining();
+    })) << maps.whyNot().toStdString();
+    const int last = static_cast<int>(maps.layers().size()) - 1;
+    EXPECT_EQ(maps.chosen(), last) << maps.layers().back().name;
+    int with_map = 0;
+    for (const auto& layer : maps.layers()) {
+        EXPECT_TRUE(layer.plane || !layer.trouble.isEmpty()) << layer.name;
+        with_map += layer.plane.has_value();
+    }
+    EXPECT_GE(with_map, 2);
+    EXPECT_EQ(*maps.layers().back().plane->values, *session().explanation()->plane.values);
+    // A click reads that layer, and the map is the one of the strip.
+    const auto box = window_->layerStrip()->cell(0);
+    ASSERT_FALSE(box.isEmpty());
+    QTest::mouseClick(window_->layerStrip(), Qt::LeftButton, {}, box.center());
+    EXPECT_EQ(session().settings().at("layer"), maps.layers().front().name);
+    ASSERT_TRUE(wait_until([&] { return !session().explaining(); }));
+    ASSERT_TRUE(maps.layers().front().plane) << maps.layers().front().trouble.toStdString();
+    EXPECT_EQ(*session().explanation()->plane.values, *maps.layers().front().plane->values);
+    EXPECT_EQ(maps.chosen(), 0);
+    // The model's own layer is no setting.
+    QTest::mouseClick(window_->layerStrip(), Qt::LeftButton, {}, window_->layerStrip()->cell(last).center());
+    EXPECT_FALSE(session().settings().contains("layer"));
+}
+
+TEST_F(WindowTest, SettingsOfAllMethodsChangeEveryMapAndAreTakenBack) {
+    open_all();
+    session().setMethod("rollout");
+    ASSERT_TRUE(wait_until([&] { return settled() && session().explanation()->method == "rollout"; }));
+    const auto plain = *session().explanation()->plane.values;
+    auto* settings = window_->findChild<MethodSettingsView*>();
+    auto* flips = qobject_cast<QComboBox*>(settings->sharedControl("flips"));
+    ASSERT_NE(flips, nullptr);
+    EXPECT_FALSE(flips->isVisible()) << "one line until it is wanted";
+    settings->unfold(true);
+    EXPECT_TRUE(flips->isVisible());
+    flips->setCurrentText("horizontal");
+    EXPECT_EQ(session().shared(), (MethodSettings{{"flips", "horizontal"}}));
+    ASSERT_TRUE(wait_until([&] { return !session().explaining() && *session().explanation()->plane.values != plain; }));
+    EXPECT_TRUE(QString::fromStdString(session().explanation()->notes.front()).contains("horizontal flips"));
+    // What makes no sense is said, and the way back is one click.
+    session().setShared("scales", "much");
+    ASSERT_TRUE(wait_until([&] { return !session().explaining() && !session().explainTrouble().isEmpty(); }));
+    EXPECT_TRUE(session().explainTrouble().contains("scales is 'much'")) << session().explainTrouble().toStdString();
+    settings->findChild<QToolButton*>("resetShared")->click();
+    ASSERT_TRUE(wait_until([&] { return settled(); }));
+    EXPECT_EQ(*session().explanation()->plane.values, plain);
 }
 
 }  // namespace

@@ -1,0 +1,85 @@
+// Composition and reading of a map on the picture.
+#include "scene.h"
+
+#include <tuple>
+
+#include "windows/theme.h"
+
+namespace vitrine::app {
+
+Reading reading_at(const Session& session, const Plane* plane, const std::optional<Point>& photo) {
+    Reading reading;
+    const auto& look = session.look();
+    if (!photo || !look) return reading;
+    const auto input = look->geometry.to_input(*photo);
+    const auto& g = look->geometry;
+    if (input.x < 0 || input.y < 0 || input.x >= static_cast<double>(g.input_width) ||
+        input.y >= static_cast<double>(g.input_height))
+        return reading;
+    if (photo->x < 0 || photo->y < 0 || photo->x >= static_cast<double>(g.photo_width) ||
+        photo->y >= static_cast<double>(g.photo_height))
+        return reading;
+    const auto cell = [&](std::int64_t rows, std::int64_t cols) {
+        return std::pair{
+            static_cast<std::int64_t>(input.y * static_cast<double>(rows) / static_cast<double>(g.input_height)),
+            static_cast<std::int64_t>(input.x * static_cast<double>(cols) / static_cast<double>(g.input_width))};
+    };
+    reading.inside = true;
+    if (look->grid_rows > 0) {
+        const auto [row, col] = cell(look->grid_rows, look->grid_cols);
+        reading.patch = Token{row, col};
+    }
+    if (plane) {
+        std::tie(reading.row, reading.col) = cell(plane->rows, plane->cols);
+        reading.value = plane->at(reading.row, reading.col);
+        reading.has_value = true;
+        reading.pixel = plane->rows == g.input_height && plane->cols == g.input_width;
+    }
+    return reading;
+}
+
+viz::Scene compose(const Session& session, const ViewSettings& settings, const Plane* plane, bool stale) {
+    viz::Scene scene;
+    scene.palette = Theme::now().palette();
+    const auto& picture = session.picture();
+    if (!picture) return scene;
+    scene.picture = picture->photo;
+    scene.picture_id = session.pictureId();
+    const auto& look = session.look();
+    if (!look) return scene;
+    scene.seen = look->geometry.seen();
+    scene.grid_rows = look->grid_rows;
+    scene.grid_cols = look->grid_cols;
+    scene.show_grid = settings.grid;
+    if (const auto patch = session.hovered()) scene.hovered = viz::Cell{patch->row, patch->col};
+    if (const auto patch = session.pinned()) scene.pinned = viz::Cell{patch->row, patch->col};
+    if (plane) {
+        viz::MapLayer layer;
+        layer.map = plane->view();
+        layer.area = *scene.seen;
+        layer.scale = scale_of(*plane, settings);
+        layer.colours = colours_of(*plane, settings);
+        layer.upsampling = settings.upsampling;
+        layer.solid = settings.solid;
+        // What is out of date steps back until its successor arrives.
+        layer.opacity = settings.opacity * (stale ? 0.5F : 1.0F);
+        scene.layers.push_back(std::move(layer));
+    }
+    return scene;
+}
+
+QImage paint_map(const Plane& plane, const ViewSettings& settings) {
+    QImage image(static_cast<int>(plane.cols), static_cast<int>(plane.rows), QImage::Format_RGB32);
+    const auto scale = scale_of(plane, settings);
+    const auto colours = colours_of(plane, settings);
+    for (int r = 0; r < image.height(); ++r) {
+        auto* line = reinterpret_cast<QRgb*>(image.scanLine(r));
+        for (int c = 0; c < image.width(); ++c) {
+            const auto colour = viz::colour_at(colours, viz::position_of(plane.at(r, c), scale));
+            line[c] = qRgb(colour.r, colour.g, colour.b);
+        }
+    }
+    return image;
+}
+
+}  // namespace vitrine::app

@@ -1,0 +1,36 @@
+// A map on the picture as data to draw, and what a point of the picture reads of it: one composition for the viewport,
+// exports and the cells of the grid.
+#pragma once
+
+#include <QImage>
+
+#include <optional>
+
+#include <vitrine/viz/scene.h>
+
+#include "jobs/session.h"
+#include "panels/view_settings.h"
+
+namespace vitrine::app {
+
+/// What lies under a point of the photo.
+struct Reading {
+    bool inside = false;         ///< what the model saw
+    std::optional<Token> patch;  ///< of the patch grid
+    std::int64_t row = 0, col = 0;
+    double value = 0;
+    bool has_value = false;
+    bool pixel = false;  ///< row and col count the model's pixels
+};
+Reading reading_at(const Session& session, const Plane* plane, const std::optional<Point>& photo);
+
+/// The picture of the session with a map on it; the view is left to who draws it.
+///
+/// @param plane  null: the picture alone
+/// @param stale  the map is out of date: it steps back
+viz::Scene compose(const Session& session, const ViewSettings& settings, const Plane* plane, bool stale);
+
+/// The map alone, one pixel a value.
+QImage paint_map(const Plane& plane, const ViewSettings& settings);
+
+}  // namespace vitrine::app
