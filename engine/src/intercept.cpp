@@ -109,7 +109,7 @@ at::Tensor Recorder::edit(const std::string& name, std::int64_t heads, std::int6
             wanted.push_back(wanted[static_cast<std::size_t>(i - heads)]);
         std::vector<std::int64_t> shape(output.sizes().begin(), output.sizes().end() - 2);
         shape.insert(shape.end(), {1, 1});
-        output = output * at::tensor(wanted, output.options().requires_grad(false)).reshape(shape);
+        output = output * at::tensor(wanted).to(output.options().requires_grad(false)).reshape(shape);
         factors = std::move(wanted);
     }
     if (output_hook && windows > 1) {
