@@ -61,16 +61,16 @@ Result<Processes> Processes::join(bool asked) {
         !find("vitrine_mpi_leave", library->leave) || !find("vitrine_mpi_abort", library->abort))
         return fail(ErrorCode::Unsupported, "{} is of another build", file.string());
     VITRINE_CHECK(check(library->join(&out.rank_, &out.size_)));
-    out.library_ = std::move(library);
+    out.mpi_ = std::move(library);
     return out;
 }
 
 Result<std::vector<std::string>> Processes::gather(const std::string& mine) const {
-    if (!library_) return std::vector<std::string>{mine};
+    if (!mpi_) return std::vector<std::string>{mine};
     if (mine.size() > INT_MAX) return fail(ErrorCode::Unsupported, "MPI takes at most 2 GiB from a process");
     std::vector<int> lengths(static_cast<std::size_t>(size_));
     char* all = nullptr;
-    VITRINE_CHECK(check(library_->gather(mine.data(), static_cast<int>(mine.size()), lengths.data(), &all)));
+    VITRINE_CHECK(check(mpi_->gather(mine.data(), static_cast<int>(mine.size()), lengths.data(), &all)));
     std::vector<std::string> out;
     if (rank_ != 0) return out;
     const char* at = all;
@@ -78,25 +78,25 @@ Result<std::vector<std::string>> Processes::gather(const std::string& mine) cons
         out.emplace_back(at, static_cast<std::size_t>(length));
         at += length;
     }
-    library_->forget(all);
+    mpi_->forget(all);
     return out;
 }
 
 Result<std::string> Processes::share(const std::string& of_rank_0) const {
-    if (!library_) return of_rank_0;
+    if (!mpi_) return of_rank_0;
     if (of_rank_0.size() > INT_MAX) return fail(ErrorCode::Unsupported, "MPI takes at most 2 GiB from a process");
     std::string out = of_rank_0;
     char* text = out.data();
     int length = static_cast<int>(out.size());
-    VITRINE_CHECK(check(library_->share(&text, &length)));
+    VITRINE_CHECK(check(mpi_->share(&text, &length)));
     if (rank_ == 0) return out;
     out.assign(text, static_cast<std::size_t>(length));
-    library_->forget(text);
+    mpi_->forget(text);
     return out;
 }
 
 Status Processes::agree(const Status& mine) const {
-    if (!library_) return mine;
+    if (!mpi_) return mine;
     // A digit for the kind of the failure and its sentence; nothing where there is none.
     const auto said = VITRINE_TRY(gather(
         mine ? ""
@@ -110,12 +110,12 @@ Status Processes::agree(const Status& mine) const {
 }
 
 void Processes::leave() {
-    if (library_) library_->leave();
-    library_ = nullptr;
+    if (mpi_) mpi_->leave();
+    mpi_ = nullptr;
 }
 
 void Processes::abort(int status) const {
-    if (library_) library_->abort(status);
+    if (mpi_) mpi_->abort(status);
     std::_Exit(status);
 }
 

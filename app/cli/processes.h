@@ -39,7 +39,7 @@ class Processes {
   private:
     struct Library;
     Processes() = default;
-    std::shared_ptr<Library> library_;  ///< null where there is one process
+    std::shared_ptr<Library> mpi_;  ///< null where there is one process
     int rank_ = 0, size_ = 1;
 };
 

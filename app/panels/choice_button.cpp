@@ -18,6 +18,7 @@
 #include <QToolTip>
 #include <QVBoxLayout>
 
+#include "panels/list_row.h"
 #include "windows/theme.h"
 
 namespace vitrine::app {
@@ -25,57 +26,28 @@ namespace {
 
 enum Role { NoteRole = Qt::UserRole + 1, ValueRole, HeadingRole, CurrentRole, IndexRole };
 
-constexpr int kRow = 28, kHeading = 24;
+constexpr int kHeading = 24;
 
 class ChoiceDelegate : public QStyledItemDelegate {
   public:
     using QStyledItemDelegate::QStyledItemDelegate;
 
     QSize sizeHint(const QStyleOptionViewItem&, const QModelIndex& index) const override {
-        return {100, index.data(HeadingRole).toString().isEmpty() ? kRow : kRow + kHeading};
+        return {100, index.data(HeadingRole).toString().isEmpty() ? kListRow : kListRow + kHeading};
     }
 
     void paint(QPainter* painter, const QStyleOptionViewItem& option, const QModelIndex& index) const override {
         const auto& t = Theme::now();
         painter->save();
-        painter->setRenderHint(QPainter::Antialiasing);
-        QRect row = option.rect;
-        if (const auto heading = index.data(HeadingRole).toString(); !heading.isEmpty()) {
-            painter->setFont(sans(11, true));
-            painter->setPen(t.secondary);
-            painter->drawText(row.adjusted(12, 4, -12, 0).intersected(QRect(row.x(), row.y(), row.width(), kHeading)),
-                              Qt::AlignLeft | Qt::AlignVCenter, heading);
-            row.setTop(row.top() + kHeading);
-        }
         const bool enabled = index.flags() & Qt::ItemIsEnabled;
-        if (enabled && (option.state & (QStyle::State_Selected | QStyle::State_MouseOver))) {
-            painter->setPen(Qt::NoPen);
-            QColor ground = t.accent;
-            ground.setAlphaF((option.state & QStyle::State_Selected) ? 0.24F : 0.10F);
-            painter->setBrush(ground);
-            painter->drawRoundedRect(row.adjusted(4, 0, -4, 0), 4, 4);
-        }
-        const auto note = index.data(NoteRole).toString();
-        int right = row.right() - 12;
-        if (!note.isEmpty()) {
-            painter->setFont(mono(11));
-            painter->setPen(t.secondary);
-            const int width = painter->fontMetrics().horizontalAdvance(note);
-            painter->drawText(QRect(right - width, row.top(), width, row.height()), Qt::AlignVCenter, note);
-            right -= width + 12;
-        }
-        const int left = row.left() + 32;
+        const ListRow row = paintListRow(*painter, option, index.data(HeadingRole).toString(), kHeading,
+                                         enabled ? t.accent : QColor(), index.data(NoteRole).toString());
         if (index.data(CurrentRole).toBool())
             painter->drawPixmap(
-                row.left() + 10, row.top() + (row.height() - 16) / 2,
+                row.rect.left() + 10, row.rect.top() + (kListRow - 16) / 2,
                 iconPixmap(QStringLiteral("check"), t.accent, 16, painter->device()->devicePixelRatio()));
-        painter->setFont(sans(13));
-        QColor colour = t.text;
-        if (!enabled) colour.setAlphaF(0.45F);
-        painter->setPen(colour);
-        painter->drawText(
-            QRect(left, row.top(), right - left, row.height()), Qt::AlignVCenter,
-            painter->fontMetrics().elidedText(index.data(Qt::DisplayRole).toString(), Qt::ElideMiddle, right - left));
+        paintListName(*painter, row, row.rect.left() + 32, index.data(Qt::DisplayRole).toString(), enabled, false,
+                      Qt::ElideMiddle);
         painter->restore();
     }
 };
@@ -119,7 +91,7 @@ class ChoicePopup : public QFrame {
 
     int wantedHeight() const {
         int height = 16 + (items_.size() > 8 ? 34 : 0);
-        for (const auto& item : items_) height += kRow + (item.heading.isEmpty() ? 0 : kHeading);
+        for (const auto& item : items_) height += kListRow + (item.heading.isEmpty() ? 0 : kHeading);
         return height;
     }
 

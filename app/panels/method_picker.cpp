@@ -17,6 +17,7 @@
 #include <algorithm>
 
 #include "panels/format.h"
+#include "panels/list_row.h"
 #include "panels/small_widgets.h"
 #include "windows/theme.h"
 
@@ -26,7 +27,7 @@ namespace {
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
 enum Role { IndexRole = Qt::UserRole + 1, HeadingRole, CostRole, CurrentRole, CheckedRole };
-constexpr int kRow = 28, kHeading = 28, kWidth = 680, kList = 328, kHeight = 460;
+constexpr int kHeading = 28, kWidth = 680, kList = 328, kHeight = 460;
 
 /// The families in the order in which people come to them; others follow, those without a family last.
 int rankOf(const std::string& family) {
@@ -45,7 +46,7 @@ double millisecondsOf(const PassFacts& passes, double forward_ms) {
 /// Where the box of a row is.
 QRect boxIn(const QRect& item, bool heading) {
     const int top = item.top() + (heading ? kHeading : 0);
-    return {item.left() + 12, top + (kRow - 16) / 2, 16, 16};
+    return {item.left() + 12, top + (kListRow - 16) / 2, 16, 16};
 }
 
 class Delegate : public QStyledItemDelegate {
@@ -53,39 +54,19 @@ class Delegate : public QStyledItemDelegate {
     using QStyledItemDelegate::QStyledItemDelegate;
 
     QSize sizeHint(const QStyleOptionViewItem&, const QModelIndex& index) const override {
-        return {100, index.data(HeadingRole).toString().isEmpty() ? kRow : kRow + kHeading};
+        return {100, index.data(HeadingRole).toString().isEmpty() ? kListRow : kListRow + kHeading};
     }
 
     void paint(QPainter* painter, const QStyleOptionViewItem& option, const QModelIndex& index) const override {
         const auto& t = Theme::now();
         painter->save();
-        painter->setRenderHint(QPainter::Antialiasing);
-        QRect row = option.rect;
-        if (const auto heading = index.data(HeadingRole).toString(); !heading.isEmpty()) {
-            painter->setFont(sans(11, true));
-            painter->setPen(t.secondary);
-            painter->drawText(QRect(row.x() + 12, row.y() + 4, row.width() - 24, kHeading - 4), Qt::AlignVCenter,
-                              heading);
-            row.setTop(row.top() + kHeading);
-        }
+        const auto heading = index.data(HeadingRole).toString();
         const bool can = index.data(Qt::AccessibleDescriptionRole).toString().isEmpty();
-        if (option.state & (QStyle::State_Selected | QStyle::State_MouseOver)) {
-            painter->setPen(Qt::NoPen);
-            QColor ground = can ? t.accent : t.secondary;
-            ground.setAlphaF((option.state & QStyle::State_Selected) ? 0.24F : 0.10F);
-            painter->setBrush(ground);
-            painter->drawRoundedRect(row.adjusted(4, 0, -4, 0), 4, 4);
-        }
-        const auto cost = index.data(CostRole).toString();
-        int right = row.right() - 12;
-        painter->setFont(mono(11));
-        painter->setPen(t.secondary);
-        painter->drawText(row.adjusted(0, 0, -12, 0), Qt::AlignVCenter | Qt::AlignRight, cost);
-        right -= painter->fontMetrics().horizontalAdvance(cost) + 12;
-        const int left = row.left() + 38;
+        const ListRow row = paintListRow(*painter, option, heading, kHeading, can ? t.accent : t.secondary,
+                                         index.data(CostRole).toString());
         if (can) {
             const bool in = index.data(CheckedRole).toBool();
-            const auto box = boxIn(option.rect, !index.data(HeadingRole).toString().isEmpty());
+            const auto box = boxIn(option.rect, !heading.isEmpty());
             painter->setBrush(in ? t.accent : t.panel);
             painter->setPen(QPen(in ? t.accent : t.secondary, 1));
             painter->drawRoundedRect(QRectF(box).adjusted(0.5, 0.5, -0.5, -0.5), 4, 4);
@@ -93,13 +74,8 @@ class Delegate : public QStyledItemDelegate {
                 painter->drawPixmap(box.topLeft(), iconPixmap(QStringLiteral("check"), t.dark ? t.room : t.panel, 16,
                                                               painter->device()->devicePixelRatio()));
         }
-        painter->setFont(sans(13, index.data(CurrentRole).toBool()));
-        QColor colour = t.text;
-        if (!can) colour.setAlphaF(0.45F);
-        painter->setPen(colour);
-        painter->drawText(
-            QRect(left, row.top(), right - left, row.height()), Qt::AlignVCenter,
-            painter->fontMetrics().elidedText(index.data(Qt::DisplayRole).toString(), Qt::ElideRight, right - left));
+        paintListName(*painter, row, row.rect.left() + 38, index.data(Qt::DisplayRole).toString(), can,
+                      index.data(CurrentRole).toBool(), Qt::ElideRight);
         painter->restore();
     }
 };

@@ -89,6 +89,8 @@ Result<Attribution> to_attribution(const at::Tensor& tokens, const TokenLayout& 
 
 /// Why a model has no attention to read; empty when it has.
 std::optional<std::string> needs_attention(const Model& model);
+/// The same of a method that explains a class.
+std::optional<std::string> needs_attention_and_classes(const Model& model);
 
 /// The badge of a Mixing's self-check.
 Check as_check(const Mixing& mixing, const MixingCheck& found);

@@ -53,10 +53,7 @@ class Chefer final : public Explainer {
                 "Drops what speaks against the class and passes MLPs as if they were the identity; less faithful than "
                 "rules that do not (Achtibat et al., AttnLRP, ICML 2024)"};
     }
-    std::optional<std::string> why_not(const Model& model) const override {
-        if (model.info().classes == 0) return model.info().name + " has no classes, and this method explains a class";
-        return needs_attention(model);
-    }
+    std::optional<std::string> why_not(const Model& model) const override { return needs_attention_and_classes(model); }
     bool class_specific() const override { return true; }
     std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 

@@ -210,10 +210,7 @@ class GradientRollout final : public Explainer {
              0.999,
              {}}};
     }
-    std::optional<std::string> why_not(const Model& model) const override {
-        if (model.info().classes == 0) return model.info().name + " has no classes, and this method explains a class";
-        return needs_attention(model);
-    }
+    std::optional<std::string> why_not(const Model& model) const override { return needs_attention_and_classes(model); }
     bool class_specific() const override { return true; }
     std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 
@@ -331,10 +328,7 @@ class GradSam final : public Explainer {
              {},
              {"rows", "columns", "readout"}}};
     }
-    std::optional<std::string> why_not(const Model& model) const override {
-        if (model.info().classes == 0) return model.info().name + " has no classes, and this method explains a class";
-        return needs_attention(model);
-    }
+    std::optional<std::string> why_not(const Model& model) const override { return needs_attention_and_classes(model); }
     bool class_specific() const override { return true; }
     std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 

@@ -41,8 +41,7 @@ class LeGrad final : public Explainer {
         return {preset};
     }
     std::optional<std::string> why_not(const Model& model) const override {
-        if (auto why = needs_attention(model)) return why;
-        if (model.info().classes == 0) return model.info().name + " has no classes, and this method explains a class";
+        if (auto why = needs_attention_and_classes(model)) return why;
         if (!model.is_native()) return "the final norm and head of a traced model cannot be reached";
         return model.no_layer_answer();
     }

@@ -29,6 +29,11 @@ std::optional<std::string> needs_attention(const Model& model) {
     return std::nullopt;
 }
 
+std::optional<std::string> needs_attention_and_classes(const Model& model) {
+    if (model.info().classes == 0) return model.info().name + " has no classes, and this method explains a class";
+    return needs_attention(model);
+}
+
 Check as_check(const Mixing& mixing, const MixingCheck& found) { return {mixing.name, found.passed, found.sentence}; }
 
 namespace {

@@ -146,10 +146,11 @@ class RobustnessContract : public testing::Test {
     static bool refused(const Result<Attribution>& found) {
         return !found && found.error().code == ErrorCode::Unsupported && !found.error().message.empty();
     }
-    static void expect_equal(const Attribution& a, const Attribution& b, double share) {
-        ASSERT_EQ(a.map.sizes(), b.map.sizes());
-        const double range = (b.map.max() - b.map.min()).item<double>();
-        EXPECT_LE((a.map - b.map).abs().max().item<double>(), share * range);
+    /// The largest difference, as a share of b's range.
+    static double away(const Attribution& a, const Attribution& b) {
+        EXPECT_EQ(a.map.sizes(), b.map.sizes());
+        const double most = (a.map - b.map).abs().max().item<double>();
+        return most == 0 ? 0 : most / (b.map.max() - b.map.min()).item<double>();
     }
     template <class Body>
     void on_every_tiny(const Body& body) const {
@@ -177,7 +178,9 @@ TEST_F(RobustnessContract, ModelsThatWorkInPlaceAndUseAModuleTwiceAreExplainedAl
             }
             if (!found || !wanted) continue;
             // A scripted model's own layer is told by its operators, which have other names here.
-            if (in_place.info().cam_point == plain.info().cam_point) expect_equal(*found, *wanted, 1e-4);
+            if (in_place.info().cam_point == plain.info().cam_point) {
+                EXPECT_LE(away(*found, *wanted), 1e-4);
+            }
         }
     });
 }
@@ -221,12 +224,18 @@ TEST_F(RobustnessContract, OnePictureAPassGivesTheSameMap) {
     with_every_explainer([&] {
         on_every_tiny([&](Model& model) {
             const Input input = made_input(model);
-            const auto wanted = explain(model, input, 5), found = explain(model, input, 1);
+            auto wanted = explain(model, input, 5), found = explain(model, input, 1);
             if (refused(wanted) && refused(found)) return;
             ASSERT_TRUE(wanted && found);
             works(found, input);
-            // Sums in another order may turn a ReLU that is just at its kink, where the gradient jumps.
-            expect_equal(*found, *wanted, 1e-3);
+            if (away(*found, *wanted) > 1e-4) {
+                // Sums in another order may turn a ReLU that is just at its kink, where the gradient jumps (integrated
+                // gradients of the CNN: 4e-4). In double precision they do not, and a real difference stays.
+                model.to(at::kCPU, at::kDouble);
+                wanted = explain(model, input, 5), found = explain(model, input, 1);
+                ASSERT_TRUE(wanted && found);
+            }
+            EXPECT_LE(away(*found, *wanted), 1e-4);
         });
     });
 }
