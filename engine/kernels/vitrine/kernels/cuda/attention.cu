@@ -169,6 +169,9 @@ const char* strip(Operation operation, std::span<const DeviceAttention> layers, 
     return nullptr;
 }
 
+/// So few queries are swept sooner than a list of those with a weight is made.
+constexpr std::int64_t kMostUnlisted = 4096;
+
 /// Lists the queries and sweeps: shared by both sweeps. The parts [splits, heads, keys] go to the workspace, or, where
 /// there is one, to `whole`; `task` tells where and how many.
 const char* sweep_parts(const DeviceAttention& a, SweepTask& task, const float* r, std::int64_t r_head_stride,
@@ -186,8 +189,13 @@ const char* sweep_parts(const DeviceAttention& a, SweepTask& task, const float* 
     task.out = task.splits > 1 ? room.parts(launch.workspace) : whole;
     task.packed = static_cast<char*>(launch.workspace) + room.packed;
     const ListTask list{task.list, r, r_head_stride, task.needs_map != 0 ? a.lse : nullptr, task.p.queries};
-    if (const char* problem = launch_list(list, task.p.heads, launch)) return problem;
     const bool sm90 = launch.implementation == Implementation::Sm90;
+    const bool packs = sm90 && task.histogram.counts == nullptr && (!gradient || task.needs_map == 0);
+    if (packs && a.queries <= kMostUnlisted) {
+        task.unlisted = list;
+    } else if (const char* problem = launch_list(list, task.p.heads, launch)) {
+        return problem;
+    }
     if (gradient)
         return sm90 ? launch_sweep_gradient_sm90(a.element, task, launch)
                     : launch_sweep_gradient(a.element, task, launch);

@@ -234,17 +234,50 @@ inline cudaError_t allow_shared(const void* kernel, int bytes) {
     return error;
 }
 
+/// Waits until the kernels before this one are done, where launch_early started it sooner.
+__device__ __forceinline__ void wait_for_earlier() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// Lets the next kernel start. After wait_for_earlier(), so that the next one, too, finds all done that was before this.
+__device__ __forceinline__ void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /// Sets the block's shared memory and launches. Answers null or the driver's sentence.
 template <class Task>
 const char* launch_kernel(void (*kernel)(Task), const Task& task, dim3 grid, int threads, int shared_bytes,
-                          const Launch& launch) {
+                          const Launch& launch, bool early = false) {
     if (shared_bytes > 48 * 1024) {
         const cudaError_t error = allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
         if (error != cudaSuccess) return cudaGetErrorString(error);
     }
-    kernel<<<grid, threads, shared_bytes, static_cast<cudaStream_t>(launch.stream)>>>(task);
-    const cudaError_t error = cudaGetLastError();
-    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+    cudaLaunchAttribute serial{};
+    serial.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    serial.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
+    config.stream = static_cast<cudaStream_t>(launch.stream);
+    config.attrs = &serial;
+    config.numAttrs = early ? 1 : 0;
+    const cudaError_t error = cudaLaunchKernelEx(&config, kernel, task);
+    if (error == cudaSuccess) return nullptr;
+    cudaGetLastError();  // told here, not found again later
+    return cudaGetErrorString(error);
+}
+
+/// The same on 9.0 while the kernel before it still ends: a launch of a few microseconds is hidden. The kernel calls
+/// wait_for_earlier() before it reads what those wrote or writes what those read.
+template <class Task>
+const char* launch_early(void (*kernel)(Task), const Task& task, dim3 grid, int threads, int shared_bytes,
+                         const Launch& launch) {
+    return launch_kernel(kernel, task, grid, threads, shared_bytes, launch,
+                         launch.implementation == Implementation::Sm90);
 }
 
 /// Calls f with the element as a compile-time constant.

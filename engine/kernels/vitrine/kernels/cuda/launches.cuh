@@ -81,6 +81,7 @@ constexpr int pieces_of(int steps) { return (steps + 3) / 4; }
 constexpr int pack_bytes(int pieces) { return kPackTile * (128 * pieces + static_cast<int>(sizeof(float2))); }
 struct PackTask {
     QueryList list;
+    ListTask unlisted;  ///< with r not null: all queries in their own order, and no list
     Side side[2];
     int pieces[2];  ///< of 64 values a row; 0: no such operand
     char* out;      ///< [heads, padded / kPackTile, pack_bytes]
@@ -107,7 +108,8 @@ struct DeviceHistogram {
 struct SweepTask {
     Problem p;
     QueryList list;
-    Side v, d_out;  ///< of the gradient sweep
+    ListTask unlisted;  ///< with r not null there is no list: all queries are packed
+    Side v, d_out;      ///< of the gradient sweep
     float relu;     ///< f = max(x, relu x): 0 the positive part, 1 all, -1 the magnitude
     int needs_map;
     float* out;  ///< [splits, heads, keys]

@@ -10,6 +10,8 @@ constexpr int kThreads = 1024;
 __global__ void __launch_bounds__(kThreads) list_kernel(const __grid_constant__ ListTask task) {
     constexpr int kEach = 16, kWarps = kThreads / 32;
     __shared__ int of_warp[kWarps];
+    wait_for_earlier();
+    let_next_start();
     const int h = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const float* r = task.r + h * task.r_head_stride;
     const float* lse = task.lse == nullptr ? nullptr : task.lse + static_cast<long long>(h) * task.queries;
@@ -62,8 +64,31 @@ __global__ void __launch_bounds__(kThreads) list_kernel(const __grid_constant__ 
 
 __global__ void __launch_bounds__(256) pack_kernel(const __grid_constant__ PackTask task) {
     const int h = blockIdx.y, first = blockIdx.x * kPackTile;
-    if (first >= task.list.count[h]) return;
-    const int* index = task.list.index + h * task.list.padded + first;
+    const ListTask& all = task.unlisted;
+    __shared__ int rows[kPackTile];  // -1: none, zeros
+    wait_for_earlier();
+    let_next_start();
+    if (first >= (all.r != nullptr ? all.queries : task.list.count[h])) return;
+    float2 weight = make_float2(0, plus_infinity());
+    if (threadIdx.x < kPackTile) {
+        const int x = first + static_cast<int>(threadIdx.x);
+        int row = -1;
+        if (all.r == nullptr) {
+            row = task.list.index[h * task.list.padded + x];
+            weight = task.list.weight[h * task.list.padded + x];
+        } else if (x < all.queries) {
+            const float r = all.r[h * all.r_head_stride + x];
+            const float lse =
+                all.lse == nullptr ? 0.0F : safe_lse(all.lse[static_cast<long long>(h) * all.queries + x]);
+            if (r != 0 && lse != plus_infinity()) {  // as list_kernel chooses
+                row = x;
+                weight = make_float2(r, lse);
+            }
+        }
+        rows[threadIdx.x] = row;
+        weight.y *= -kLog2E;
+    }
+    __syncthreads();
     char* out = task.out + (h * (task.list.padded / kPackTile) + blockIdx.x) *
                                static_cast<long long>(pack_bytes(task.pieces[0] + task.pieces[1]));
     for (int s = 0; s < 2; ++s) {
@@ -72,18 +97,14 @@ __global__ void __launch_bounds__(256) pack_kernel(const __grid_constant__ PackT
         for (int x = threadIdx.x; x < kPackTile * chunks; x += 256) {
             const int row = x / chunks, chunk = x % chunks;
             uint4 value = make_uint4(0, 0, 0, 0);
-            if (chunk * 16 < side.row_bytes)
-                value = *reinterpret_cast<const uint4*>(side.x + h * side.stride[0] + index[row] * side.stride[1] +
+            if (chunk * 16 < side.row_bytes && rows[row] >= 0)
+                value = *reinterpret_cast<const uint4*>(side.x + h * side.stride[0] + rows[row] * side.stride[1] +
                                                         chunk * 16);
             *reinterpret_cast<uint4*>(out + (chunk / 8 * kPackTile + row) * 128 + ((chunk % 8 ^ row % 8) << 4)) = value;
         }
         out += kPackTile * 128 * task.pieces[s];
     }
-    if (threadIdx.x < kPackTile) {
-        float2 w = task.list.weight[h * task.list.padded + first + threadIdx.x];
-        w.y *= -kLog2E;
-        reinterpret_cast<float2*>(out)[threadIdx.x] = w;
-    }
+    if (threadIdx.x < kPackTile) reinterpret_cast<float2*>(out)[threadIdx.x] = weight;
 }
 
 struct SumTask {
@@ -94,6 +115,7 @@ struct SumTask {
 };
 __global__ void sum_kernel(const __grid_constant__ SumTask task) {
     const long long x = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    wait_for_earlier();
     if (x >= task.count) return;
     float sum = 0;
     for (int s = 0; s < task.splits; ++s) sum += task.part[s * task.count + x];
@@ -107,6 +129,7 @@ __global__ void __launch_bounds__(kStepKeys* kStepWarps) step_kernel(const __gri
     const int lane = threadIdx.x % kStepKeys, warp = threadIdx.x / kStepKeys;
     const int j = blockIdx.x * kStepKeys + lane, rows = task.splits * task.heads;
     float sum = 0;
+    wait_for_earlier();
     if (j < task.keys) {
 #pragma unroll 4
         for (int row = warp; row < rows; row += kStepWarps)
@@ -195,22 +218,22 @@ static_assert(kMaxTopK == kThreads);
 }  // namespace
 
 const char* launch_list(const ListTask& task, int heads, const Launch& launch) {
-    return launch_kernel(list_kernel, task, dim3(heads), kThreads, 0, launch);
+    return launch_early(list_kernel, task, dim3(heads), kThreads, 0, launch);
 }
 
 const char* launch_pack(const PackTask& task, int heads, const Launch& launch) {
     const dim3 grid(static_cast<unsigned>(task.list.padded / kPackTile), heads);
-    return launch_kernel(pack_kernel, task, grid, 256, 0, launch);
+    return launch_early(pack_kernel, task, grid, 256, 0, launch);
 }
 
 const char* launch_sum(const float* part, long long count, int splits, float* out, const Launch& launch) {
     const SumTask task{part, count, splits, out};
-    return launch_kernel(sum_kernel, task, dim3(static_cast<unsigned>((count + 255) / 256)), 256, 0, launch);
+    return launch_early(sum_kernel, task, dim3(static_cast<unsigned>((count + 255) / 256)), 256, 0, launch);
 }
 
 const char* launch_step(const StepTask& task, const Launch& launch) {
-    return launch_kernel(step_kernel, task, dim3((task.keys + kStepKeys - 1) / kStepKeys), kStepKeys * kStepWarps, 0,
-                         launch);
+    return launch_early(step_kernel, task, dim3((task.keys + kStepKeys - 1) / kStepKeys), kStepKeys * kStepWarps, 0,
+                        launch);
 }
 
 const char* launch_top_k(const float* values, long long rows, int count, int k, float* out_values,

@@ -32,15 +32,17 @@ __global__ void __launch_bounds__(kThreads, kSteps == 4 ? 2 : 1)
     const char* d_out = task.d_out.x + h * task.d_out.stride[0];
     const int* index = task.list.index + h * task.list.padded;
     const float2* weight = task.list.weight + h * task.list.padded;
-    const int tiles = (task.list.count[h] + kTile - 1) / kTile;
-    const int begin = static_cast<int>(static_cast<long long>(tiles) * split / task.splits);
-    const int end = static_cast<int>(static_cast<long long>(tiles) * (split + 1) / task.splits);
     copy_rows_swizzled<kKeys, kPieces>(key_tile, p.row_bytes, q, [&](int row) {
         return first_key + row < p.keys ? k + (first_key + row) * p.k_stride[1] : nullptr;
     });
     copy_rows_swizzled<kKeys, kPieces>(value_tile, task.v.row_bytes, q, [&](int row) {
         return first_key + row < p.keys ? v + (first_key + row) * task.v.stride[1] : nullptr;
     });
+    // Keys and values were there before the list was made.
+    wait_for_earlier();
+    const int tiles = (task.list.count[h] + kTile - 1) / kTile;
+    const int begin = static_cast<int>(static_cast<long long>(tiles) * split / task.splits);
+    const int end = static_cast<int>(static_cast<long long>(tiles) * (split + 1) / task.splits);
     const auto stage_of = [&](int tile) { return stages + tile % kStages * stage_bytes(kSteps); };
     const auto copy_queries = [&](int tile) {
         if (tile < end) {
@@ -105,7 +107,7 @@ const char* launch_sweep_gradient_sm90(Element element, const SweepTask& task, c
     if (task.needs_map == 0) return launch_sweep_sm90(element, task, launch);
     return with_steps(max(task.p.head_dim, task.v.dim), [&](auto steps) {
         const dim3 grid((task.p.keys + kKeys - 1) / kKeys, task.splits, task.p.heads);
-        return launch_kernel(
+        return launch_early(
             element == Element::F16 ? gradient_kernel<Element::F16, steps()> : gradient_kernel<Element::BF16, steps()>,
             task, grid, kThreads, shared_bytes(steps()), launch);
     });

@@ -55,7 +55,14 @@ __global__ void __launch_bounds__(kThreads, kSteps == 4 ? 2 : 1) sweep_kernel(co
     const int group = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const char* keys = kMap ? p.k + h / p.group * p.k_stride[0] : task.v.x + h / p.group * task.v.stride[0];
     const long long key_stride = kMap ? p.k_stride[1] : task.v.stride[1];
-    const int tiles = (task.list.count[h] + kTile - 1) / kTile;
+    // Keys were there before the queries were packed.
+    copy_rows_swizzled<kKeys, kPieces>(key_tile, kMap ? p.row_bytes : task.v.row_bytes, keys, [&](int row) {
+        return first_key + row < p.keys ? keys + (first_key + row) * key_stride : nullptr;
+    });
+    commit_copies();
+    wait_for_earlier();
+    const int queries = task.unlisted.r != nullptr ? task.unlisted.queries : task.list.count[h];
+    const int tiles = (queries + kTile - 1) / kTile;
     const int begin = static_cast<int>(static_cast<long long>(tiles) * split / task.splits);
     const int end = static_cast<int>(static_cast<long long>(tiles) * (split + 1) / task.splits);
     const char* packed = task.packed + h * (task.list.padded / kTile) * static_cast<long long>(pack_bytes(kPieces));
@@ -73,10 +80,6 @@ __global__ void __launch_bounds__(kThreads, kSteps == 4 ? 2 : 1) sweep_kernel(co
         show_to_wgmma();
         for (int x = 0; x < min(kStages, end - begin); ++x) copy_queries(x);
     }
-    copy_rows_swizzled<kKeys, kPieces>(key_tile, kMap ? p.row_bytes : task.v.row_bytes, keys, [&](int row) {
-        return first_key + row < p.keys ? keys + (first_key + row) * key_stride : nullptr;
-    });
-    commit_copies();
     wait_copies<0>();
     show_to_wgmma();
     __syncthreads();
@@ -153,15 +156,15 @@ __global__ void __launch_bounds__(kThreads, kSteps == 4 ? 2 : 1) sweep_kernel(co
 template <bool kMap>
 const char* launch(Element element, const SweepTask& task, const Launch& to) {
     return with_steps(kMap ? task.p.head_dim : task.v.dim, [&](auto steps) -> const char* {
-        PackTask pack{task.list, {}, {pieces_of(steps()), 0}, task.packed};
+        PackTask pack{task.list, task.unlisted, {}, {pieces_of(steps()), 0}, task.packed};
         pack.side[0] = kMap
                            ? Side{task.p.q, {task.p.q_stride[0], task.p.q_stride[1]}, task.p.head_dim, task.p.row_bytes}
                            : task.d_out;
         if (const char* problem = launch_pack(pack, task.p.heads, to)) return problem;
         const dim3 grid((task.p.keys + kKeys - 1) / kKeys, task.splits, task.p.heads);
-        return launch_kernel(element == Element::F16 ? sweep_kernel<Element::F16, steps(), kMap>
-                                                     : sweep_kernel<Element::BF16, steps(), kMap>,
-                             task, grid, kThreads, shared_bytes(steps()), to);
+        return launch_early(element == Element::F16 ? sweep_kernel<Element::F16, steps(), kMap>
+                                                    : sweep_kernel<Element::BF16, steps(), kMap>,
+                            task, grid, kThreads, shared_bytes(steps()), to);
     });
 }
 
