@@ -3,6 +3,7 @@
 #include <torch/version.h>
 #include <vitrine/base/file.h>
 #include <vitrine/device.h>
+#include <vitrine/smoothing.h>
 
 #include <fmt/ranges.h>
 
@@ -72,6 +73,20 @@ Result<nlohmann::json> systems() {
     return out;
 }
 
+/// What every explainer takes beside its own parameters, under the names that --set knows.
+nlohmann::json shared_parameters() {
+    auto out = describe(smoothing_parameters());
+    for (auto& parameter : out)
+        parameter["name"] = fmt::format("{}.{}", kSmoothing, parameter["name"].get<std::string>());
+    return out;
+}
+
+void print_parameters(const nlohmann::json& parameters) {
+    for (const auto& parameter : parameters)
+        fmt::print("    {:<18} {} (default {})\n", parameter["name"].get<std::string>(),
+                   parameter["meaning"].get<std::string>(), parameter["default"].get<std::string>());
+}
+
 /// The order of menus; a family that is not among them comes last.
 bool by_family(const nlohmann::json& a, const nlohmann::json& b) {
     static const std::vector<std::string> order{"Attention",    "Class activation", "Gradients",
@@ -101,6 +116,9 @@ Status list(const Common& common, const std::string& what) {
     else
         entries = VITRINE_TRY(systems());
     if (common.json) {
+        // In every entry, so that the document stays the list of explainers that scripts read.
+        if (what == "explainers")
+            for (auto& entry : entries) entry["smoothing"] = shared_parameters();
         fmt::print("{}\n", entries.dump(2));
         return {};
     }
@@ -126,9 +144,11 @@ Status list(const Common& common, const std::string& what) {
         }
         fmt::print("{:<30} {}{}\n", entry["name"].get<std::string>(), entry["summary"].get<std::string>(),
                    entry.contains("why_not") ? " (not here: " + entry["why_not"].get<std::string>() + ")" : "");
-        for (const auto& parameter : entry["parameters"])
-            fmt::print("    {:<18} {} (default {})\n", parameter["name"].get<std::string>(),
-                       parameter["meaning"].get<std::string>(), parameter["default"].get<std::string>());
+        print_parameters(entry["parameters"]);
+    }
+    if (what == "explainers") {
+        fmt::print("\nEvery explainer also takes, as --set {}.NAME=VALUE\n", kSmoothing);
+        print_parameters(shared_parameters());
     }
     return {};
 }

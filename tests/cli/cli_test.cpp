@@ -145,6 +145,28 @@ TEST_F(CommandLine, ListsExplainersByFamilyWithFormulaAndWeakness) {
     EXPECT_LT(text.find("\nInner views\n"), text.find("\ntoken_pca"));
 }
 
+TEST_F(CommandLine, ListsTheSmoothingOfEveryExplainer) {
+    const auto outcome = vitrine({"list", "explainers", "--json"});
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const json explainers = json::parse(outcome.out);
+    ASSERT_TRUE(explainers.is_array() && !explainers.empty());
+    for (const auto& entry : explainers) {
+        std::vector<std::string> names;
+        for (const auto& parameter : entry.value("smoothing", json::array())) names.push_back(parameter["name"]);
+        EXPECT_EQ(names, (std::vector<std::string>{"smooth.preset", "smooth.flips", "smooth.scales", "smooth.factors",
+                                                   "smooth.layers", "smooth.fuse", "smooth.range"}))
+            << entry["name"];
+    }
+    const std::string text = vitrine({"list", "explainers"}).out;
+    for (const auto& parameter : explainers[0]["smoothing"]) {
+        const std::string line = "\n    " + parameter["name"].get<std::string>() + ' ';
+        const std::size_t found = text.find(line);
+        ASSERT_NE(found, std::string::npos) << line;
+        EXPECT_EQ(text.find(line, found + 1), std::string::npos) << line << " stands twice";
+    }
+    EXPECT_FALSE(json::parse(vitrine({"list", "measures", "--json"}).out)[0].contains("smoothing"));
+}
+
 TEST_F(CommandLine, DoctorSpeaksJson) {
     const auto outcome = vitrine({"doctor", "--json"});
     ASSERT_EQ(outcome.status, 0) << outcome.err;
