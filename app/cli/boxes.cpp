@@ -1,7 +1,9 @@
-// Reads tables of boxes.
+// Reads tables of boxes, and masks.
 #include "cli/boxes.h"
 
 #include <vitrine/base/file.h>
+#include <vitrine/base/image_file.h>
+#include <vitrine/preprocess.h>
 
 #include <algorithm>
 #include <charconv>
@@ -94,15 +96,113 @@ const Boxed* find(const BoxTable& table, const fs::path& picture) {
     return nullptr;
 }
 
+/// The mask of a picture: by folder and name, by name; ending like the picture or in any other way of pictures.
+std::optional<fs::path> mask_of(const fs::path& folder, const fs::path& picture) {
+    for (const fs::path& place : {folder / picture.parent_path().filename(), folder}) {
+        const fs::path name = place / picture.filename();
+        std::error_code ignored;
+        if (fs::is_regular_file(name, ignored)) return name;
+        for (const char* ending : {".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm"})
+            if (fs::path other = fs::path(name).replace_extension(ending); fs::is_regular_file(other, ignored))
+                return other;
+    }
+    return std::nullopt;
+}
+
+Result<Image> read_mask(const fs::path& file) {
+    Photo mask = VITRINE_TRY(read_photo(file));
+    const auto refused = [&](const char* what) {
+        return fail(ErrorCode::BadInput, "the mask {} {}; expected 8 bit without loss and without alpha, as PNG",
+                    file.string(), what);
+    };
+    // Whether a pixel is zero must be what the file says and not what a decoder made of it.
+    const std::string bytes = VITRINE_TRY(read_text(file, std::size_t{2} << 30));
+    if (VITRINE_TRY(inspect_image(std::as_bytes(std::span(bytes)))).format == "JPEG")
+        return refused("is a JPEG, whose zeros are not kept");
+    if (mask.note.find("16 bit") != std::string::npos)
+        return refused("has 16 bit, whose low numbers would become zero");
+    if (mask.note.find("transparent") != std::string::npos) return refused("is partly transparent");
+    return std::move(mask.image);
+}
+
 }  // namespace
 
-Result<Boxes> Boxes::make(const std::string& file) {
-    Boxes out;
-    if (!file.empty()) out.given_ = VITRINE_TRY(read_boxes(file));
+Result<std::vector<Box>> pieces_of(const Image& mask) {
+    constexpr std::size_t kMost = 1'000'000;
+    std::vector<Box> out;
+    std::map<std::pair<std::int64_t, std::int64_t>, std::size_t> above, here;  // runs of a row, by their ends
+    for (std::int64_t y = 0; y < mask.height; ++y, above.swap(here), here.clear()) {
+        for (std::int64_t x = 0; x < mask.width;) {
+            const auto set = [&](std::int64_t at) {
+                const std::uint8_t* pixel = mask.at(at, y);
+                return (pixel[0] | pixel[1] | pixel[2]) != 0;
+            };
+            if (!set(x)) {
+                ++x;
+                continue;
+            }
+            const std::int64_t begin = x;
+            while (x < mask.width && set(x)) ++x;
+            const auto same = above.find({begin, x});
+            if (same == above.end()) {
+                if (out.size() == kMost)
+                    return fail(ErrorCode::BadInput, "the mask falls into more than {} pieces", kMost);
+                here[{begin, x}] = out.size();
+                out.push_back({static_cast<double>(begin), static_cast<double>(y), static_cast<double>(x),
+                               static_cast<double>(y + 1)});
+            } else {
+                out[same->second].y1 += 1;
+                here.insert(*same);
+            }
+        }
+    }
     return out;
 }
 
-Result<const Boxed*> Boxes::of(const fs::path& picture) {
+Result<std::vector<Box>> boxes_in_photo(const Boxed& known, const InputGeometry& geometry) {
+    std::vector<Box> out = known.boxes;
+    if (known.mask_width == 0) return out;
+    const double across = static_cast<double>(geometry.photo_width) / static_cast<double>(known.mask_width);
+    const double down = static_cast<double>(geometry.photo_height) / static_cast<double>(known.mask_height);
+    // A mask of another size has sides rounded to whole pixels, no more.
+    if (std::abs(static_cast<double>(geometry.photo_height) / across - static_cast<double>(known.mask_height)) > 1 ||
+        std::abs(static_cast<double>(geometry.photo_width) / down - static_cast<double>(known.mask_width)) > 1)
+        return fail(ErrorCode::BadInput, "the mask is {} x {}, the upright picture {} x {}: not the same shape",
+                    known.mask_width, known.mask_height, geometry.photo_width, geometry.photo_height);
+    for (Box& box : out) box = {box.x0 * across, box.y0 * down, box.x1 * across, box.y1 * down};
+    return out;
+}
+
+Result<Boxes> Boxes::make(const std::string& file, const std::string& masks) {
+    Boxes out;
+    if (!file.empty()) out.given_ = VITRINE_TRY(read_boxes(file));
+    std::error_code ignored;
+    if (!masks.empty() && !fs::is_directory(masks, ignored))
+        return fail(ErrorCode::NotFound, "there is no folder {} of masks", masks);
+    out.masks_ = masks;
+    return out;
+}
+
+Result<std::optional<Boxed>> Boxes::of(const fs::path& picture) {
+    const Boxed* found = VITRINE_TRY(listed(picture));
+    std::optional<Boxed> out;
+    if (found != nullptr) out = *found;
+    if (masks_.empty()) return out;
+    // A picture without a mask has no boxes either: the two are not the same measure.
+    if (out) out->boxes.clear();
+    const auto file = mask_of(masks_, picture);
+    if (!file) return out;
+    const Image mask = VITRINE_TRY(read_mask(*file));
+    if (!out) out.emplace();
+    auto pieces = pieces_of(mask);
+    if (!pieces) return tl::make_unexpected(std::move(pieces).error().with_context(file->string()));
+    out->boxes = std::move(*pieces);
+    out->mask_width = mask.width;
+    out->mask_height = mask.height;
+    return out;
+}
+
+Result<const Boxed*> Boxes::listed(const fs::path& picture) {
     if (given_) return find(*given_, picture);
     const fs::path folder = picture.parent_path();
     auto found = tables_.find(folder);

@@ -120,6 +120,10 @@ int run(const std::vector<std::string>& arguments) {
     add_targets(measure_command, measure_options.asked);
     measure_command->add_option("--boxes", measure_options.boxes,
                                 "a table of boxes: file, x0, y0, x1, y1 (default: boxes.tsv beside the pictures)");
+    measure_command->add_option(
+        "--masks", measure_options.masks,
+        "a folder of masks that stand for the boxes: NAME.png for NAME.jpg, the object where it "
+        "is not black");
     auto* state = measure_command->add_option("--state", measure_options.state,
                                               "a file that keeps what is found, picture by picture; a run that was "
                                               "broken off goes on from there");

@@ -45,6 +45,7 @@ struct MeasureOptions {
     std::vector<std::string> methods, measures;
     TargetOptions asked;
     std::string boxes;    ///< a table of boxes; empty: boxes.tsv beside the pictures
+    std::string masks;    ///< a folder of masks, which stand for the boxes; empty: none
     std::string state;    ///< a journal of what was found, taken up again; empty: none
     std::string split;    ///< which share of the pictures: A, B or K/N; empty: all
     bool report = false;  ///< show what `state` holds and measure nothing

@@ -124,9 +124,11 @@ Result<std::string> fingerprint_of(Model& model, const std::string& name) {
 }
 
 /// Of a picture's file and of what its measures are told of it.
-Result<std::string> fingerprint_of(const fs::path& picture, const Boxed* known) {
+Result<std::string> fingerprint_of(const fs::path& picture, const std::optional<Boxed>& known) {
     std::uint64_t key = VITRINE_TRY(fingerprint(picture, 0));
-    if (known != nullptr) {
+    if (known) {
+        if (known->mask_width > 0)
+            key = mix64(key ^ hash_of(fmt::format("{} {}", known->mask_width, known->mask_height)));
         if (known->label) key = mix64(key ^ static_cast<std::uint64_t>(*known->label + 1));
         for (const Box& box : known->boxes)
             key = fingerprint({reinterpret_cast<const std::byte*>(&box), sizeof box}, key);
@@ -173,7 +175,7 @@ Result<Asked> ask(const Common& common, const MeasureOptions& options) {
     std::erase_if(pictures, [&](const fs::path& picture) { return !split.holds(picture.stem().string()); });
     if (pictures.empty())
         return fail(ErrorCode::BadInput, "none of the {} pictures belongs to split {}", before, options.split);
-    auto boxes = VITRINE_TRY(Boxes::make(options.boxes));
+    auto boxes = VITRINE_TRY(Boxes::make(options.boxes, options.masks));
     auto model = VITRINE_TRY(open(common));
     auto maker = VITRINE_TRY(TargetMaker::make(common, *model, options.asked));
 
@@ -247,17 +249,17 @@ std::vector<Finding> measured(Asked& asked, const fs::path& path, const std::str
     std::vector<Finding> out;
     const auto is_missing = [&](std::size_t column) { return !asked.columns[column].why_not && !there[column]; };
     const Status done = [&]() -> Status {
-        const Boxed* known = VITRINE_TRY(asked.boxes.of(path));
+        const std::optional<Boxed> known = VITRINE_TRY(asked.boxes.of(path));
         const Input input = VITRINE_TRY(load_input(path, model.preprocess()));
         ExplainContext first(model, input, {}, seed_of(asked.common.seed, path));
         first.memory_budget = asked.common.memory_bytes;
         const auto capture = VITRINE_TRY(first.capture());
         const auto answers = model.info().classes > 0 ? top(capture->output, model.labels(), 5) : std::vector<Answer>{};
-        const auto targets = VITRINE_TRY(asked.maker.of(path, answers, known != nullptr ? known->label : std::nullopt));
+        const auto targets = VITRINE_TRY(asked.maker.of(path, answers, known ? known->label : std::nullopt));
         ExplainContext context(model, input, targets.front().target, first.seed);
         context.memory_budget = asked.common.memory_bytes;
         context.batch = asked.common.batch > 1 ? asked.common.batch : 0;
-        if (known != nullptr) context.boxes = known->boxes;
+        if (known) context.boxes = VITRINE_TRY(boxes_in_photo(*known, input.geometry));
         context.use(capture);
         const at::Device device = model.device();
         std::optional<Result<Attribution>> map;  // of one method, made when the first of its measures runs
@@ -355,7 +357,7 @@ Status work(Asked& asked, Places& places, const Processes& processes) {
     for (const fs::path& picture : asked.pictures) {
         const auto known = asked.boxes.of(picture);
         // A picture that cannot be read says so when it is measured.
-        contents.push_back(fingerprint_of(picture, known ? *known : nullptr).value_or(""));
+        contents.push_back(fingerprint_of(picture, known.value_or(std::nullopt)).value_or(""));
     }
     std::map<std::string, std::string> content_of;
     for (std::size_t i = 0; i < contents.size(); ++i) content_of[asked.pictures[i].string()] = contents[i];
@@ -368,7 +370,7 @@ Status work(Asked& asked, Places& places, const Processes& processes) {
         else
             ++stale;
     }
-    if (stale > 0) say(fmt::format("{} lines of {} are of other pictures or boxes", stale, asked.options.state));
+    if (stale > 0) say(fmt::format("{} lines of {} are of other pictures, boxes or masks", stale, asked.options.state));
     if (asked.options.report) return {};
 
     std::vector<std::size_t> open;  // pictures with something missing
@@ -448,6 +450,7 @@ void print(const Asked& asked, int processes) {
          {"resamples", kResamples},
          {"interval", 0.95}});
     if (asked.smoothing.any()) document["smoothing"] = values_of(asked.smoothing.options);
+    if (!asked.options.masks.empty()) document["masks"] = asked.options.masks;
     if (!asked.options.asked.versus.empty()) document["versus"] = asked.options.asked.versus;
     if (!asked.options.asked.reference.empty()) document["target"] = {{"reference", asked.options.asked.reference}};
     if (!asked.options.asked.region.empty()) document["target"] = {{"region", asked.options.asked.region}};

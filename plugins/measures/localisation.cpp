@@ -1,4 +1,5 @@
-// Measures against boxes around the object: where the map's maximum, mass and highest cells lie.
+// Measures against where the object is: where the map's maximum, mass and highest cells lie. A mask comes as the boxes
+// that make it up.
 #include "measures.h"
 
 #include <algorithm>
@@ -10,13 +11,14 @@ namespace vitrine::plugin::measures {
 
 namespace {
 
-/// Measures that need boxes: says why a picture does not count, else hands on.
+/// Measures that need to know where the object is: says why a picture does not count, else hands on.
 class Boxed : public Basic {
   public:
     std::vector<Parameter> parameters() const override {
         return {{"boxes",
                  std::string("all"),
-                 "small leaves out pictures whose boxes cover half of what the model sees or more, where a guess hits",
+                 "small leaves out pictures whose boxes or mask cover half of what the model sees or more, where a "
+                 "guess hits",
                  "",
                  "ours",
                  {},
@@ -37,13 +39,13 @@ class Boxed : public Basic {
         if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
         Score out;
         if (context.boxes.empty()) {
-            out.left_out = "no box is given";
+            out.left_out = "no box or mask is given";
             return out;
         }
         const at::Tensor inside = box_mask(context);
         const auto covered = inside.sum().item<std::int64_t>();
         if (covered == 0) {
-            out.left_out = "no box lies in what the model sees";
+            out.left_out = "nothing of the boxes or mask lies in what the model sees";
             return out;
         }
         // Pixels that a box touches count here, as where half a picture was first the border (149 of 250 photographs of
@@ -51,7 +53,7 @@ class Boxed : public Basic {
         if (settings.text("boxes") == "small")
             if (const auto touched = box_mask(context, true).sum().item<std::int64_t>();
                 2 * touched >= inside.numel()) {
-                out.left_out = fmt::format("its boxes cover {:.0f} % of what the model sees",
+                out.left_out = fmt::format("its boxes or mask cover {:.0f} % of what the model sees",
                                            100.0 * static_cast<double>(touched) / static_cast<double>(inside.numel()));
                 return out;
             }
@@ -76,18 +78,19 @@ class PointingGame final : public Boxed {
     Description description() const override {
         return {"pointing_game",
                 "Pointing game",
-                "Whether the centre of the map's highest cell lies in a box",
+                "Whether the centre of the map's highest cell lies in a box or the mask",
                 "J. Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018",
                 0,
                 "Localisation",
-                "1 where the centre of the highest native cell lies in a box or within the tolerance of one, else 0; "
+                "1 where the centre of the highest native cell lies in a box (or the mask) or within the tolerance of "
+                "one, else 0; "
                 "ties drawn by seed"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = Boxed::parameters();
         out.insert(out.begin(), {"tolerance",
                                  0.0,
-                                 "how far outside a box still counts",
+                                 "how far outside a box or the mask still counts",
                                  "pixels of the input",
                                  "Zhang et al.: 15",
                                  0.0,
@@ -126,11 +129,12 @@ class EnergyPointingGame final : public Boxed {
     Description description() const override {
         return {"energy_pointing_game",
                 "Energy pointing game",
-                "Share of the map, brought to [0, 1], that lies in the boxes",
+                "Share of the map, brought to [0, 1], that lies in the boxes or the mask",
                 "H. Wang et al., Score-CAM, CVPR Workshops 2020",
                 0,
                 "Localisation",
-                "sum of the map in the boxes / sum of the map; map resized bilinearly (align_corners = false), then "
+                "sum of the map in the boxes or mask / sum of the map; map resized bilinearly (align_corners = false), "
+                "then "
                 "scaled to 0 to 1"};
     }
 
@@ -152,23 +156,25 @@ class LocalisationMass final : public Boxed {
     Description description() const override {
         return {"localisation_mass",
                 "Localisation mass",
-                "Share of the map's positive relevance that lies in the boxes",
+                "Share of the map's positive relevance that lies in the boxes or the mask",
                 "M. Kohlbrenner et al., IJCNN 2020; relevance mass accuracy: L. Arras et al., Information Fusion 2022",
                 0,
                 "Localisation",
-                "sum of the positive map in the boxes / sum of the positive map; map resized bilinearly (align_corners "
+                "sum of the positive map in the boxes or mask / sum of the positive map; map resized bilinearly "
+                "(align_corners "
                 "= false)"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = Boxed::parameters();
-        out.insert(out.begin(), {"weighted",
-                                 false,
-                                 "divides by the share of the input that the boxes cover, so that a flat map gets 1",
-                                 "",
-                                 "Kohlbrenner et al., equation 6",
-                                 {},
-                                 {},
-                                 {}});
+        out.insert(out.begin(),
+                   {"weighted",
+                    false,
+                    "divides by the share of the input that the boxes or mask cover, so that a flat map gets 1",
+                    "",
+                    "Kohlbrenner et al., equation 6",
+                    {},
+                    {},
+                    {}});
         return out;
     }
 
@@ -193,19 +199,20 @@ class TopkLocalisation final : public Boxed {
         return {
             "topk_localisation",
             "Top-k localisation",
-            "Share of the k highest pixels that lie in the boxes",
+            "Share of the k highest pixels that lie in the boxes or the mask",
             "J. Theiner et al., Interpretable Semantic Photo Geolocation, WACV 2022; k=0 is relevance rank accuracy: "
             "L. Arras et al., Information Fusion 2022",
             0,
             "Localisation",
-            "share of the k highest pixels that lie in the boxes; map resized bilinearly (align_corners = false), ties "
+            "share of the k highest pixels that lie in the boxes or mask; map resized bilinearly (align_corners = "
+            "false), ties "
             "drawn by seed"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = Boxed::parameters();
         out.insert(out.begin(), {"k",
                                  std::int64_t{1000},
-                                 "how many pixels; 0: as many as the boxes have",
+                                 "how many pixels; 0: as many as the boxes or mask have",
                                  "pixels",
                                  "Theiner et al.",
                                  0.0,

@@ -286,6 +286,42 @@ TEST_F(Measures, BoxesHitAndMiss) {
     EXPECT_NEAR(score(make_localisation_mass())->value, 0.25, 1e-6);
 }
 
+TEST_F(Measures, AMaskIsTheBoxesThatMakeItUp) {
+    // An L of 5 pixels: a column of three and two pixels to the right of its foot. Values 1 to 64 by rows.
+    boxes = {{2, 1, 3, 3}, {2, 3, 5, 4}};
+    explainer.map = at::arange(1, kSide * kSide + 1, at::kFloat).reshape({kSide, kSide});
+    const double inside = 11 + 19 + 27 + 28 + 29, all = 64 * 65 / 2;
+    EXPECT_NEAR(score(make_localisation_mass())->value, inside / all, 1e-6);
+    EXPECT_NEAR(score(make_localisation_mass(), {{"weighted", "true"}})->value, inside / all * 64 / 5, 1e-5);
+    // From 0 to 1 the values are (v - 1) / 63.
+    EXPECT_NEAR(score(make_energy_pointing_game())->value, (inside - 5) / (all - 64), 1e-6);
+    EXPECT_EQ(score(make_topk_localisation(), {{"k", "0"}})->value, 0);
+    EXPECT_EQ(score(make_topk_localisation(), {{"k", "37"}})->value, 2.0 / 37);  // 64 down to 28: 28 and 29 are in
+    explainer.map = at::zeros({kSide, kSide});
+    explainer.map[1][3] = 1;  // its centre 3.5, 1.5 is in the L's bay, half a pixel from the column
+    EXPECT_EQ(score(make_pointing_game())->value, 0);
+    EXPECT_EQ(score(make_pointing_game(), {{"tolerance", "0.4"}})->value, 0);
+    EXPECT_EQ(score(make_pointing_game(), {{"tolerance", "0.5"}})->value, 1);
+    explainer.map[3][4] = 2;
+    EXPECT_EQ(score(make_pointing_game())->value, 1);
+}
+
+TEST_F(Measures, TheInputSeesTheMaskByNearest) {
+    // A mask over 20 x 16 pixels at 0.5 and with four input pixels cut off: input pixel (i, j) has its centre at
+    // (2 (j + 4.5), 2 (i + 0.5)) of the photograph, so it takes mask pixel (2 i + 1, 2 j + 9).
+    input.geometry = {24, 16, kSide, kSide, 0.5, 0.5, -4, 0, 1};
+    boxes = {{9, 1, 10, 2}, {12, 1, 13, 2}, {15, 3, 16, 4}};  // the second lies between the centres
+    const at::Tensor mask = box_mask([&] {
+        ExplainContext context(model, input, target, seed);
+        context.boxes = boxes;
+        return context;
+    }());
+    at::Tensor expected = at::zeros({kSide, kSide}, at::kBool);
+    expected[0][0] = true;
+    expected[1][3] = true;
+    EXPECT_TRUE(mask.equal(expected)) << mask;
+}
+
 TEST_F(Measures, ABoxOfThePhotographIsMovedToTheInput) {
     // The input is the photograph at half its size, four pixels to the left cut off.
     input.geometry = {24, 16, kSide, kSide, 0.5, 0.5, -4, 0, 1};

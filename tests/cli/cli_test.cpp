@@ -457,7 +457,7 @@ TEST_F(CommandLine, MeasureFindsBoxesAndSaysWhoIsLeftOut) {
         reasons[fs::path(one["image"].get<std::string>()).stem().string()] = one["reason"].get<std::string>();
     EXPECT_FALSE(reasons["broken"].empty());
     EXPECT_NE(reasons["moose"].find("sees"), std::string::npos) << reasons["moose"];
-    EXPECT_NE(reasons["puppy"].find("no box is given"), std::string::npos) << reasons["puppy"];
+    EXPECT_NE(reasons["puppy"].find("no box or mask is given"), std::string::npos) << reasons["puppy"];
 
     // The other form of the table, given by name; several boxes in one field.
     std::ofstream(folder_ / "other.tsv") << "puppy.jpg\t0,0,1,1;0,0,100000,100000\n";
@@ -472,6 +472,46 @@ TEST_F(CommandLine, MeasureFindsBoxesAndSaysWhoIsLeftOut) {
     EXPECT_NE(broken.err.find("line 1"), std::string::npos) << broken.err;
 }
 
+TEST_F(CommandLine, MeasureTakesMasks) {
+    const fs::path pictures = folder_ / "pictures", masks = folder_ / "masks";
+    fs::create_directories(pictures);
+    fs::create_directories(masks);
+    const fs::path source = fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/chelsea.jpg";
+    const auto whole = vitrine::read_photo(source);
+    ASSERT_TRUE(whole);
+    // A cut of 240 x 120, of which the model sees some middle square whatever its size is.
+    vitrine::Image photo(240, 120), mask(240, 120);
+    for (std::int64_t y = 0; y < 120; ++y) std::copy_n(whole->image.at(0, y), 240 * 3, photo.at(0, y));
+    for (const char* name : {"cut.ppm", "bare.ppm"}) ASSERT_TRUE(vitrine::write_picture(pictures / name, photo));
+    // The upper left and the lower right quarter of what is seen, and everything that is not.
+    for (std::int64_t y = 0; y < 120; ++y)
+        for (std::int64_t x = 0; x < 240; ++x)
+            if (x < 60 || x >= 180 || (x < 120) == (y < 60)) mask.at(x, y)[2] = 1;
+    ASSERT_TRUE(vitrine::write_picture(masks / "cut.png", mask));
+    const auto run = [&](const std::string& folder) {
+        const auto outcome = vitrine({"measure", "starter", pictures.string(), "--method", "constant,centre_gaussian",
+                                      "--measure", "localisation_mass,topk_localisation:k=0,pointing_game", "--masks",
+                                      folder, "--set", "preprocess.crop_pct=1", "--json"});
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        const json document = json::parse(outcome.out);
+        EXPECT_EQ(document["masks"], folder);
+        return document["results"];
+    };
+    for (const json& result : run(masks.string())) {
+        EXPECT_EQ(result["n"], 1) << result;
+        ASSERT_EQ(result["left_out"].size(), 1u);
+        EXPECT_NE(result["left_out"][0]["reason"].get<std::string>().find("no box or mask"), std::string::npos);
+        // Half of the seen square, and half of anything with its symmetry.
+        if (result["measure"] == "localisation_mass") {
+            EXPECT_NEAR(result["mean"].get<double>(), 0.5, 1e-6) << result;
+        }
+    }
+    EXPECT_EQ(vitrine({"measure", "starter", pictures.string(), "--method", "constant", "--measure", "pointing_game",
+                       "--masks", (folder_ / "none").string()})
+                  .status,
+              1);
+}
+
 TEST_F(CommandLine, MeasureRefusesWhatItDoesNotKnow) {
     const std::string picture = std::string(VITRINE_SOURCE_DIR) + "/resources/pictures/chelsea.jpg";
     const auto unknown = vitrine({"measure", "starter", picture, "--method", "random", "--measure", "insertio"});
@@ -480,7 +520,7 @@ TEST_F(CommandLine, MeasureRefusesWhatItDoesNotKnow) {
     EXPECT_EQ(vitrine({"measure", "starter", picture, "--method", "random"}).status, 2);
     const auto boxless = vitrine({"measure", "starter", picture, "--method", "random", "--measure", "pointing_game"});
     EXPECT_EQ(boxless.status, 1);
-    EXPECT_NE(boxless.err.find("no box is given"), std::string::npos) << boxless.err;
+    EXPECT_NE(boxless.err.find("no box or mask is given"), std::string::npos) << boxless.err;
 }
 
 TEST_F(CommandLine, ASecondPictureIsForMethodsThatCompareTwo) {
