@@ -17,13 +17,13 @@ class Cdam final : public Explainer {
         return {"cdam",
                 "Class-discriminative attention map",
                 "How much each token that enters the last attention adds to the class: gradient times token",
-                "L. Brocki, J. Binda, N. C. Chung, Class-Discriminative Attention Maps for Vision Transformers, 2023, "
-                "arXiv 2312.02364, equation 5; github.com/lenbrocki/CDAM (2c502d5)",
+                "L. Brocki, J. Binda, N. C. Chung, Class-Discriminative Attention Maps for Vision Transformers, TMLR "
+                "2024, arXiv 2312.02364; github.com/lenbrocki/CDAM (2c502d5)",
                 0,
                 "Attention",
                 "S_i = sum over channels of T_i df/dT_i, T the normed tokens that enter the last attention",
                 "Reads the last layer only, whose tokens are mixtures already: it says which token counts, not which "
-                "pixels made it so (Brocki et al. 2023 leave the earlier layers out)"};
+                "pixels made it so (our observation)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"score",

@@ -50,8 +50,8 @@ class Chefer final : public Explainer {
                 0,
                 "Attention",
                 "R = R + mean over heads of relu(A_l * dA_l) R, layer by layer",
-                "Drops what speaks against the class and passes MLPs as if they were the identity; less faithful than "
-                "rules that do not (Achtibat et al., AttnLRP, ICML 2024)"};
+                "Drops what speaks against the class and passes MLPs as if they were the identity; Achtibat et al. "
+                "(AttnLRP, ICML 2024) report more faithful maps from rules that do not"};
     }
     std::optional<std::string> why_not(const Model& model) const override { return needs_attention_and_classes(model); }
     bool class_specific() const override { return true; }

@@ -61,8 +61,8 @@ class HeadStatistic final : public Explainer {
             "attention_entropy",
             "Attention entropy",
             "How widely the patches look: the entropy of what each head reads, in nats",
-            "H. Ghader and C. Monz, What does Attention in Neural Machine Translation Pay Attention to?, "
-            "IJCNLP 2017, arXiv 1710.03348, section 5",
+            "H. Ghader and C. Monz, What does Attention in Neural Machine Translation Pay Attention to?, IJCNLP 2017, "
+            "arXiv 1710.03348",
             0,
             "Attention",
             "H_i = -sum_j a_ij ln a_ij",

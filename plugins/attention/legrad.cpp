@@ -26,8 +26,8 @@ class LeGrad final : public Explainer {
             0,
             "Attention",
             "mean over layers, heads and queries of relu(ds_l/dA_l), s_l the class read from layer l",
-            "Reads each layer by the last norm and head, which do not fit the tokens of early layers (Belrose et al., "
-            "Eliciting Latent Predictions with the Tuned Lens, 2023)"};
+            "Reads each layer by the last norm and head, which need not fit the tokens of early layers (for language "
+            "models: Belrose et al., Eliciting Latent Predictions from Transformers with the Tuned Lens, 2023)"};
     }
     std::vector<Parameter> parameters() const override {
         Parameter preset{"preset",

@@ -28,8 +28,8 @@ class Rollout final : public Explainer {
                 0,
                 "Attention",
                 "r = r (A_l + I) / 2 from the last layer to the first, A_l the mean over heads",
-                "The same for every class, and blind to values and MLPs (Chefer, Gur and Wolf, Transformer "
-                "Interpretability Beyond Attention Visualization, CVPR 2021)"};
+                "The same for every class (Chefer, Gur and Wolf, Transformer Interpretability Beyond Attention "
+                "Visualization, CVPR 2021), and blind to values and MLPs"};
     }
 
     std::vector<Parameter> parameters() const override {

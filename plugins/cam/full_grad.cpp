@@ -110,17 +110,15 @@ at::Tensor scaled(const at::Tensor& x, at::IntArrayRef axes, double eps) {
 class FullGrad final : public Explainer {
   public:
     Description description() const override {
-        return {
-            "full_grad",
-            "FullGrad",
-            "Input times gradient and every bias times its gradient, over all layers",
-            "S. Srinivas, F. Fleuret, Full-Gradient Representation for Neural Network Visualization, NeurIPS 2019, "
-            "arXiv 1905.00780; fullgrad-saliency 26fb91b",
-            0,
-            "Class activation",
-            "psi(|x * df/dx|) + sum over biases of psi(|b * df/db|), psi scales to 0 to 1 and enlarges",
-            "What sums to the score before no longer does once each layer is scaled for the map (Srinivas and Fleuret, "
-            "NeurIPS 2019)"};
+        return {"full_grad",
+                "FullGrad",
+                "Input times gradient and every bias times its gradient, over all layers",
+                "S. Srinivas, F. Fleuret, Full-Gradient Representation for Neural Network Visualization, NeurIPS 2019, "
+                "arXiv 1905.00780; fullgrad-saliency 26fb91b",
+                0,
+                "Class activation",
+                "psi(|x * df/dx|) + sum over biases of psi(|b * df/db|), psi scales to 0 to 1 and enlarges",
+                "What sums to the score before no longer does once each layer is scaled for the map (our observation)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"preset",

@@ -252,7 +252,7 @@ const std::vector<Rule>& rules() {
 
         begin("grad_cam_plus_plus", "Grad-CAM++",
               "A layer's channels, weighed by their positive gradients, each scaled by its pixel's share",
-              "A. Chattopadhyay et al., Grad-CAM++, WACV 2018, arXiv 1710.11063, equations 10 and 19",
+              "A. Chattopadhay et al., Grad-CAM++, WACV 2018, arXiv 1710.11063, equations 10 and 19",
               grad_cam_plus_plus_map, "relu(sum_k sum(alpha_k * relu(dy/dA_k)) A_k)",
               "In practice all but the same as Grad-CAM with positive gradients (Lerma and Lucas, Grad-CAM++ is "
               "Equivalent to Grad-CAM With Positive Gradients, 2022)");
@@ -267,7 +267,8 @@ const std::vector<Rule>& rules() {
         begin("xgrad_cam", "XGrad-CAM", "A layer's channels, weighed by gradients averaged where they are active",
               "R. Fu et al., Axiom-based Grad-CAM, BMVC 2020, arXiv 2008.02312", xgrad_cam_map,
               "relu(sum_k (sum(dy/dA_k * A_k) / sum(A_k)) A_k)",
-              "Its axioms hold only nearly where the layers behind are not linear (Fu et al., BMVC 2020)");
+              "Meets its two axioms only as far as it can (Fu et al., BMVC 2020): exactly where the layers behind are "
+              "linear");
         one.parameters = {
             preset("paper: no constant in the denominator, a channel that sums to zero weighs nothing; "
                    "pytorch-grad-cam: 1e-7 added; torchcam: 1e-8 added",
@@ -284,8 +285,8 @@ const std::vector<Rule>& rules() {
 
         begin("layer_cam", "LayerCAM", "Positive gradient times activation, place by place, of one or several layers",
               "P.-T. Jiang et al., LayerCAM, IEEE TIP 2021", layer_cam_map, "relu(sum_k relu(dy/dA_k) * A_k)",
-              "Early layers give fine but weak and noisy maps, which must be scaled before they are fused (Jiang et "
-              "al., IEEE TIP 2021)");
+              "Early layers give fine maps of low values, which must be scaled before they are fused (Jiang et al., "
+              "IEEE TIP 2021)");
         r.push_back(one);
 
         begin("eigen_cam", "Eigen-CAM",
@@ -318,8 +319,8 @@ const std::vector<Rule>& rules() {
               "A layer's channels, weighed by what the model says of the picture seen through each",
               "H. Wang et al., Score-CAM, CVPR Workshops 2020, arXiv 1910.01279", score_map,
               "relu(sum_k softmax over k of y(x * mask_k) A_k)",
-              "Masked pictures are unlike what the model was trained on, and each channel costs a run (Hooker et al., "
-              "NeurIPS 2019; Desai and Ramaswamy, WACV 2020)");
+              "Masked pictures are unlike what the model was trained on (as Hooker et al., NeurIPS 2019, say of all "
+              "removal), and each channel costs a run");
         one.passes = [](const Model& model, const Settings&) { return masked(model, 1); };
         one.needs = Needs::Activation;
         one.several = false;
@@ -329,8 +330,8 @@ const std::vector<Rule>& rules() {
         begin("ss_cam", "SS-CAM", "Score-CAM with noise on the channels, averaged",
               "H. Wang et al., SS-CAM: Smoothed Score-CAM, arXiv 2006.14255; as torchcam has it", smoothed_score_map,
               "relu(sum_k softmax over k of mean over noise of y(x * (mask_k + noise)) A_k)",
-              "Costs Score-CAM many times over, and its pictures are as unlike what the model was trained on (Hooker "
-              "et al., NeurIPS 2019)");
+              "Costs Score-CAM many times over, and its pictures are as unlike what the model was trained on (our "
+              "observation)");
         one.passes = [](const Model& model, const Settings& s) { return masked(model, s.integer("samples")); };
         one.needs = Needs::Activation;
         one.several = false;
@@ -342,8 +343,8 @@ const std::vector<Rule>& rules() {
         begin("is_cam", "IS-CAM", "Score-CAM summed over masks of growing strength",
               "R. Naidu et al., IS-CAM: Integrated Score-CAM, arXiv 2010.03023; as torchcam has it",
               integrated_score_map, "relu(sum_k softmax over k of mean over strengths s of y(s x * mask_k) A_k)",
-              "Costs Score-CAM many times over, and its pictures are as unlike what the model was trained on (Hooker "
-              "et al., NeurIPS 2019)");
+              "Costs Score-CAM many times over, and its pictures are as unlike what the model was trained on (our "
+              "observation)");
         one.passes = [](const Model& model, const Settings& s) { return masked(model, s.integer("samples")); };
         one.needs = Needs::Activation;
         one.several = false;
@@ -363,8 +364,7 @@ const std::vector<Rule>& rules() {
         begin("ablation_cam", "Ablation-CAM", "A layer's channels, weighed by how far the score falls without each",
               "S. Desai, H. G. Ramaswamy, Ablation-CAM, WACV 2020", ablation_map,
               "relu(sum_k ((y - y_k) / y) A_k), y_k the score without channel k",
-              "One channel at a time: channels that stand in for one another weigh little (Covert, Lundberg and Lee, "
-              "Explaining by Removing, JMLR 2021)");
+              "One channel at a time: channels that stand in for one another weigh little (our observation)");
         one.passes = [](const Model&, const Settings&) {
             return std::optional<Passes>();
         };  // parts of the model, by layer
@@ -426,7 +426,7 @@ const std::vector<Rule>& rules() {
         begin("random_cam", "RandomCAM", "A layer's channels, weighed at random: a control",
               "J. Gildenblat, pytorch-grad-cam 1.5; no paper", random_cam_map,
               "relu(sum_k u_k A_k), u uniform between -1 and 1",
-              "A control: it shows the layer and knows nothing of the answer (Adebayo et al., NeurIPS 2018)");
+              "A control: it shows the layer and knows nothing of the answer (our observation)");
         one.needs = Needs::Activation;
         one.class_specific = false;
         r.push_back(one);

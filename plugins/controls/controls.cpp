@@ -49,12 +49,12 @@ class Random final : public Control {
         return {"random",
                 "Random (control)",
                 "Noise: what a map that knows nothing scores",
-                "the usual control; J. Adebayo et al., NeurIPS 2018",
+                "the usual control",
                 0,
                 "Controls",
                 "uniform noise by seed",
-                "Knows neither model nor picture: a method that does not beat it says nothing (Hooker et al., NeurIPS "
-                "2019)"};
+                "Knows neither model nor picture: a method that does not beat it says nothing (random importance is "
+                "the baseline of Hooker et al., NeurIPS 2019, which many methods did not beat)"};
     }
 
   protected:
@@ -79,16 +79,15 @@ class Random final : public Control {
 class CentreGaussian final : public Control {
   public:
     Description description() const override {
-        return {
-            "centre_gaussian",
-            "Centre (control)",
-            "A bump in the middle, where photographers put the object: what a guess without looking scores",
-            "the usual control in pointing games; J. Zhang et al., IJCV 2018",
-            0,
-            "Controls",
-            "exp(-d^2 / 2 width^2), d the distance from the middle",
-            "Knows neither model nor picture, and yet points well, since photographers centre objects (Zhang et al., "
-            "IJCV 2018)"};
+        return {"centre_gaussian",
+                "Centre (control)",
+                "A bump in the middle, where photographers put the object: what a guess without looking scores",
+                "the usual control where objects are pointed at",
+                0,
+                "Controls",
+                "exp(-d^2 / 2 width^2), d the distance from the middle",
+                "Knows neither model nor picture, and yet points well, since photographers centre objects (our "
+                "observation)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"width", 0.25, "standard deviation as a share of each side", "", "ours", 0.01, 10.0, {}}};
@@ -113,7 +112,7 @@ class Edges final : public Control {
         return {"edges",
                 "Edges (control)",
                 "Where the picture itself has edges (Sobel): it has not looked at the model",
-                "J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, section 5; I. Sobel, 1968",
+                "J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (the edge detector); I. Sobel, 1968",
                 0,
                 "Controls",
                 "length of the Sobel gradient of the grey picture",

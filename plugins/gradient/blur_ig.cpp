@@ -23,8 +23,8 @@ class BlurIg final : public Explainer {
                 0,
                 "Gradients",
                 "integral over sigma of df/dx * dx/dsigma, x blurred by sigma",
-                "Gradients on the way are noisy and gather where the picture does not matter, as on any fixed path "
-                "(Kapishnikov et al., Guided Integrated Gradients, CVPR 2021)"};
+                "Gradients on the way are noisy and gather where the picture does not matter (Kapishnikov et al., "
+                "Guided Integrated Gradients, CVPR 2021, of paths that are fixed)"};
     }
     std::vector<Parameter> parameters() const override {
         Parameter sigma{"max_sigma", 50.0, "the widest blur", "input pixels", "PAIR saliency 0.2.1", 0.1, 1000, {}};

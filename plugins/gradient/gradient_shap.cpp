@@ -22,7 +22,8 @@ class GradientShap final : public Explainer {
             "GradientSHAP",
             "Expected gradients: gradients at random places between random baselines and the picture, times the way",
             "S. Lundberg, S.-I. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017; G. Erion et "
-            "al., Improving performance of deep learning models with axiomatic attribution priors, 2021",
+            "al., Improving performance of deep learning models with axiomatic attribution priors and expected "
+            "gradients, Nature Machine Intelligence 2021",
             0,
             "Gradients",
             "mean over baselines x0 and places a of (x - x0) * df/dx at x0 + a (x - x0)",

@@ -20,17 +20,16 @@ class Noisy final : public Explainer {
     Description description() const override {
         switch (form_) {
             case Form::Square:
-                return {
-                    "square_grad",
-                    "SmoothGrad squared",
-                    "The mean square of the gradient over noisy copies",
-                    "S. Hooker et al., A Benchmark for Interpretability Methods in Deep Neural Networks, NeurIPS "
-                    "2019, arXiv 1806.10758",
-                    0,
-                    "Gradients",
-                    "mean over noise of (df/dx)^2",
-                    "Has no sign: what speaks for and what speaks against look alike, and the strength of the noise "
-                    "decides (Hooker et al., NeurIPS 2019)"};
+                return {"square_grad",
+                        "SmoothGrad squared",
+                        "The mean square of the gradient over noisy copies",
+                        "S. Hooker et al., A Benchmark for Interpretability Methods in Deep Neural Networks, NeurIPS "
+                        "2019, arXiv 1806.10758",
+                        0,
+                        "Gradients",
+                        "mean over noise of (df/dx)^2",
+                        "Has no sign: what speaks for and what speaks against look alike, and the strength of the "
+                        "noise decides (our observation)"};
             case Form::Variance:
                 return {"var_grad",
                         "VarGrad",
@@ -41,7 +40,7 @@ class Noisy final : public Explainer {
                         "Gradients",
                         "variance over noise of df/dx",
                         "Does not hold the gradient itself, only how it wavers: higher derivatives (Seo et al., "
-                        "Noise-adding Methods of Saliency Map, 2018)"};
+                        "Noise-adding Methods of Saliency Map as Series of Higher Order Partial Derivative, 2018)"};
             case Form::Mean:
                 break;
         }

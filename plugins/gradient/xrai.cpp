@@ -113,16 +113,14 @@ std::vector<double> take_by_density(const std::vector<double>& values, const std
 class Xrai final : public Explainer {
   public:
     Description description() const override {
-        return {
-            "xrai",
-            "XRAI",
-            "Integrated gradients gathered over regions of the picture, the densest region first",
-            "A. Kapishnikov et al., XRAI: Better Attributions Through Regions, ICCV 2019, arXiv 1906.02825",
-            0,
-            "Gradients",
-            "regions in the order of their mean integrated gradient, black and white baselines",
-            "Can be no finer than the regions, which follow the picture and not the model (Kapishnikov et al., ICCV "
-            "2019)"};
+        return {"xrai",
+                "XRAI",
+                "Integrated gradients gathered over regions of the picture, the densest region first",
+                "A. Kapishnikov et al., XRAI: Better Attributions Through Regions, ICCV 2019, arXiv 1906.02825",
+                0,
+                "Gradients",
+                "regions in the order of their mean integrated gradient, black and white baselines",
+                "Can be no finer than the regions, which follow the picture and not the model (our observation)"};
     }
     std::vector<Parameter> parameters() const override {
         Parameter steps{

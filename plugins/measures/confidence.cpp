@@ -26,7 +26,8 @@ class Confidence final : public Basic {
                 return {"average_drop",
                         "Average drop",
                         "How much of the confidence is lost when only what the map shows is seen",
-                        "A. Chattopadhay et al., Grad-CAM++, WACV 2018; budgets: M. Ntrougkas et al., T-TAME, 2024",
+                        "A. Chattopadhay et al., Grad-CAM++, WACV 2018; budgets: M. Ntrougkas et al., T-TAME, IEEE "
+                        "Access 2024",
                         0,
                         "Faithfulness",
                         "100 max(0, p(x) - p(m x)) / p(x); m: the native map scaled to 0 to 1, then resized bilinearly "
@@ -35,7 +36,8 @@ class Confidence final : public Basic {
                 return {"increase_in_confidence",
                         "Increase in confidence",
                         "How often the model is surer when only what the map shows is seen",
-                        "A. Chattopadhay et al., Grad-CAM++, WACV 2018; budgets: M. Ntrougkas et al., T-TAME, 2024",
+                        "A. Chattopadhay et al., Grad-CAM++, WACV 2018; budgets: M. Ntrougkas et al., T-TAME, IEEE "
+                        "Access 2024",
                         0,
                         "Faithfulness",
                         "100 where p(m x) > p(x), else 0; m: the native map scaled to 0 to 1, then resized bilinearly "
@@ -46,7 +48,8 @@ class Confidence final : public Basic {
         return {"average_gain",
                 "Average gain",
                 "How much of the missing confidence is won when only what the map shows is seen",
-                "H. Zhang et al., Opti-CAM, CVIU 2024; budgets: M. Ntrougkas et al., T-TAME, 2024",
+                "H. Zhang et al., Opti-CAM: Optimizing saliency maps for interpretability, CVIU 2024; budgets: M. "
+                "Ntrougkas et al., T-TAME, IEEE Access 2024",
                 0,
                 "Faithfulness",
                 "100 max(0, p(m x) - p(x)) / (1 - p(x)); m: the native map scaled to 0 to 1, then resized bilinearly "

@@ -157,7 +157,8 @@ class LocalisationMass final : public Boxed {
         return {"localisation_mass",
                 "Localisation mass",
                 "Share of the map's positive relevance that lies in the boxes or the mask",
-                "M. Kohlbrenner et al., IJCNN 2020; relevance mass accuracy: L. Arras et al., Information Fusion 2022",
+                "M. Kohlbrenner et al., Towards Best Practice in Explaining Neural Network Decisions with LRP, IJCNN "
+                "2020; relevance mass accuracy: L. Arras et al., CLEVR-XAI, Information Fusion 2022",
                 0,
                 "Localisation",
                 "sum of the positive map in the boxes or mask / sum of the positive map; map resized bilinearly "
@@ -171,7 +172,7 @@ class LocalisationMass final : public Boxed {
                     false,
                     "divides by the share of the input that the boxes or mask cover, so that a flat map gets 1",
                     "",
-                    "Kohlbrenner et al., equation 6",
+                    "Kohlbrenner et al., the weighted form",
                     {},
                     {},
                     {}});

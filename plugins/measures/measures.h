@@ -114,7 +114,8 @@ Result<Curve> walk(ExplainContext& context, const Objective& objective, const at
 Result<at::Tensor> impute(const at::Tensor& picture, const at::Tensor& known, double noise, std::uint64_t seed);
 
 /// The largest change of the map under noise; `noise(i)` is what is added to the pixels the i-th time.
-/// @source C. Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019, definition 3
+/// @source C. Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019, the definition of
+/// SENS_MAX
 Result<double> max_sensitivity(ExplainContext& context, const Subject& subject, std::int64_t samples, bool relative,
                                const std::function<at::Tensor(std::int64_t)>& noise);
 

@@ -150,7 +150,8 @@ class MaxSensitivity final : public Basic {
         return {"max_sensitivity",
                 "Max-sensitivity",
                 "The largest change of the map under little noise in the picture",
-                "C. Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, definition 3",
+                "C. Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, the definition of "
+                "SENS_MAX",
                 0,
                 "Stability",
                 "max over noise e of |map(x + e) - map(x)| / |map(x)|; native map"};

@@ -18,13 +18,14 @@ class Shape final : public Basic {
 
     Description description() const override {
         if (sparseness_)
-            return {"sparseness",
-                    "Sparseness",
-                    "Gini index of the map's magnitudes: 0 when all are alike, near 1 when one holds everything",
-                    "P. Chalasani et al., Concise Explanations of Neural Networks, ICML 2020",
-                    0,
-                    "Shape",
-                    "Gini index of |map|; native map unless on=pixels"};
+            return {
+                "sparseness",
+                "Sparseness",
+                "Gini index of the map's magnitudes: 0 when all are alike, near 1 when one holds everything",
+                "P. Chalasani et al., Concise Explanations of Neural Networks using Adversarial Training, ICML 2020",
+                0,
+                "Shape",
+                "Gini index of |map|; native map unless on=pixels"};
         return {"complexity",
                 "Complexity",
                 "Entropy of the map's magnitudes: how many cells it takes to say it",

@@ -15,16 +15,15 @@ namespace {
 class Occlusion final : public Explainer {
   public:
     Description description() const override {
-        return {
-            "occlusion",
-            "Occlusion",
-            "What the score loses when a window slides over the picture",
-            "M. Zeiler, R. Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014; captum's form",
-            0,
-            "Perturbation",
-            "mean over the windows on a pixel of f(x) - f(x with the window hidden)",
-            "Size and colour of the window decide, and pictures with a hole are unlike what the model was trained on "
-            "(Hooker et al., NeurIPS 2019)"};
+        return {"occlusion",
+                "Occlusion",
+                "What the score loses when a window slides over the picture",
+                "M. Zeiler, R. Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014; captum's form",
+                0,
+                "Perturbation",
+                "mean over the windows on a pixel of f(x) - f(x with the window hidden)",
+                "Size and colour of the window decide, and pictures with a hole are unlike what the model was trained "
+                "on (as Hooker et al., NeurIPS 2019, say of all removal)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"window", std::int64_t{15}, "side of the window", "pixels", "captum's tutorial", 1, 4096, {}},
@@ -99,12 +98,11 @@ class FeatureAblation final : public Explainer {
         return {"feature_ablation",
                 "Feature ablation",
                 "What the score loses when one patch or superpixel is hidden",
-                "captum, FeatureAblation; for superpixels R. Fong, A. Vedaldi, ICCV 2017, section 2",
+                "captum, FeatureAblation",
                 0,
                 "Perturbation",
                 "f(x) - f(x without feature i)",
-                "One feature at a time: two that stand in for each other both seem needless (Covert, Lundberg and Lee, "
-                "Explaining by Removing, JMLR 2021)"};
+                "One feature at a time: two that stand in for each other both seem needless (our observation)"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = feature_parameters("patches", "the model's own parts");

@@ -121,7 +121,7 @@ class Rise final : public Explainer {
                 "Perturbation",
                 "mean over random masks m of f(x * m) m / P(m = 1)",
                 "Masks are random, so that maps of few differ from run to run, and masked pictures are unlike what the "
-                "model was trained on (Petsiuk et al., BMVC 2018; Hooker et al., NeurIPS 2019)"};
+                "model was trained on (as Hooker et al., NeurIPS 2019, say of all removal)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"preset",

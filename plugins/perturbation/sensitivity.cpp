@@ -81,8 +81,8 @@ class Sobol final : public Explainer {
                 0,
                 "Perturbation",
                 "1 - V(E[f | all cells but i]) / V(f) over random strengths of the cells",
-                "Has no sign, so that what speaks for and against look alike, and no more detail than its grid (Fel et "
-                "al., NeurIPS 2021)"};
+                "Has no sign, so that what speaks for and against look alike, and no more detail than its grid (our "
+                "observation)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"grid", std::int64_t{8}, "cells a side", "", "Xplique's", 1, 32, {}},
@@ -133,17 +133,16 @@ class Sobol final : public Explainer {
 class Hsic final : public Explainer {
   public:
     Description description() const override {
-        return {
-            "hsic",
-            "HSIC",
-            "How strongly the score depends on whether a cell is there",
-            "P. Novello, T. Fel, D. Vigouroux, Making Sense of Dependence: Efficient Black-box Explanations Using "
-            "Dependence Measure, NeurIPS 2022, arXiv 2206.06219; Xplique's settings",
-            0,
-            "Perturbation",
-            "HSIC(m_i, f(x * m)) over random masks m",
-            "Has no sign, so that what speaks for and against look alike, and no more detail than its grid (Novello, "
-            "Fel and Vigouroux, NeurIPS 2022)"};
+        return {"hsic",
+                "HSIC",
+                "How strongly the score depends on whether a cell is there",
+                "P. Novello, T. Fel, D. Vigouroux, Making Sense of Dependence: Efficient Black-box Explanations Using "
+                "Dependence Measure, NeurIPS 2022, arXiv 2206.06219; Xplique's settings",
+                0,
+                "Perturbation",
+                "HSIC(m_i, f(x * m)) over random masks m",
+                "Has no sign, so that what speaks for and against look alike, and no more detail than its grid (our "
+                "observation)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"grid", std::int64_t{8}, "cells a side", "", "Xplique's", 1, 32, {}},

@@ -123,17 +123,16 @@ Result<at::Tensor> watched_scores(
 class Lime final : public Explainer {
   public:
     Description description() const override {
-        return {
-            "lime",
-            "LIME",
-            "A weighted ridge regression of the score on which superpixels are there",
-            "M. Ribeiro, S. Singh, C. Guestrin, \"Why Should I Trust You?\": Explaining the Predictions of Any "
-            "Classifier, KDD 2016, arXiv 1602.04938; lime_image's settings",
-            0,
-            "Perturbation",
-            "w = argmin of sum over samples z of k(z) (f(z) - w z)^2 + alpha |w|^2",
-            "Other samples, or hardly another picture, give another map (Alvarez-Melis and Jaakkola, On the Robustness "
-            "of Interpretability Methods, 2018)"};
+        return {"lime",
+                "LIME",
+                "A weighted ridge regression of the score on which superpixels are there",
+                "M. Ribeiro, S. Singh, C. Guestrin, \"Why Should I Trust You?\": Explaining the Predictions of Any "
+                "Classifier, KDD 2016, arXiv 1602.04938; lime_image's settings",
+                0,
+                "Perturbation",
+                "w = argmin of sum over samples z of k(z) (f(z) - w z)^2 + alpha |w|^2",
+                "Hardly another picture gives another map (Alvarez-Melis and Jaakkola, On the Robustness of "
+                "Interpretability Methods, 2018), and so do other samples"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = feature_parameters("quickshift", "lime_image's: kernel 4, distance 200, ratio 0.2");

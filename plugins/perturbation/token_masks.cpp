@@ -141,16 +141,15 @@ namespace {
 class VitCx final : public Explainer {
   public:
     Description description() const override {
-        return {
-            "vit_cx",
-            "ViT-CX",
-            "Clusters of the last block's channels as masks, weighted by their causal effect",
-            "W. Xie et al., ViT-CX: Causal Explanation of Vision Transformers, IJCAI 2023, arXiv 2211.03064",
-            0,
-            "Perturbation",
-            "sum over masks of effect_i m_i / sum of m_i, masks from clustered channels",
-            "What no channel marks cannot show, and pictures with noise in their holes are unlike what the model was "
-            "trained on (Hooker et al., NeurIPS 2019)"};
+        return {"vit_cx",
+                "ViT-CX",
+                "Clusters of the last block's channels as masks, weighted by their causal effect",
+                "W. Xie et al., ViT-CX: Causal Explanation of Vision Transformers, IJCAI 2023, arXiv 2211.03064",
+                0,
+                "Perturbation",
+                "sum over masks of effect_i m_i / sum of m_i, masks from clustered channels",
+                "What no channel marks cannot show, and pictures with noise in their holes are unlike what the model "
+                "was trained on (as Hooker et al., NeurIPS 2019, say of all removal)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"threshold",
@@ -282,29 +281,29 @@ class VitCx final : public Explainer {
 class Tis final : public Explainer {
   public:
     Description description() const override {
-        return {
-            "tis",
-            "Transformer input sampling",
-            "Halves of the tokens, chosen by clusters of activations, weighted by their score",
-            "A. Englebert et al., Explaining through Transformer Input Sampling, ICCV Workshops 2023",
-            0,
-            "Perturbation",
-            "mean of f over the sampled half pictures that keep the patch",
-            "Half of the tokens go at a time, so that it takes many masks to tell neighbours apart (Englebert et al. "
-            "2023 use 1024)"};
+        return {"tis",
+                "Transformer input sampling",
+                "Halves of the tokens, chosen by clusters of activations, weighted by their score",
+                "A. Englebert et al., Explaining through Transformer Input Sampling, ICCV Workshops 2023",
+                0,
+                "Perturbation",
+                "mean of f over the sampled half pictures that keep the patch",
+                "Half of the tokens go at a time, so that it takes many masks to tell neighbours apart (1024 in the "
+                "paper)"};
     }
     std::vector<Parameter> parameters() const override {
-        return {{"masks",
-                 std::int64_t{1024},
-                 "clusters of the channels of all blocks, each one mask; one that loses all its points stays where it is "
-                 "(the authors' k-means moves it to 0, where its largest tokens are any)",
-                 "",
-                 "the authors'",
-                 1,
-                 100000,
-                 {}},
-                {"ratio", 0.5, "share of the patches that a mask keeps", "", "the authors'", 0.01, 1.0, {}},
-                fill_parameter("remove", "the authors'; their ablation paints noise")};
+        return {
+            {"masks",
+             std::int64_t{1024},
+             "clusters of the channels of all blocks, each one mask; one that loses all its points stays where it is "
+             "(the authors' k-means moves it to 0, where its largest tokens are any)",
+             "",
+             "the authors'",
+             1,
+             100000,
+             {}},
+            {"ratio", 0.5, "share of the patches that a mask keeps", "", "the authors'", 0.01, 1.0, {}},
+            fill_parameter("remove", "the authors'; their ablation paints noise")};
     }
     std::optional<std::string> why_not(const Model& model) const override {
         if (model.info().layers == 0) return model.info().name + " has no patch tokens to sample";

@@ -91,7 +91,8 @@ class DirectLogitAttribution final : public Explainer {
             "sum over layers and heads of a_j (v_j W_O) u, u the class's direction behind the last norm, its scale "
             "held",
             "Sees only what is written straight to the logit: a head that works through later layers counts for "
-            "nothing, and later layers may undo what is written (McGrath et al., The Hydra Effect, 2023)"};
+            "nothing, and later layers may undo what is written (for language models: McGrath et al., The Hydra "
+            "Effect, 2023)"};
     }
     std::optional<std::string> why_not(const Model& model) const override {
         if (auto why = needs_blocks(model)) return why;

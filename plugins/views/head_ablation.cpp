@@ -22,8 +22,8 @@ class HeadAblation final : public Explainer {
                 0,
                 "Inner views",
                 "drop_lh = f(x) - f(x without head h of layer l); map = sum of drop_lh a_lh / sum of |drop_lh|",
-                "One head at a time: heads that stand in for one another each seem needless, and zero is an output the "
-                "later layers never saw (Michel et al. 2019; Zhang and Nanda, ICLR 2024)"};
+                "One head at a time: heads that stand in for one another each seem needless (most can be taken alone: "
+                "Michel et al., NeurIPS 2019), and zero is an output the later layers never saw"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"by",

@@ -24,7 +24,8 @@ class LogitLens final : public Explainer {
                 "Inner views",
                 "head(norm(x_l[patch])), x_l the tokens after layer l",
                 "Tokens of early layers do not yet lie in the space that the head reads, so that it may say nothing or "
-                "mislead there (Belrose et al., Eliciting Latent Predictions with the Tuned Lens, 2023)"};
+                "mislead there (for language models: Belrose et al., Eliciting Latent Predictions from Transformers "
+                "with the Tuned Lens, 2023)"};
     }
     std::vector<Parameter> parameters() const override {
         return {layer_parameter(-1, "the layer whose patches are drawn, from 0; negative counts from the end",

@@ -25,8 +25,9 @@ class ActivationPatching final : public Explainer {
             0,
             "Inner views",
             "f(x with activation[layer, patch] taken from x') - f(x)",
-            "What is found depends on the second picture and on how the change is counted, and what other parts "
-            "hold too goes unseen (Zhang and Nanda, Towards Best Practices of Activation Patching, ICLR 2024)"};
+            "What is found depends on the second picture and on how the change is counted (Zhang and Nanda, Towards "
+            "Best Practices of Activation Patching in Language Models, ICLR 2024), and what other parts hold too goes "
+            "unseen"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"layer",

@@ -46,7 +46,7 @@ class TokenNorms final : public Explainer {
                 "Inner views",
                 "|x_l[patch]|; artifact score = share of patches with |x_l| above the threshold",
                 "Says how long a token is, not what it does for the answer, and where lengths fall off smoothly the "
-                "threshold decides what is an artifact (Darcet et al. choose it by eye, 150 for DINOv2)"};
+                "threshold decides what is an artifact (Darcet et al. take 150 for DINOv2)"};
     }
     std::vector<Parameter> parameters() const override {
         return {layer_parameter(-1, "the layer that is drawn, from 0; negative counts from the end", "the last"),
@@ -157,18 +157,17 @@ at::Tensor scaled(const at::Tensor& x) {
 class TokenPca final : public Explainer {
   public:
     Description description() const override {
-        return {
-            "token_pca",
-            "Token PCA",
-            "The first three principal components of the patch tokens as red, green and blue: alike tokens have "
-            "alike colours",
-            "M. Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024, arXiv "
-            "2304.07193, figure 1",
-            0,
-            "Inner views",
-            "colour_k = ((x - mean) v_k) scaled to 0 to 1, v_k the k-th principal axis of the patch tokens",
-            "Shows what varies most over this picture, not what the answer uses; signs and colours are arbitrary and "
-            "a few long tokens can take a component for themselves (Darcet et al., ICLR 2024)"};
+        return {"token_pca",
+                "Token PCA",
+                "The first three principal components of the patch tokens as red, green and blue: alike tokens have "
+                "alike colours",
+                "M. Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024, arXiv "
+                "2304.07193, figure 1",
+                0,
+                "Inner views",
+                "colour_k = ((x - mean) v_k) scaled to 0 to 1, v_k the k-th principal axis of the patch tokens",
+                "Shows what varies most over this picture, not what the answer uses; signs and colours are arbitrary, "
+                "and a few long tokens can take a component for themselves (our observation)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"layer",
