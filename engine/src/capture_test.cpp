@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/ones_like.h>
@@ -244,6 +245,34 @@ TEST(Capture, PointsAreKeptAndReplaced) {
     options.edits.clear();
     options.points = {"blocks.7"};
     EXPECT_EQ(run_captured(model, picture(), options).error().code, ErrorCode::NotFound);
+}
+
+TEST(Capture, OneActivationMayBecomeSeveral) {
+    // What is in front of the point runs once; each of several activations has the answer that it has by itself.
+    SmallVit model;
+    CaptureOptions options;
+    options.mixings = false;
+    const std::array<double, 3> factors{0.5, 1, 2};
+    options.edits.push_back({Edit::Kind::ReplacePoint, "blocks.1", 0, 0, [&](const at::Tensor& x) {
+                                 EXPECT_EQ(x.size(0), 1);
+                                 return at::cat({x * factors[0], x * factors[1], x * factors[2]});
+                             }});
+    const auto ran = run_captured(model, picture(), options);
+    ASSERT_TRUE(ran) << ran.error().message;
+    const at::Tensor several = (*ran)->output;
+    ASSERT_EQ(several.size(0), 3);
+    for (std::int64_t i = 0; i < 3; ++i) {
+        options.edits[0].replace = [&](const at::Tensor& x) { return x * factors[static_cast<std::size_t>(i)]; };
+        const at::Tensor alone = run_captured(model, picture(), options).value()->output;
+        EXPECT_LT(largest(several[i] - alone[0]), 1e-5);
+    }
+    EXPECT_GT(largest(several[0] - several[2]), 1e-3);
+    options.edits[0].replace = [](const at::Tensor& x) { return at::cat({x, x}).slice(2, 1); };
+    EXPECT_EQ(run_captured(model, picture(), options).error().code, ErrorCode::BadInput);
+    // A Mixing is of one picture.
+    options.edits[0].replace = [](const at::Tensor& x) { return at::cat({x, x}); };
+    options.mixings = true;
+    EXPECT_EQ(run_captured(model, picture(), options).error().code, ErrorCode::BadInput);
 }
 
 TEST(Capture, GradientsReachEveryLayerAndAgreeInFourRuns) {

@@ -337,7 +337,11 @@ at::Tensor Recorder::on_point(std::string_view name, at::Tensor x) {
     if (const auto edit = point_edits_.find(key); edit != point_edits_.end()) {
         used_edits_.insert(edit->second);
         at::Tensor replaced = edit->second->replace ? edit->second->replace(x) : x;
-        if (!replaced.defined() || replaced.sizes() != x.sizes())
+        // One activation may become several, each of which the rest of the model answers: what is in front runs once.
+        const bool several = replaced.defined() && !options_.mixings && x.dim() > 1 && x.size(0) == 1 &&
+                             replaced.dim() == x.dim() && replaced.size(0) > 0 &&
+                             replaced.sizes().slice(1) == x.sizes().slice(1);
+        if (!replaced.defined() || (replaced.sizes() != x.sizes() && !several))
             leave({ErrorCode::BadInput,
                    fmt::format("the replacement at {} is [{}], expected [{}]", key,
                                replaced.defined() ? fmt::format("{}", fmt::join(replaced.sizes(), ", ")) : "undefined",

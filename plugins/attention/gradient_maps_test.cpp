@@ -171,6 +171,58 @@ TEST_F(GradientMaps, CdamIsGradientTimesToken) {
     EXPECT_EQ(method->explain(alone, settings).error().code, ErrorCode::Unsupported);
 }
 
+TEST_F(GradientMaps, SmoothFormsOfCdamAreMeansAtAlteredTokens) {
+    const auto method = make_cdam();
+    const std::string point = "blocks." + std::to_string(model->info().layers - 1) + ".norm1";
+    const at::Tensor clean = normed.clone();
+    constexpr std::int64_t kSamples = 11;  // more than one batch, and none that is full
+    // The same draws, then each map by itself in double precision.
+    const auto mean = [&](bool integrated, double noise, const auto& score) {
+        auto generator = at::make_generator<at::CPUGeneratorImpl>(0);
+        const double deviation = noise * (clean.max() - clean.min()).item<double>();
+        at::Tensor sum = at::zeros({clean.size(0)}, at::kDouble);
+        const std::int64_t maps = integrated ? kSamples + 1 : kSamples;
+        for (std::int64_t i = 0; i < maps; ++i) {
+            const at::AutoGradMode with_graph(true);
+            const at::Tensor drawn =
+                at::randn({1, clean.size(0), clean.size(1)}, generator, at::kFloat)[0].to(at::kDouble);
+            const double share = integrated ? static_cast<double>(i) / kSamples : 1;
+            const at::Tensor altered = (clean * share + drawn * deviation).requires_grad_(true);
+            const auto run = plain->run(input.pixels, [&](const std::string& name, const at::Tensor& x) {
+                return name == point ? altered : x;
+            });
+            sum += (altered * gradients(score(run), {altered}, {"tokens"}).value().front()).sum(1).detach();
+        }
+        return sum / static_cast<double>(maps);
+    };
+    const auto logit = [](const PlainVit::Run& run) { return run.logits[kClass]; };
+    for (const char* batch : {"0", "1"}) {
+        SCOPED_TRACE(batch);
+        for (const bool integrated : {false, true}) {
+            const Set set{{"smooth", integrated ? "integrated" : "noise"}, {"samples", "11"}, {"noise", "0.2"}};
+            ExplainContext context(*model, input, {.index = kClass});
+            context.batch = std::atoi(batch);
+            Settings settings(method->parameters());
+            for (const auto& [name, value] : set) ASSERT_TRUE(settings.set(name, value));
+            const at::Tensor wanted = grid(mean(integrated, 0.2, logit));
+            expect_map(method->explain(context, settings), wanted);
+            // It is not the plain form in another guise.
+            EXPECT_GT((wanted - grid((clean * slope).sum(1))).abs().max().item<double>(),
+                      1e-2 * wanted.abs().max().item<double>());
+        }
+    }
+    // Without noise the copies are the tokens themselves.
+    expect_map(explain(*method, {{"smooth", "noise"}, {"samples", "3"}, {"noise", "0"}}), grid((clean * slope).sum(1)));
+    const at::Tensor concept_vector = plain->run(other.pixels).features;
+    expect_map(
+        explain(*method, {{"smooth", "noise"}, {"samples", "11"}, {"score", "similarity"}}),
+        grid(mean(false, 0.05, [&](const PlainVit::Run& run) { return (run.features * concept_vector).sum(); })));
+    // The predicted class is the picture's.
+    const auto predicted = explain(*method, {{"smooth", "noise"}, {"noise", "10"}, {"samples", "4"}}, {});
+    ASSERT_TRUE(predicted) << predicted.error().message;
+    EXPECT_EQ(predicted->explained, explain(*method, {}, {})->explained);
+}
+
 TEST_F(GradientMaps, RefuseWhatHasNoGraphOrClasses) {
     for (const auto& method : {make_gradient_rollout(), make_grad_sam()}) {
         EXPECT_EQ(explain(*method, {}, {.index = 11}).error().code, ErrorCode::BadInput);

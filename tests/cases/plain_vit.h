@@ -68,7 +68,7 @@ class PlainVit {
         const std::int64_t n = x.size(0), width = x.size(1), dim = width / heads;
         for (std::int64_t layer = 0; layer < depth; ++layer) {
             const std::string block = "blocks." + std::to_string(layer);
-            out.normed.push_back(norm(x, block + ".norm1"));
+            out.normed.push_back(pass(block + ".norm1", norm(x, block + ".norm1")));
             const auto qkv = linear(out.normed.back(), block + ".attn.qkv")
                                  .reshape({n, 3, heads, dim})
                                  .permute({1, 2, 0, 3})
