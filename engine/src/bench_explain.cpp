@@ -87,10 +87,12 @@ class Counted final : public Model {
     template <class Work>
     at::Tensor timed(const at::Tensor& input, double share, const Work& work) {
         const bool graph = at::GradMode::is_enabled();
-        (graph ? gradients : forwards) += share * static_cast<double>(input.size(0));
         const Time start = Time::now();
         at::Tensor out = work();
         spent += Time::since(start);
+        // In a block one activation may have become several; of a whole model only what is behind it ran for each.
+        const std::int64_t count = share < 1 ? std::max(input.size(0), out.size(0)) : input.size(0);
+        (graph ? gradients : forwards) += share * static_cast<double>(count);
         if (graph && input.requires_grad()) {
             // The picture's gradient is the last that a backward pass makes.
             input.register_hook([this, end = Time::now()](const at::Tensor&) {

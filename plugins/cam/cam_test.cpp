@@ -17,6 +17,7 @@
 
 #include <vitrine/engine.h>
 
+#include "../../tests/contract/counting_model.h"
 #include "../../tests/parity/parity_case.h"
 
 namespace vitrine::plugin::cam {
@@ -184,6 +185,40 @@ TEST_P(Cams, AblationCamLeavesEachChannelOut) {
         const auto found = explain(*model, pixels, "ablation_cam", {{"layer", "blocks.0"}});
         ASSERT_TRUE(found.has_value()) << found.error().message;
         EXPECT_THAT(found->implementation, HasSubstr("last 3 blocks"));
+    }
+    // What is in front of the layer runs once for all channels, beside the run that gives the layer.
+    CountingModel counted(*model);
+    const auto again = explain(counted, pixels, "ablation_cam", {{"relu", "false"}});
+    ASSERT_TRUE(again.has_value()) << again.error().message;
+    expect_close(again->map, want);
+    // So it does for a layer in the middle, whose channels go through shortcuts and pooling.
+    if (!tokens) {
+        EXPECT_EQ(counted.forwards(), 2);
+        const std::string middle = model->points()[model->points().size() / 2].name;
+        const auto batched = explain(*model, pixels, "ablation_cam", {{"layer", middle}, {"relu", "false"}});
+        ASSERT_TRUE(batched.has_value()) << batched.error().message;
+        double largest = 0;
+        const auto look_at = [&](std::int64_t channel) {
+            CaptureOptions options;
+            options.mixings = false;
+            options.edits.push_back({Edit::Kind::ReplacePoint, middle, 0, 0, [&](const at::Tensor& x) {
+                                         at::Tensor y = x.clone();
+                                         y.select(1, channel).zero_();
+                                         return y;
+                                     }});
+            return (whole - run_captured(*model, pixels, options).value()->output[0][2].item<double>()) / whole;
+        };
+        CaptureOptions options;
+        options.mixings = false;
+        options.points = {middle};
+        const at::Tensor a = run_captured(*model, pixels, options).value()->points.at(middle)[0].to(at::kDouble);
+        at::Tensor sum = at::zeros({a.size(1), a.size(2)}, at::kDouble);
+        for (std::int64_t k = 0; k < a.size(0); ++k) {
+            largest = std::max(largest, std::abs(look_at(k)));
+            sum += look_at(k) * a[k];
+        }
+        EXPECT_GT(largest, 1e-3) << "proves nothing";
+        expect_close(batched->map, sum);
     }
 }
 

@@ -141,7 +141,17 @@ Result<at::Tensor> ablation_map(const Work& w, Attribution& out) {
             context.input.pixels, options));
         before = begun->output;
     }
-    const std::int64_t step = before.defined() ? 1 : context.batch_size();
+    // What is in front of the layer runs on one picture and what is behind it on as many as there are channels without
+    // which it is asked: in a row of blocks and in convolutional networks batches broadcast from there on.
+    const bool shared = before.defined() || (model.is_native() && model.info().layers == 0);
+    const auto bytes = static_cast<std::int64_t>(w.layer.raw.nbytes());
+    // Behind a layer near the end little is left to run, so that more fit; some 64 MB of the layer's own activation.
+    const std::int64_t most =
+        shared && context.batch <= 1
+            ? std::clamp<std::int64_t>((std::int64_t{64} << 20) / std::max<std::int64_t>(bytes, 1), 1,
+                                       before.defined() ? 16 : 128)
+            : context.batch_size();
+    const std::int64_t step = std::min(most, channels);
     at::Tensor without = at::empty({channels}, at::kDouble);
     for (std::int64_t from = 0; from < channels; from += step) {
         if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
@@ -150,7 +160,7 @@ Result<at::Tensor> ablation_map(const Work& w, Attribution& out) {
         edit.kind = Edit::Kind::ReplacePoint;
         edit.where = w.layer.name;
         edit.replace = [&](const at::Tensor& x) {
-            at::Tensor changed = x.clone();
+            at::Tensor changed = shared ? x.repeat_interleave(count, 0) : x.clone();
             for (std::int64_t i = 0; i < count; ++i)
                 changed[i].select(w.layer.channel_axis - 1, from + i).fill_(value(from + i));
             return changed;
@@ -160,16 +170,16 @@ Result<at::Tensor> ablation_map(const Work& w, Attribution& out) {
         options.stop = context.stop;
         options.edits = {edit};
         if (!w.objective->point.empty()) options.points = {w.objective->point};
-        const auto run =
-            before.defined()
-                ? VITRINE_TRY(run_captured(
-                      [&](const at::Tensor& start) {
-                          at::Tensor x = start;
-                          for (std::int64_t i = block; i < chain->blocks; ++i) x = chain->block(i, x);
-                          return chain->end(x);
-                      },
-                      before, options))
-                : VITRINE_TRY(run_captured(model, context.input.pixels.expand({count, -1, -1, -1}), options));
+        const auto run = before.defined()
+                             ? VITRINE_TRY(run_captured(
+                                   [&](const at::Tensor& start) {
+                                       at::Tensor x = start;
+                                       for (std::int64_t i = block; i < chain->blocks; ++i) x = chain->block(i, x);
+                                       return chain->end(x);
+                                   },
+                                   before, options))
+                             : VITRINE_TRY(run_captured(
+                                   model, context.input.pixels.expand({shared ? 1 : count, -1, -1, -1}), options));
         const at::NoGradGuard no_grad;
         const at::Tensor& answer = w.objective->point.empty() ? run->output : run->points.at(w.objective->point);
         without.narrow(0, from, count).copy_(w.objective->of(answer));
@@ -179,6 +189,9 @@ Result<at::Tensor> ablation_map(const Work& w, Attribution& out) {
         out.implementation = fmt::format("{} runs of the last block", channels);
     else if (before.defined())
         out.implementation = fmt::format("{} runs of the last {} blocks", channels, chain->blocks - block);
+    else if (shared)
+        out.implementation =
+            fmt::format("{} runs of what is behind {}, in {}", channels, w.layer.name, (channels + step - 1) / step);
     else
         out.implementation = fmt::format("{} runs with a channel left out", channels);
     return weighted((whole - without) / whole, w.layer.a);
