@@ -14,6 +14,7 @@
 #include <QMessageBox>
 #include <QMimeData>
 #include <QPointer>
+#include <QScreen>
 #include <QScrollArea>
 #include <QSettings>
 #include <QStackedWidget>
@@ -88,7 +89,7 @@ MainWindow::MainWindow(QWidget* parent)
     setTabPosition(Qt::RightDockWidgetArea, QTabWidget::North);
     setTabPosition(Qt::LeftDockWidgetArea, QTabWidget::North);
     setTabPosition(Qt::BottomDockWidgetArea, QTabWidget::North);
-    resize(1280, 800);
+    resize(QSize(1280, 800).boundedTo(screen()->availableSize()));
     Theme::apply(*qApp, Theme::choiceNamed(settings_->value(QStringLiteral("theme")).toString()));
     view_settings_.opacity = settings_->value(QStringLiteral("view/opacity"), 0.75).toFloat();
     view_settings_.grid = settings_->value(QStringLiteral("view/grid"), false).toBool();

@@ -19,6 +19,7 @@
 #include <QMimeData>
 #include <QPainter>
 #include <QPushButton>
+#include <QScreen>
 #include <QSlider>
 #include <QStandardPaths>
 #include <QTabBar>
@@ -1004,6 +1005,14 @@ TEST_F(WindowTest, LongNamesAreCutAndTheWindowStaysSmall) {
         if (!label->isVisible()) continue;
         EXPECT_GE(label->width(), label->minimumSizeHint().width()) << label->text().toStdString();
     }
+}
+
+/// Run a second time on a display of 1024 x 640, see CMakeLists.txt.
+TEST_F(WindowTest, TheFirstWindowIsNoLargerThanTheScreen) {
+    const auto room = window_->screen()->availableSize();
+    EXPECT_LE(window_->width(), room.width());
+    EXPECT_LE(window_->height(), room.height());
+    EXPECT_EQ(window_->size(), QSize(1280, 800).boundedTo(room)) << "no smaller than it has to be";
 }
 
 TEST_F(WindowTest, TheInvitationStaysInsideItsFrameInASmallWindow) {
