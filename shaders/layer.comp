@@ -3,7 +3,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "target.glsl"
 
-layout(constant_id = 3) const int kTaps = 1;             // along each axis: 1 nearest, 2 bilinear, 4 bicubic
+layout(constant_id = 3) const int kTaps = 1;             // along each axis: 1 nearest, 2 bilinear, 4 bicubic; 0: colours, nearest
 layout(constant_id = 4) const bool kLogarithmic = false;
 layout(constant_id = 5) const bool kGamma = false;       // other than 1
 
@@ -26,11 +26,30 @@ float cell_value(ivec2 cell) {
     return values[p.first + uint(inside.y * p.cols + inside.x)];
 }
 
+vec3 unseen_at(ivec2 pixel, vec3 below) {
+    return not_seen(below, vec2(pixel) + 0.5, unpack_colour(p.room), unpack_colour(p.hatch), p.hatch_period, p.hatch_phase);
+}
+
+// A map that is a picture: a plane of values each for red, green and blue.
+void lay_colours(ivec2 pixel, vec2 cell) {
+    ivec2 inside = clamp(ivec2(floor(cell)), ivec2(0), ivec2(p.cols, p.rows) - 1);
+    uint at = p.first + uint(inside.y * p.cols + inside.x);
+    uint plane = uint(p.rows * p.cols);
+    vec3 colour = vec3(values[at], values[at + plane], values[at + 2u * plane]);
+    bool unseen = is_nan(colour.r) || is_nan(colour.g) || is_nan(colour.b);
+    vec3 below = load_target(pixel);
+    store_target(pixel, unseen ? unseen_at(pixel, below) : mix(below, clamp(colour, 0.0, 1.0), p.opacity));
+}
+
 void main() {
     ivec2 at = ivec2(gl_GlobalInvocationID.xy);
     if (at.x >= p.rect_w || at.y >= p.rect_h) return;
     ivec2 pixel = at + ivec2(p.rect_x, p.rect_y);
     vec2 cell = vec2(p.u0, p.v0) + vec2(at) * vec2(p.du, p.dv);
+    if (kTaps == 0) {
+        lay_colours(pixel, cell);
+        return;
+    }
 
     float value = cell_value(ivec2(floor(cell)));
     bool unseen = is_nan(value);
@@ -62,6 +81,5 @@ void main() {
 
     uint texel = texels[p.first_texel + uint(min(position * 256.0, 255.0))];
     vec3 below = load_target(pixel);
-    vec3 centre_unseen = not_seen(below, vec2(pixel) + 0.5, unpack_colour(p.room), unpack_colour(p.hatch), p.hatch_period, p.hatch_phase);
-    store_target(pixel, unseen ? centre_unseen : mix(below, unpack_colour(texel), alpha));
+    store_target(pixel, unseen ? unseen_at(pixel, below) : mix(below, unpack_colour(texel), alpha));
 }

@@ -195,12 +195,18 @@ bool holds_model(const std::filesystem::path& folder) {
 
 }  // namespace
 
+std::array<float, 3> Plane::colour_at(std::int64_t row, std::int64_t col) const {
+    const auto at = static_cast<std::size_t>(row * cols + col), plane = static_cast<std::size_t>(rows * cols);
+    return {(*colours)[at], (*colours)[at + plane], (*colours)[at + 2 * plane]};
+}
+
 MapView Plane::view() const {
+    const auto& drawn = colours ? colours : values;
     MapView view;
-    view.data = values->data();
-    view.shape[0] = 1, view.shape[1] = rows, view.shape[2] = cols;
+    view.data = drawn->data();
+    view.shape[0] = colours ? 3 : 1, view.shape[1] = rows, view.shape[2] = cols;
     view.stride[0] = rows * cols, view.stride[1] = cols, view.stride[2] = 1;
-    view.keep_alive = values;
+    view.keep_alive = drawn;
     return view;
 }
 
@@ -267,6 +273,12 @@ Result<Explanation> facts_of(const Made& made, const Flow* flow) {
         return fail(ErrorCode::Internal, "{} gave no map", out.title);
     out.plane =
         make_plane(found.map.size(0), found.map.size(1), floats_of(found.map), found.is_signed, !found.on_tokens);
+    if (found.colours.defined()) {
+        if (found.colours.sizes() != at::IntArrayRef({3, out.plane.rows, out.plane.cols}))
+            return fail(ErrorCode::Internal, "{} gave colours of another shape than its map", out.title);
+        out.plane.colours = std::make_shared<const std::vector<float>>(floats_of(found.colours));
+        out.plane.colours_mean = "first three components";
+    }
     return out;
 }
 

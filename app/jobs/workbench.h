@@ -4,6 +4,7 @@
 // shared.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -37,10 +38,15 @@ struct Plane {
     float shown_low = 0,
           shown_high = 1;  ///< the default range: min to max, 99.5th percentile for pixels, symmetric when signed
     bool is_signed = false;
+    /// Where the map is itself a picture: [3, rows, cols], 0 to 1, drawn in place of the values; else null.
+    std::shared_ptr<const std::vector<float>> colours;
+    std::string colours_mean;  ///< "first three components"
 
     bool empty() const { return !values || values->empty(); }
     float at(std::int64_t row, std::int64_t col) const { return (*values)[static_cast<std::size_t>(row * cols + col)]; }
-    MapView view() const;
+    /// Red, green and blue of a cell.
+    std::array<float, 3> colour_at(std::int64_t row, std::int64_t col) const;
+    MapView view() const;  ///< of the colours where there are some, else of the values
 };
 Plane make_plane(std::int64_t rows, std::int64_t cols, std::vector<float> values, bool is_signed, bool per_pixel);
 

@@ -387,11 +387,27 @@ void ExplainPanel::refreshEvidence() {
         for (const auto& finding : findings) findings_->addWidget(new FindingRow(finding));
         for (const auto& note : notes) findings_->addWidget(quiet(breakable(note)));
     }
-    range_->setPlane(session_.shown(), settings_);
-    opacity_value_->setText(QStringLiteral("%1 %").arg(opacity_->value()));
     const auto* shown = session_.shown();
-    colours_->setEnabled(!shown || !shown->is_signed);
-    colours_->setToolTip(shown && shown->is_signed ? tr("Signed maps are drawn blue to red around zero") : QString());
+    // A map that is itself a picture has neither a range nor a choice of colours; only how much of it is laid over.
+    const bool colours = shown && shown->colours;
+    range_->setPlane(shown, settings_);
+    opacity_value_->setText(QStringLiteral("%1 %").arg(opacity_->value()));
+    const auto why = colours ? tr("This map has colours of its own: %1").arg(text(shown->colours_mean)) : QString();
+    for (QWidget* control : {static_cast<QWidget*>(solid_), static_cast<QWidget*>(logarithmic_)}) {
+        control->setEnabled(!colours);
+        control->setToolTip(why);
+    }
+    if (!colours) solid_->setToolTip(tr("Off: opacity follows the value, so that the photo stays visible"));
+    for (auto* choice : upsampling_) {
+        choice->setEnabled(!colours);
+        choice->setToolTip(colours                    ? tr("Cells with colours of their own are drawn as they are")
+                           : choice == upsampling_[0] ? tr("True patches")
+                                                      : QString());
+    }
+    colours_->setEnabled(!colours && (!shown || !shown->is_signed));
+    colours_->setToolTip(colours                     ? why
+                         : shown && shown->is_signed ? tr("Signed maps are drawn blue to red around zero")
+                                                     : QString());
 }
 
 // ---- model ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ namespace {
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
-constexpr int kBadge = 16, kValue = 64;
+constexpr int kBadge = 16, kValue = 64, kColour = 112;  // a colour is three numbers
 
 }  // namespace
 
@@ -114,7 +114,7 @@ QString GridCell::stateWords() const {
 
 QString GridCell::reading() const {
     const auto found = reading_at(grid_.session_, plane(), grid_.point());
-    return found.has_value ? value(found.value) : QString();
+    return found.words();
 }
 
 std::vector<Finding> GridCell::badges() const {
@@ -127,7 +127,8 @@ std::vector<Finding> GridCell::badges() const {
 }
 
 QRect GridCell::badgeAt(int index) const {
-    return {kValue + index * (kBadge + 4), height() - kFooter + (kFooter - kBadge) / 2, kBadge, kBadge};
+    return {(plane() && plane()->colours ? kColour : kValue) + index * (kBadge + 4),
+            height() - kFooter + (kFooter - kBadge) / 2, kBadge, kBadge};
 }
 
 // ---- drawing --------------------------------------------------------------------------------------------------------
@@ -249,7 +250,7 @@ void GridCell::paintFooter(QPainter& painter, const Cell& c) const {
     painter.drawText(row, Qt::AlignVCenter, reading());
     const auto found = badges();
     int right = row.right();
-    if (const auto* map = plane(); map && c.stage != Stage::Failed) {
+    if (const auto* map = plane(); map && !map->colours && c.stage != Stage::Failed) {
         const auto settings = grid_.settingsOf(index_);
         const auto scale = scale_of(*map, settings);
         const auto high = value(scale.high), low = value(scale.low);

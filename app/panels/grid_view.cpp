@@ -213,10 +213,11 @@ ViewSettings GridView::settingsOf(int index) const {
     const auto& cells = comparison_.cells();
     if (!one_scale_ || index < 0 || index >= static_cast<int>(cells.size())) return out;
     const auto& own = cells[static_cast<std::size_t>(index)];
-    if (!own.found) return out;
+    if (!own.found || own.found->plane.colours) return out;
     float low = own.found->plane.shown_low, high = own.found->plane.shown_high;
     for (const auto& other : cells) {
-        if (!other.found || other.found->plane.is_signed != own.found->plane.is_signed) continue;
+        if (!other.found || other.found->plane.colours || other.found->plane.is_signed != own.found->plane.is_signed)
+            continue;
         if (comparison_.beside() && other.wanted.method != own.wanted.method) continue;
         low = std::min(low, other.found->plane.shown_low);
         high = std::max(high, other.found->plane.shown_high);

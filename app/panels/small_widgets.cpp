@@ -149,12 +149,15 @@ constexpr double kBarTop = 28, kBarHeight = 12;
 RangeBar::RangeBar(QWidget* parent) : QWidget(parent) {
     setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Fixed);
     setAccessibleName(tr("Range of the colours"));
-    setToolTip(tr("Drag the ends to change the range. Double click to take the default back."));
     setCursor(Qt::SizeHorCursor);
 }
 
 void RangeBar::setPlane(const Plane* plane, const ViewSettings& settings) {
     settings_ = settings;
+    const bool colours = plane && plane->colours;
+    if (colours) plane = nullptr;  // a picture has no range
+    setToolTip(colours ? tr("This map has colours of its own")
+                       : tr("Drag the ends to change the range. Double click to take the default back."));
     if (plane && (!plane_ || plane->values != plane_->values)) {
         histogram_.assign(48, 0);
         const float low = plane->is_signed ? -std::max(std::abs(plane->low), std::abs(plane->high)) : plane->low;

@@ -668,7 +668,7 @@ viz::Hud MainWindow::composeHud() const {
         hud.timing = (text(row->implementation) + QLatin1Char(' ') + duration(row->milliseconds)).toStdString();
     }
     const auto reading = readingAt(cursor_);
-    if (reading.has_value) hud.value = value(reading.value).toStdString();
+    hud.value = reading.words().toStdString();
     if (reading.inside)
         hud.where =
             (reading.pixel ? tr("pixel %1, %2") : tr("patch %1, %2")).arg(reading.row).arg(reading.col).toStdString();
@@ -676,7 +676,9 @@ viz::Hud MainWindow::composeHud() const {
         hud.where = session_->asked().is_patch()
                         ? tr("of patch %1, %2").arg(session_->asked().row).arg(session_->asked().col).toStdString()
                         : look->readout;
-    if (plane) {
+    if (plane && plane->colours) {
+        hud.what = tr("colours: %1").arg(text(plane->colours_mean)).toStdString();
+    } else if (plane) {
         hud.upsampling = std::string(viz::name_of(view_settings_.upsampling));
         hud.unit = explanation ? hud.what : "attention";
         hud.show_colour_bar = true;
@@ -694,7 +696,7 @@ void MainWindow::refreshStatus() {
     const auto reading = readingAt(comparison_->isOpen() ? grid_->point() : cursor_);
     if (reading.inside) {
         auto words = (reading.pixel ? tr("pixel %1,%2") : tr("patch %1,%2")).arg(reading.row).arg(reading.col);
-        if (reading.has_value) words += QStringLiteral("  ") + value(reading.value);
+        if (reading.has_value) words += QStringLiteral("  ") + reading.words();
         status_value_->setText(words);
     } else if (cursor_ && session_->look()) {
         status_value_->setText(tr("not seen by the model"));
@@ -808,8 +810,11 @@ Status MainWindow::exportPicture(const QString& file) {
 Status MainWindow::exportMap(const QString& file) {
     const auto* plane = session_->shown();
     if (!plane) return fail(ErrorCode::NotFound, "there is no map to export: it needs a model and a picture");
-    const std::int64_t shape[] = {plane->rows, plane->cols};
-    return write_npy(file.toStdString(), plane->values->data(), shape);
+    const std::int64_t shape[] = {plane->rows, plane->cols}, of_colours[] = {3, plane->rows, plane->cols};
+    std::filesystem::path path = file.toStdString();
+    VITRINE_CHECK(write_npy(path, plane->values->data(), shape));
+    if (!plane->colours) return {};
+    return write_npy(path.replace_extension(".colours.npy"), plane->colours->data(), of_colours);
 }
 
 QString MainWindow::suggestedName(const QString& ending) const {

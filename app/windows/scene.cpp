@@ -1,11 +1,22 @@
 // Composition and reading of a map on the picture.
 #include "scene.h"
 
+#include <algorithm>
+#include <cmath>
 #include <tuple>
 
+#include "panels/format.h"
 #include "windows/theme.h"
 
 namespace vitrine::app {
+
+QString Reading::words() const {
+    if (!has_value) return {};
+    if (!colour) return app::value(value);
+    QStringList out;
+    for (const float c : *colour) out << QString::number(c, 'f', 2);
+    return out.join(QLatin1Char(' '));
+}
 
 Reading reading_at(const Session& session, const Plane* plane, const std::optional<Point>& photo) {
     Reading reading;
@@ -33,6 +44,7 @@ Reading reading_at(const Session& session, const Plane* plane, const std::option
         std::tie(reading.row, reading.col) = cell(plane->rows, plane->cols);
         reading.value = plane->at(reading.row, reading.col);
         reading.has_value = true;
+        if (plane->colours) reading.colour = plane->colour_at(reading.row, reading.col);
         reading.pixel = plane->rows == g.input_height && plane->cols == g.input_width;
     }
     return reading;
@@ -72,9 +84,15 @@ QImage paint_map(const Plane& plane, const ViewSettings& settings) {
     QImage image(static_cast<int>(plane.cols), static_cast<int>(plane.rows), QImage::Format_RGB32);
     const auto scale = scale_of(plane, settings);
     const auto colours = colours_of(plane, settings);
+    const auto byte = [](float v) { return static_cast<int>(std::lround(255 * (v > 0 ? std::min(v, 1.0F) : 0))); };
     for (int r = 0; r < image.height(); ++r) {
         auto* line = reinterpret_cast<QRgb*>(image.scanLine(r));
         for (int c = 0; c < image.width(); ++c) {
+            if (plane.colours) {
+                const auto [red, green, blue] = plane.colour_at(r, c);
+                line[c] = qRgb(byte(red), byte(green), byte(blue));
+                continue;
+            }
             const auto colour = viz::colour_at(colours, viz::position_of(plane.at(r, c), scale));
             line[c] = qRgb(colour.r, colour.g, colour.b);
         }

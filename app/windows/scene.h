@@ -4,6 +4,7 @@
 
 #include <QImage>
 
+#include <array>
 #include <optional>
 
 #include <vitrine/viz/scene.h>
@@ -21,6 +22,9 @@ struct Reading {
     double value = 0;
     bool has_value = false;
     bool pixel = false;  ///< row and col count the model's pixels
+    std::optional<std::array<float, 3>> colour;  ///< of a map that is itself a picture, in place of the value
+
+    QString words() const;  ///< "0.0413", or "0.31 0.72 0.10" of a colour; empty where there is no value
 };
 Reading reading_at(const Session& session, const Plane* plane, const std::optional<Point>& photo);
 

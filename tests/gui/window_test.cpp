@@ -10,6 +10,7 @@
 #include <QDropEvent>
 #include <QElapsedTimer>
 #include <QFile>
+#include <QFileInfo>
 #include <QHelpEvent>
 #include <QImage>
 #include <QLabel>
@@ -1193,6 +1194,70 @@ TEST_F(GridTest, MethodsStandSideBySideUnderOneCursorAndOneZoom) {
     EXPECT_FALSE(window_->comparison().isOpen());
     EXPECT_EQ(session().method(), "saliency");
     ASSERT_TRUE(wait_until([&] { return settled() && session().explanation()->method == "saliency"; }));
+}
+
+TEST_F(GridTest, AMapThatIsAPictureIsDrawnInItsColoursInTheViewportTheGridAndExports) {
+    open_all();
+    session().setMethod("token_pca");
+    ASSERT_TRUE(wait_until([&] { return settled() && session().explanation()->method == "token_pca"; }));
+    const Plane plane = session().explanation()->plane;
+    ASSERT_TRUE(plane.colours);
+    ASSERT_EQ(plane.colours->size(), 3 * plane.values->size());
+    // Opaque, so that pixels are the colours themselves.
+    auto* panel = window_->findChild<ExplainPanel*>();
+    panel->findChild<QSlider*>()->setValue(100);
+    EXPECT_FALSE(panel->findChild<QComboBox*>("colourMaps")->isEnabled());
+    EXPECT_TRUE(panel->findChild<QComboBox*>("colourMaps")->toolTip().contains("first three components"));
+    EXPECT_FALSE(panel->findChild<RangeBar*>()->isEnabled());
+    const auto& look = *session().look();
+    const auto expect_colours = [&](const QImage& image, auto pixel_of) {
+        for (std::int64_t row = 0; row < plane.rows; ++row)
+            for (std::int64_t col = 0; col < plane.cols; ++col) {
+                const auto box = look.geometry.cell(row, col, plane.rows, plane.cols);
+                const QPoint at = pixel_of(Point{(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2});
+                const QColor found = image.pixelColor(at);
+                const auto wanted = plane.colour_at(row, col);
+                EXPECT_NEAR(found.red(), 255 * wanted[0], 1) << row << ' ' << col;
+                EXPECT_NEAR(found.green(), 255 * wanted[1], 1) << row << ' ' << col;
+                EXPECT_NEAR(found.blue(), 255 * wanted[2], 1) << row << ' ' << col;
+            }
+    };
+    expect_frame_equals_composite();
+    const auto frame = viewport()->lastFrame();
+    ASSERT_TRUE(frame);
+    const double ratio = viewport()->devicePixelRatio();
+    expect_colours(QImage(frame->pixels.data(), static_cast<int>(frame->width), static_cast<int>(frame->height),
+                          static_cast<qsizetype>(frame->width * 3), QImage::Format_RGB888),
+                   [&](Point photo) { return (viewport()->toWindow(photo) * ratio).toPoint(); });
+    const auto png = folder_->filePath("colours.png"), npy = folder_->filePath("colours.npy");
+    ASSERT_TRUE(window_->exportPicture(png));
+    expect_colours(QImage(png), [](Point photo) { return QPoint(int(photo.x), int(photo.y)); });
+    ASSERT_TRUE(window_->exportMap(npy));
+    EXPECT_GE(QFileInfo(folder_->filePath("colours.colours.npy")).size(),
+              static_cast<qint64>(plane.colours->size() * sizeof(float)));
+    // The cursor reads the colour.
+    session().setLive(false);
+    hover(1, 2);
+    const auto read = reading_at(session(), &plane, look.geometry.to_photo({0.5, 0.5}));
+    ASSERT_TRUE(read.colour);
+    EXPECT_EQ(read.words().split(' ').size(), 3);
+    EXPECT_EQ(window_->findChild<QLabel*>("statusValue")->text().simplified().split(' ').size(), 5)
+        << window_->findChild<QLabel*>("statusValue")->text().toStdString();
+
+    window_->comparison().setMethods({"token_pca", "rollout"});
+    QTest::keyClick(window_.get(), Qt::Key_M);
+    ASSERT_TRUE(wait_until([&] { return grid_settled(); })) << states();
+    const auto drawn = painted(cell(0));
+    const auto view = viz::ViewTransform::fit(session().picture()->photo.width, session().picture()->photo.height,
+                                              drawn.width(), drawn.height(), 0);
+    expect_colours(drawn, [&](Point photo) {
+        const auto at = view.to_screen(photo, drawn.width(), drawn.height());
+        return QPoint(int(at.x), int(at.y));
+    });
+    // One scale for all: colours have none, and take no part in that of the others.
+    grid()->setOneScale(true);
+    EXPECT_FALSE(grid()->settingsOf(0).range);
+    EXPECT_EQ(grid()->settingsOf(1).range->second, cells()[1].found->plane.shown_high);
 }
 
 TEST_F(GridTest, OneScaleGivesEqualValuesEqualColours) {

@@ -129,6 +129,36 @@ TEST_F(CompositorTest, ZoomedOutPixelsAreTheMeanOfWhatTheyCover) {
     }
 }
 
+TEST_F(CompositorTest, AMapThatIsAPictureIsDrawnInItsOwnColoursByTheOpacityAlone) {
+    Scene scene = filled(plain(40, 40, {10, 20, 30}));
+    // Cells: red, a mix, beyond the range, none.
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<float> values = {1, 0.2f, 7, nan, 0, 0.6f, -3, 0, 0, 1, 0.5f, 0};
+    auto layer = layer_over(scene, map_of(values, 2, 2));
+    layer.map.shape[0] = 3;
+    layer.opacity = 0.5f;
+    // None of these has a say.
+    layer.solid = false;
+    layer.upsampling = Upsampling::Bicubic;
+    layer.scale = {.low = 5, .high = 9, .logarithmic = true};
+    // A layer behind it finds its own values.
+    auto second = layer_over(scene, map_of({0, 0.25f, 0.6f, 1}, 2, 2));
+    second.area = {30, 30, 40, 40};
+    second.solid = true;
+    second.opacity = 1;
+    scene.layers = {layer, second};
+    const Image image = render(scene, 40, 40);
+    const Rgb below{10, 20, 30};
+    for (const auto& [x, y] : {std::pair{0, 0}, {19, 19}})
+        expect_near(rgb_at(image, x, y), mixed(below, {255, 0, 0}, 0.5));
+    for (const auto& [x, y] : {std::pair{20, 0}, {39, 19}})
+        expect_near(rgb_at(image, x, y), mixed(below, {51, 153, 255}, 0.5));
+    expect_near(rgb_at(image, 0, 39), mixed(below, {255, 0, 128}, 0.5));
+    expect_near(rgb_at(image, 31, 31), colour_at(ColourMap::Viridis, 0));
+    expect_near(rgb_at(image, 38, 38), colour_at(ColourMap::Viridis, 1));
+    EXPECT_FALSE(near(rgb_at(image, 25, 25), mixed(below, {0, 0, 0}, 0.5), 0)) << "a cell without colour is hatched";
+}
+
 TEST_F(CompositorTest, NearestCellsHaveExactlyTheirColours) {
     Scene scene = filled(plain(40, 40, {10, 20, 30}));
     const std::vector<float> values = {0, 0.25f, 0.6f, 1};
@@ -448,7 +478,7 @@ TEST_F(CompositorTest, SizesAndMapsThatCannotBeDrawnAreRefusedInASentence) {
         const auto image = compositor->render(bad, 8, 8);
         return !image && image.error().code == ErrorCode::BadInput;
     };
-    EXPECT_TRUE(refused([](Scene& s) { s.layers[0].map.shape[0] = 3; }));
+    EXPECT_TRUE(refused([](Scene& s) { s.layers[0].map.shape[0] = 2; }));
     EXPECT_TRUE(refused([](Scene& s) { s.layers[0].map.shape[1] = 0; }));
     EXPECT_TRUE(refused([](Scene& s) { s.layers[0].map.shape[1] = s.layers[0].map.shape[2] = std::int64_t{1} << 40; }));
     EXPECT_TRUE(refused([](Scene& s) { s.layers[0].map.data = nullptr; }));

@@ -68,6 +68,22 @@ const Golden kGoldens[] = {
          scene.layers[0].scale = {.low = -1, .high = 1, .gamma = 0.7f, .symmetric = true};
          return scene;
      }},
+    {"colours",
+     [] {
+         Scene scene = base();
+         // Red to the right, green downwards, blue in the corner of both; one cell has no colour.
+         std::vector<float> values;
+         for (int k = 0; k < 3; ++k)
+             for (int i = 0; i < 64; ++i) {
+                 const float x = static_cast<float>(i % 8) / 7, y = static_cast<float>(i / 8) / 7;
+                 values.push_back(k == 0 ? x : k == 1 ? y : (1 - x) * (1 - y));
+             }
+         values[27] = std::numeric_limits<float>::quiet_NaN();
+         scene.layers[0].map = map_of(values, 8, 8);
+         scene.layers[0].map.shape[0] = 3;
+         scene.hovered = Cell{2, 4};
+         return scene;
+     }},
     {"zoomed_in",
      [] {
          Scene scene = base();

@@ -272,9 +272,9 @@ Status Painter::pack_maps(const Scene& scene) {
     const std::uint64_t limit = device_.properties.limits.maxStorageBufferRange / sizeof(float);
     for (const MapLayer& layer : scene.layers) {
         const auto& shape = layer.map.shape;
-        if (shape[0] != 1 || shape[1] < 1 || shape[2] < 1) {
-            return fail(ErrorCode::BadInput, "a map to draw has shape {} x {} x {}, wanted 1 x rows x cols", shape[0],
-                        shape[1], shape[2]);
+        if ((shape[0] != 1 && shape[0] != 3) || shape[1] < 1 || shape[2] < 1) {
+            return fail(ErrorCode::BadInput, "a map to draw has shape {} x {} x {}, wanted 1 or 3 x rows x cols",
+                        shape[0], shape[1], shape[2]);
         }
         if (layer.map.data == nullptr)
             return fail(ErrorCode::BadInput, "a map to draw lies outside host memory; copy it to the host first");
@@ -282,15 +282,15 @@ Status Painter::pack_maps(const Scene& scene) {
             return fail(ErrorCode::BadInput, "a map to draw has an area of {} x {} photo pixels, wanted more than none",
                         layer.area.width(), layer.area.height());
         }
-        if (static_cast<std::uint64_t>(shape[1]) > limit ||
-            static_cast<std::uint64_t>(shape[2]) >
-                limit / static_cast<std::uint64_t>(shape[1]) - count / static_cast<std::uint64_t>(shape[1])) {
+        const auto planes = static_cast<std::uint64_t>(shape[0]), rows = static_cast<std::uint64_t>(shape[1]);
+        const std::uint64_t room = (limit - count) / planes;
+        if (rows > room || static_cast<std::uint64_t>(shape[2]) > room / rows) {
             return fail(ErrorCode::BadInput,
                         "maps of {} x {} values are more than the {} the graphics device takes at once", shape[1],
                         shape[2], limit);
         }
         first_values_.push_back(static_cast<std::uint32_t>(count));
-        count += static_cast<std::uint64_t>(shape[1] * shape[2]);
+        count += static_cast<std::uint64_t>(shape[0] * shape[1] * shape[2]);
     }
     const VkDeviceSize bytes = std::max<std::uint64_t>(count, 4) * sizeof(float);
     if (values_.size < bytes) {
@@ -303,8 +303,9 @@ Status Painter::pack_maps(const Scene& scene) {
     }
     auto* to = static_cast<float*>(values_.mapped);
     for (const MapLayer& layer : scene.layers) {
-        for (std::int64_t row = 0; row < layer.map.shape[1]; ++row) {
-            const float* from = layer.map.data + row * layer.map.stride[1];
+        for (std::int64_t line = 0; line < layer.map.shape[0] * layer.map.shape[1]; ++line) {
+            const std::int64_t plane = line / layer.map.shape[1], row = line % layer.map.shape[1];
+            const float* from = layer.map.data + plane * layer.map.stride[0] + row * layer.map.stride[1];
             // Infinities would turn to NaN between cells; anything this large is at the end of the scale anyway.
             for (std::int64_t col = 0; col < layer.map.shape[2]; ++col, from += layer.map.stride[2]) {
                 *to++ = std::isinf(*from) ? std::copysign(1e30f, *from) : *from;
@@ -442,6 +443,10 @@ Status Painter::plan_overlays(const Scene& scene, const Placement& at) {
         block.hatch_period = hatch_period;
         block.hatch_phase = hatch_phase;
         block.gamma = layer.scale.gamma;
+        if (layer.map.shape[0] == 3) {
+            VITRINE_CHECK(add(overlay_list_, {Stage::Layer, 0, false, false}, rect, block));
+            continue;
+        }
         const Normalisation n = normalisation(layer.scale);
         block.scale = n.scale;
         block.bias = n.bias;

@@ -46,7 +46,9 @@ double value_at(double position, const ValueScale& scale);
 
 /// One map over a part of the photograph.
 struct MapLayer {
-    MapView map;  ///< one head: shape {1, rows, cols}
+    /// One head: shape {1, rows, cols}. A map that is itself a picture: {3, rows, cols}, red, green and blue from 0 to
+    /// 1; then scale, colours, upsampling and `solid` say nothing: cells are drawn as they are, all by the opacity.
+    MapView map;
     Box area;     ///< where the map lies, in photo pixels (what the model saw)
     ValueScale scale;
     ColourMap colours = ColourMap::Viridis;
