@@ -36,11 +36,27 @@ JobThread::Deliver through(QObject* receiver) {
 }  // namespace
 
 Session::Session(QObject* parent)
-    : QObject(parent), jobs_([] { return std::make_unique<Workbench>(); }, through(this)) {
-    jobs_.on_change([this] { Q_EMIT jobsChanged(); });
+    : QObject(parent),
+      readers_([] { return std::make_unique<Reader>(); }, through(this)),
+      jobs_([] { return std::make_unique<Workbench>(); }, through(this)) {
+    const auto changed = [this] { Q_EMIT jobsChanged(); };
+    jobs_.on_change(changed);
+    readers_.on_change(changed);
 }
 
-Session::~Session() { jobs_.finish(); }
+JobStatus Session::jobs() const {
+    auto status = jobs_.status();
+    auto reading = readers_.status();
+    reading.waiting += status.waiting;
+    if (status.running.empty()) return reading;
+    status.waiting = reading.waiting;
+    return status;
+}
+
+Session::~Session() {
+    jobs_.finish();
+    readers_.finish();
+}
 
 /// Makes way for something to be opened.
 void Session::dropWork() {
@@ -71,10 +87,12 @@ void Session::openPaths(const QStringList& paths, bool at_start) {
     std::vector<std::filesystem::path> files;
     for (const auto& path : paths) files.emplace_back(QFileInfo(path).absoluteFilePath().toStdString());
     if (files.empty() && !at_start) return;
-    post(
+    // Beside the engine: what is opened ends the work that runs there, and must not wait for it.
+    readers_.post(
         {.tag = {}, .title = "Looking at the files"},
-        [files](Workbench& bench, JobControl&) -> Result<Sorted> { return bench.sort(files); },
-        [this, at_start](Result<Sorted> sorted) {
+        [files](Reader&, JobControl&) -> Result<Sorted> { return Workbench::sort(files); },
+        [self = QPointer<Session>(this), this, at_start](Result<Sorted> sorted) {
+            if (!self) return;
             if (!sorted) return tell(sorted.error(), QStringLiteral("opening files"));
             if (!sorted->refused.empty()) {
                 Notice notice{Notice::Kind::Failure, text(sorted->refused.front()), {}};
@@ -365,10 +383,10 @@ void Session::explainNow(bool fresh) {
 
 void Session::rowNow() {
     if (!look_ || look_->heads.empty()) return;
-    post(
+    postRead(
         {.tag = "row", .title = {}, .urgency = Urgency::Now},
-        [token = asked(), layer = layer_, head = head_](Workbench& bench, JobControl&) {
-            return bench.row(token, layer, head);
+        [token = asked(), layer = layer_, head = head_](const Capture& run, const std::stop_token&) {
+            return Reader::row(run, token, layer, head);
         },
         [this](Result<Row> row) {
             if (!row) {
@@ -383,9 +401,11 @@ void Session::rowNow() {
 
 void Session::stripNow() {
     if (!look_ || look_->heads.empty() || !look_->no_grid.empty()) return;
-    post(
+    postRead(
         {.tag = "strip", .title = {}, .urgency = Urgency::Normal},
-        [token = asked()](Workbench& bench, JobControl& job) { return bench.strip(token, job.stop()); },
+        [token = asked()](const Capture& run, std::stop_token stop) {
+            return Reader::strip(run, token, std::move(stop));
+        },
         [this](Result<Strip> strip) {
             if (!strip) return tell(strip.error(), QStringLiteral("reading all heads"));
             strip_ = std::move(*strip);
@@ -395,10 +415,10 @@ void Session::stripNow() {
 
 void Session::askPiece(std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1, int cells, bool largest) {
     if (!look_ || look_->heads.empty()) return;
-    post(
+    postRead(
         {.tag = "piece", .title = {}, .urgency = Urgency::Normal},
-        [=, layer = layer_, head = head_](Workbench& bench, JobControl&) {
-            return bench.piece(layer, head, q0, q1, k0, k1, cells, largest);
+        [=, layer = layer_, head = head_](const Capture& run, const std::stop_token&) {
+            return Reader::piece(run, layer, head, q0, q1, k0, k1, cells, largest);
         },
         [this](Result<MapPiece> piece) {
             if (!piece) return tell(piece.error(), QStringLiteral("reading a piece of the map"));
@@ -600,6 +620,7 @@ void Session::stopExplaining() {
 
 void Session::cancelAll() {
     jobs_.cancel_all();
+    readers_.cancel_all();
     looking_ = explaining_ = opening_ = false;
     Q_EMIT workDropped(true);
     Q_EMIT lookChanged();

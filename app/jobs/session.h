@@ -119,7 +119,7 @@ class Session : public QObject {
     bool showsExplanation() const;
     /// The map to be seen now; null when there is none. It may still be the one before while a new one is computed.
     const Plane* shown() const;
-    JobStatus jobs() const { return jobs_.status(); }
+    JobStatus jobs() const;  ///< what the engine does; where it rests, what is read beside it
     QString className(std::int64_t index) const;
 
   Q_SIGNALS:
@@ -150,6 +150,25 @@ class Session : public QObject {
                    [self = QPointer<Session>(this), then = std::move(then)](auto answer) mutable {
                        if (self) then(std::move(answer));
                    });
+    }
+    /// Reads the run at hand, beside the engine thread where it allows that; `then` is not called once the run is
+    /// another.
+    ///
+    /// @param read  (const Capture&, std::stop_token) -> Result<T>
+    template <class Read, class Then>
+    void postRead(JobLabel label, Read read, Then then) {
+        auto run = look_->run;
+        auto kept = [self = QPointer<Session>(this), run, then = std::move(then)](auto answer) mutable {
+            if (self && self->look_ && self->look_->run == run) then(std::move(answer));
+        };
+        if (look_->apart)
+            readers_.post(
+                std::move(label), [run, read](Reader&, JobControl& job) { return read(*run, job.stop()); },
+                std::move(kept));
+        else
+            jobs_.post(
+                std::move(label), [run, read](Workbench&, JobControl& job) { return read(*run, job.stop()); },
+                std::move(kept));
     }
     void dropWork();
     void tell(const Error& error, const QString& about);
@@ -183,7 +202,9 @@ class Session : public QObject {
     int layer_ = -1, head_ = -1;
     std::optional<Token> hovered_, pinned_;
     bool live_ = true, prefers_explanation_ = true;
-    JobQueue<Workbench> jobs_;  // last: its thread ends before anything it could report to
+    // Last: their threads end before anything they could report to.
+    JobQueue<Reader> readers_;  // answers the cursor while a long method runs
+    JobQueue<Workbench> jobs_;
 };
 
 }  // namespace vitrine::app

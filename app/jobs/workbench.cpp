@@ -5,6 +5,7 @@
 #include <vitrine/base/readers.h>
 #include <vitrine/base/resize.h>
 #include <vitrine/engine.h>
+#include <vitrine/reads_apart.h>
 #include <vitrine/smoothing.h>
 
 #include <ATen/ops/softmax.h>
@@ -311,7 +312,7 @@ ExplainContext Workbench::context_for(const Wanted& wanted, std::stop_token stop
 Workbench::Workbench() : parts_(std::make_unique<Parts>()) {}
 Workbench::~Workbench() = default;
 
-Sorted Workbench::sort(const std::vector<std::filesystem::path>& paths) const {
+Sorted Workbench::sort(const std::vector<std::filesystem::path>& paths) {
     constexpr std::size_t kMostPictures = 2000;  // a filmstrip, not an archive
     Sorted sorted;
     for (const auto& path : paths) {
@@ -505,15 +506,16 @@ Result<Look> Workbench::look(std::stop_token stop) {
     } else {
         look.no_grid = "this model has no attention layers";
     }
+    look.run = capture;
+    look.apart = reads_apart(*capture);
     at_hand.made.clear();
     at_hand.input = input;
     at_hand.capture = std::move(capture);
     return look;
 }
 
-Result<Row> Workbench::row(Token token, std::int64_t layer, std::int64_t head) const {
-    if (!parts_->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
-    const auto& flow = parts_->capture->flow;
+Result<Row> Reader::row(const Capture& run, Token token, std::int64_t layer, std::int64_t head) {
+    const auto& flow = run.flow;
     const auto* step = flow.block(layer);
     if (!step) return fail(ErrorCode::BadInput, "there is no layer {}: the model has {}", layer, flow.layers());
     const auto& mixing = *step->mixing;
@@ -535,10 +537,9 @@ Result<Row> Workbench::row(Token token, std::int64_t layer, std::int64_t head) c
     return row;
 }
 
-Result<Strip> Workbench::strip(Token token, std::stop_token stop) const {
-    if (!parts_->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
+Result<Strip> Reader::strip(const Capture& run, Token token, std::stop_token stop) {
     const auto start = std::chrono::steady_clock::now();
-    const auto& flow = parts_->capture->flow;
+    const auto& flow = run.flow;
     Strip strip;
     strip.token = token;
     for (std::int64_t layer = 0; layer < flow.layers(); ++layer) {
@@ -560,10 +561,9 @@ std::string MapPiece::name_of(std::int64_t token, const std::vector<std::string>
     return fmt::format("patch {}, {}", (token - prefix) / cols, (token - prefix) % cols);
 }
 
-Result<MapPiece> Workbench::piece(std::int64_t layer, std::int64_t head, std::int64_t q0, std::int64_t q1,
-                                  std::int64_t k0, std::int64_t k1, std::int64_t cells, bool largest) const {
-    if (!parts_->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
-    const auto& flow = parts_->capture->flow;
+Result<MapPiece> Reader::piece(const Capture& run, std::int64_t layer, std::int64_t head, std::int64_t q0,
+                               std::int64_t q1, std::int64_t k0, std::int64_t k1, std::int64_t cells, bool largest) {
+    const auto& flow = run.flow;
     const auto* step = flow.block(layer);
     if (!step) return fail(ErrorCode::BadInput, "there is no layer {}: the model has {}", layer, flow.layers());
     const auto& mixing = *step->mixing;

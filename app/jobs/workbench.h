@@ -22,6 +22,7 @@
 #include <vitrine/base/result.h>
 
 namespace vitrine {
+struct Capture;
 class ExplainContext;
 struct Score;
 }  // namespace vitrine
@@ -138,6 +139,8 @@ struct Look {
     std::int64_t capture_bytes = 0;
     double forward_ms = 0;
     std::vector<std::string> notes;
+    std::shared_ptr<const Capture> run;  ///< for Reader
+    bool apart = false;                  ///< the run may be read while the model works
 };
 
 /// Which token's attention is wanted: a patch, or where the model reads its answer.
@@ -228,6 +231,20 @@ struct Sorted {
     bool needs_consent = false;        ///< the model is a TorchScript program
 };
 
+/// Reads what a run left behind: answers to the cursor. It has nothing of its own, so that it can live on a thread
+/// beside the engine's, where runs that allow it (Look::apart) are read while a long method computes.
+class Reader {
+  public:
+    /// @error BadInput layer or head out of range
+    static Result<Row> row(const Capture& run, Token token, std::int64_t layer, std::int64_t head);
+    static Result<Strip> strip(const Capture& run, Token token, std::stop_token stop);
+    /// The map over these queries and keys in at most `cells` x `cells` blocks; the region is cut to the map.
+    /// @error BadInput layer or head out of range, an empty region
+    static Result<MapPiece> piece(const Capture& run, std::int64_t layer, std::int64_t head, std::int64_t q0,
+                                  std::int64_t q1, std::int64_t k0, std::int64_t k1, std::int64_t cells,
+                                  bool largest = false);
+};
+
 class Workbench {
   public:
     using Report = std::function<void(std::int64_t done, std::int64_t total, const std::string& unit)>;
@@ -239,7 +256,7 @@ class Workbench {
     Workbench& operator=(const Workbench&) = delete;
 
     /// Looks at first bytes, not at names. A folder with a model in it is a model, any other folder is its pictures.
-    Sorted sort(const std::vector<std::filesystem::path>& paths) const;
+    static Sorted sort(const std::vector<std::filesystem::path>& paths);
 
     /// The model that was open stays when this fails.
     Result<ModelFacts> open_model(const std::string& request, bool trust, std::stop_token stop);
@@ -254,13 +271,6 @@ class Workbench {
     Result<RunCost> cost() const;
     /// Runs the model on the picture and keeps the capture. @error NotFound there is no model or no picture
     Result<Look> look(std::stop_token stop);
-    /// @error BadInput layer or head out of range; NotFound nothing was captured
-    Result<Row> row(Token token, std::int64_t layer, std::int64_t head) const;
-    Result<Strip> strip(Token token, std::stop_token stop) const;
-    /// The map over these queries and keys in at most `cells` x `cells` blocks; the region is cut to the map.
-    /// @error BadInput layer or head out of range, an empty region
-    Result<MapPiece> piece(std::int64_t layer, std::int64_t head, std::int64_t q0, std::int64_t q1, std::int64_t k0,
-                           std::int64_t k1, std::int64_t cells, bool largest = false) const;
     /// Replays 8 rows of every head and compares with what the model used.
     Result<std::vector<Finding>> check(std::stop_token stop, const Report& report) const;
     /// A map that was made before on the same picture is not made again, unless it is asked for `fresh`.

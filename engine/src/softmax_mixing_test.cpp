@@ -21,6 +21,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <vitrine/bench.h>
+#include <vitrine/reads_apart.h>
 
 namespace vitrine {
 namespace {
@@ -73,6 +74,23 @@ TEST(SoftmaxMixing, TakesABooleanMaskAsItIs) {
         }
         EXPECT_EQ(largest(one.rows({}, {}).value().masked_select(keep.logical_not())), 0);
     }
+}
+
+TEST(SoftmaxMixing, ARunIsReadApartUnlessItsQueriesAreMadeAgainFromWeights) {
+    const auto run_of = [](std::shared_ptr<const Mixing> mixing) {
+        Capture run;
+        run.output = at::zeros({1, 2});
+        run.flow.steps.push_back({std::make_shared<SoftmaxMixing>(parts_of(2, 2, 2, 8)), 0, true, nullptr});
+        run.flow.steps.push_back({std::move(mixing), 1, true, nullptr});
+        return run;
+    };
+    EXPECT_TRUE(
+        reads_apart(run_of(std::make_shared<DenseMixing>(at::ones({1, 2, 4, 4}) / 4, at::Tensor(), at::Tensor()))));
+    SoftmaxParts parts = parts_of(2, 2, 2, 8);
+    parts.output = random({1, 2, 8, 20}, 4);
+    const std::array<at::Tensor, 3> qkv{parts.q, parts.k, parts.v};
+    const Recipe recipe{random({1, 8, 48}, 5), [qkv](const at::Tensor&) { return qkv; }};
+    EXPECT_FALSE(reads_apart(run_of(std::make_shared<SoftmaxMixing>(std::move(parts), recipe))));
 }
 
 TEST(SoftmaxMixing, AddsAndMasksAtOnce) {

@@ -1363,6 +1363,32 @@ TEST_F(GridTest, ALongMethodShowsItsMapSoFarAndKeepsItWhenItIsStopped) {
     EXPECT_NE(kept, nullptr);
 }
 
+TEST_F(GridTest, ACursorIsAnsweredWhileALongMethodRuns) {
+    open_all();
+    ASSERT_TRUE(session().look()->apart) << "kept whole, on the processor";
+    session().setMethod("rise");
+    session().setSetting("preset", "paper");
+    session().setSetting("masks", "1000000");
+    ASSERT_TRUE(
+        wait_until([&] { return session().jobs().running == "explain" && session().jobs().progress.done > 0; }));
+    for (const Token token : {Token{0, 1}, Token{2, 2}}) {
+        hover(token.row, token.col);
+        wait_for_row(token);
+        ASSERT_TRUE(wait_until([&] { return session().strip() && session().strip()->token == token; }));
+        EXPECT_EQ(session().jobs().running, "explain") << "it has not been waited for";
+    }
+    const auto queries = session().heads() > 0 ? 3 : 0;
+    session().askPiece(0, queries, 0, 2, 8, false);
+    ASSERT_TRUE(wait_until([&] { return session().piece() && session().piece()->q1 == queries; }));
+    EXPECT_EQ(session().jobs().running, "explain");
+    // Another picture: an answer about the one before does not come any more.
+    session().askPiece(0, 1, 0, 1, 8, false);
+    session().openPaths({pictures_[1]});
+    ASSERT_TRUE(wait_until([&] { return session().picture()->name == "picture_1.png" && session().look(); }));
+    EXPECT_TRUE(!session().piece() || session().piece()->q1 != 1);
+    session().cancelAll();
+}
+
 TEST_F(GridTest, TwoClassesStandBesideEachOtherOnOneScale) {
     open_grid({"saliency", "rollout"});
     const auto first = *session().explainedClass();
