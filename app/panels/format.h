@@ -55,6 +55,24 @@ inline QString breakable(QString words) {
     return words;
 }
 
+/// For formulas that wrap: a line may end at a space or behind an operator, never inside a name.
+inline QString breakableFormula(QString formula) {
+    const auto in_name = [&](qsizetype at) {
+        return formula[at].isLetterOrNumber() || formula[at] == QLatin1Char('_');
+    };
+    for (qsizetype at = formula.size() - 1; at > 0; --at) {
+        const QChar before = formula[at - 1], here = formula[at];
+        if (here.isSpace() || before.isSpace()) continue;
+        if (!in_name(at) && here != QLatin1Char('(')) continue;
+        // "min-max" is a word, "blocks.3" a name, "-x" and "|x|" hold together: Qt would end a line inside them.
+        if (QStringLiteral("-|.").contains(before))
+            formula.insert(at, QChar(0x2060));
+        else if (QStringLiteral("+*/=<>,;").contains(before))
+            formula.insert(at, QChar(0x200B));
+    }
+    return formula;
+}
+
 /// "87 %", "0.4 %", "< 0.1 %".
 inline QString percent(double share) {
     const double p = share * 100;

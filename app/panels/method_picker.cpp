@@ -254,7 +254,7 @@ void MethodPicker::show(const QModelIndex& index) {
     summary_->setText(breakable(text(method->summary)));
     reason_->setText(breakable(text(method->why_not)));
     reason_->setVisible(!method->why_not.empty());
-    formula_->setText(breakable(text(method->formula)));
+    formula_->setText(breakableFormula(text(method->formula)));
     formula_->setVisible(!method->formula.empty());
     QString lines;
     const auto line = [&](const QString& name, const QString& words) {
@@ -372,7 +372,7 @@ QString MethodPicker::details() const {
     QStringList out;
     for (const auto* label : {title_, summary_, reason_, formula_, facts_})
         if (!label->isHidden()) out << label->text();
-    return out.join(QLatin1Char('\n')).remove(QChar(0x200B));
+    return out.join(QLatin1Char('\n')).remove(QChar(0x200B)).remove(QChar(0x2060));
 }
 
 }  // namespace vitrine::app

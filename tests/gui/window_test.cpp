@@ -26,6 +26,7 @@
 #include <QTabBar>
 #include <QTableWidget>
 #include <QTemporaryDir>
+#include <QTextBoundaryFinder>
 #include <QTimer>
 #include <QToolButton>
 #include <QToolTip>
@@ -46,6 +47,7 @@
 #include "panels/choice_button.h"
 #include "panels/empty_state.h"
 #include "panels/explain_panel.h"
+#include "panels/format.h"
 #include "panels/grid_view.h"
 #include "panels/head_strip.h"
 #include "panels/layer_strip.h"
@@ -1064,6 +1066,45 @@ TEST_F(WindowTest, AFailureThatAnotherOneCoversComesBack) {
     fail("Three");
     close->click();
     EXPECT_FALSE(notice->isVisible());
+}
+
+/// Where a label may end a line, as a broken bar.
+QString with_breaks(QString formula) {
+    formula = breakableFormula(formula);
+    QString out;
+    QTextBoundaryFinder finder(QTextBoundaryFinder::Line, formula);
+    for (qsizetype at = 0; at < formula.size(); ++at) {
+        finder.setPosition(at);
+        if (at > 0 && finder.isAtBoundary()) out += QChar(0xA6);
+        if (formula[at].unicode() != 0x200B && formula[at].unicode() != 0x2060) out += formula[at];
+    }
+    return out;
+}
+
+TEST(Formula, LinesEndAtSpacesAndOperatorsNeverInsideAName) {
+    const auto bars = [](const char* words) { return QString::fromUtf8(words).replace('#', QChar(0xA6)); };
+    EXPECT_EQ(with_breaks("token_norms = x.abs"), bars("token_norms #= #x.abs"));
+    EXPECT_EQ(with_breaks("min-max of map_rows"), bars("min-max #of #map_rows"));
+    EXPECT_EQ(with_breaks("a*b+c_1/d_2"), bars("a*#b+#c_1/#d_2"));
+    EXPECT_EQ(with_breaks("f(x_1,y) x'"), bars("f(x_1,#y) #x'"));
+    EXPECT_EQ(with_breaks("|x_1| = -sum_j a_ij"), bars("|x_1| #= #-sum_j #a_ij"));
+    EXPECT_EQ(with_breaks("blocks.3.attn"), QString("blocks.3.attn"));
+    EXPECT_EQ(with_breaks(""), QString());
+}
+
+TEST_F(WindowTest, NoFormulaOfAMethodBreaksInsideAName) {
+    open_all();
+    const auto in_name = [](QChar c) { return c.isLetterOrNumber() || c == '_' || c == '.'; };
+    int seen = 0;
+    for (const auto& method : session().model()->methods) {
+        const auto shown = with_breaks(QString::fromStdString(method.formula));
+        seen += !shown.isEmpty();
+        for (qsizetype at = 1; at + 1 < shown.size(); ++at)
+            if (shown[at] == QChar(0xA6)) {
+                EXPECT_FALSE(in_name(shown[at - 1]) && in_name(shown[at + 1])) << shown.toStdString();
+            }
+    }
+    EXPECT_GT(seen, 20);
 }
 
 TEST_F(WindowTest, ACutChoiceSaysItsWholeFaceAsATooltip) {
