@@ -231,6 +231,37 @@ void Session::removePicture(int index) {
     if (was_shown) showPicture(current_);
 }
 
+void Session::setOther(const QString& file) {
+    constexpr std::int64_t kSide = 96;
+    const auto path = QFileInfo(file).absoluteFilePath();
+    post(
+        {.tag = "other", .title = "Opening " + QFileInfo(path).fileName().toStdString(), .urgency = Urgency::Now},
+        [path = path.toStdString()](Workbench& bench, JobControl&) { return bench.open_other(path, kSide); },
+        [this, path](Result<OtherFacts> other) {
+            if (!other) return tell(other.error(), QStringLiteral("opening the second picture %1").arg(path));
+            Q_EMIT settled();
+            otherIs(OtherPicture{path, text(other->name), image_of(other->thumbnail)});
+        });
+    Q_EMIT jobsChanged();
+}
+
+void Session::removeOther() {
+    jobs_.cancel("other");
+    if (!other_) return;
+    post(
+        {.tag = "other", .title = {}},
+        [](Workbench& bench, JobControl&) -> Result<bool> { return bench.drop_other(), true; },
+        [](const Result<bool>&) {});
+    otherIs(std::nullopt);
+}
+
+void Session::otherIs(std::optional<OtherPicture> other) {
+    other_ = std::move(other);
+    Q_EMIT otherChanged();
+    Q_EMIT choiceChanged();
+    if (const auto* facts = methodFacts(); facts && facts->class_specific) explainNow();
+}
+
 void Session::decodeThumbnails() {
     constexpr std::int64_t kSide = 192;  // twice the logical size in the filmstrip
     for (const auto& frame : film_) {
@@ -445,6 +476,7 @@ Wanted Session::wanted(const QString& method) const {
     if (const auto* facts = methodFacts(method); facts && facts->class_specific) {
         out.target = target_;
         out.versus = versus_;
+        if (other_) out.other = other_->file.toStdString();
     }
     return out;
 }

@@ -27,6 +27,12 @@ struct FilmFrame {
     QString trouble;   ///< why it cannot be shown; empty when it can
 };
 
+/// The picture that methods compare with.
+struct OtherPicture {
+    QString file, name;
+    QImage thumbnail;
+};
+
 /// Something that went wrong or is worth saying, as one sentence and copyable detail.
 struct Notice {
     enum class Kind { Hint, Warning, Failure };
@@ -52,6 +58,10 @@ class Session : public QObject {
     void showPicture(int index);
     void removePicture(int index);
     void reopenPicture();
+
+    /// The picture that is compared with, for all models and pictures until it is taken out or the window closes.
+    void setOther(const QString& file);
+    void removeOther();
 
     // ---- asking -------------------------------------------------------------------------------------------------
     void setMethod(const QString& name);
@@ -83,6 +93,7 @@ class Session : public QObject {
     const std::optional<ModelFacts>& model() const { return model_; }
     const std::optional<PictureFacts>& picture() const { return picture_; }
     std::uint64_t pictureId() const { return picture_id_; }
+    const std::optional<OtherPicture>& other() const { return other_; }
     const std::optional<Look>& look() const { return look_; }
     const std::optional<Row>& row() const { return row_; }
     const std::optional<Strip>& strip() const { return strip_; }
@@ -126,6 +137,7 @@ class Session : public QObject {
     void modelChanged();
     void filmChanged();
     void pictureChanged();
+    void otherChanged();
     void lookChanged();
     void evidenceChanged();  ///< row, explanation, layer, head, pin or hover
     void stripChanged();
@@ -178,6 +190,7 @@ class Session : public QObject {
     void rowNow();
     void stripNow();
     void dropResults();
+    void otherIs(std::optional<OtherPicture> other);
     void decodeThumbnails();
     void addPictures(const QStringList& files);
 
@@ -186,6 +199,7 @@ class Session : public QObject {
     std::optional<ModelFacts> model_;
     std::optional<PictureFacts> picture_;
     std::uint64_t picture_id_ = 0;
+    std::optional<OtherPicture> other_;
     std::optional<Look> look_;
     std::optional<Row> row_;
     std::optional<Strip> strip_;

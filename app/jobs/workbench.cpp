@@ -116,6 +116,8 @@ SettingFacts facts_of(const Parameter& parameter) {
                                                                             : Kind::Choice;
     facts.name = parameter.name;
     facts.meaning = parameter.meaning;
+    if (const auto at = facts.meaning.find(" (--other)"); at != std::string::npos)
+        facts.meaning.erase(at, std::string_view(" (--other)").size());  // in the window there is a control for it
     facts.unit = parameter.unit;
     facts.source = parameter.source;
     facts.standard = to_string(parameter.standard);
@@ -289,6 +291,31 @@ bool MethodFacts::has(std::string_view setting) const {
     return std::any_of(settings.begin(), settings.end(), [&](const auto& s) { return s.name == setting; });
 }
 
+namespace {
+
+/// Errors of methods speak of the command line; here the same is done in a panel.
+Error in_window(Error error) {
+    const auto put = [&](std::string_view there, std::string_view here) {
+        if (const auto at = error.message.find(there); at != std::string::npos)
+            error.message.replace(at, there.size(), here);
+    };
+    put(" (--other FILE)", ": choose one by Second picture… in the Explain panel");
+    put("give a reference picture or a region", "choose a picture to be like by Second picture… in the Explain panel");
+    return error;
+}
+
+}  // namespace
+
+/// The picture that is compared with, and what the model made of it.
+struct Other {
+    std::filesystem::path file;
+    std::string name;
+    std::shared_ptr<const Image> photo;
+    Orientation orientation = 1;
+    std::shared_ptr<const Input> input;  // for the model that is open, as is:
+    at::Tensor features;                 // its answer, where that is no class; else undefined
+};
+
 struct Workbench::Parts {
     std::string request;
     std::shared_ptr<Model> model;
@@ -299,10 +326,30 @@ struct Workbench::Parts {
     std::shared_ptr<const Input> input;             // of photo and model
     std::shared_ptr<const Capture> capture;         // of input and model
     std::vector<std::shared_ptr<const Made>> made;  // of input and model, the latest last
+    std::optional<Other> other;
 };
 
-ExplainContext Workbench::context_for(const Wanted& wanted, std::stop_token stop, const Report& report) const {
+Result<ExplainContext> Workbench::context_for(const Wanted& wanted, std::stop_token stop, const Report& report) {
     ExplainContext context(*parts_->model, *parts_->input, Target{wanted.target, wanted.versus});
+    if (!wanted.other.empty()) {
+        // An opening that was cancelled after its last look at the bench has changed it.
+        if (!parts_->other || parts_->other->file != wanted.other) VITRINE_CHECK(read_other(wanted.other));
+        auto& other = *parts_->other;
+        auto& model = *parts_->model;
+        if (!other.input) {
+            auto prepared = VITRINE_TRY(prepare(*other.photo, model.preprocess()));
+            prepared.file = other.file;
+            prepared.name = other.name;
+            prepared.geometry.orientation = other.orientation;
+            other.input = std::make_shared<const Input>(std::move(prepared));
+        }
+        context.other = other.input.get();
+        if (model.info().classes == 0) {
+            if (!other.features.defined()) other.features = VITRINE_TRY(run(model, other.input->pixels, stop))[0];
+            context.target.reference = other.features;
+            context.target.reference_name = other.name;
+        }
+    }
     context.stop = std::move(stop);
     context.progress = [report](const Progress& progress) { report(progress.done, progress.total, progress.unit); };
     if (parts_->capture) context.use(parts_->capture);
@@ -412,6 +459,7 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
     if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
     parts_->model = std::move(model);
     parts_->request = request;
+    if (parts_->other) parts_->other->input.reset(), parts_->other->features.reset();
     parts_->input.reset();
     parts_->capture.reset();
     parts_->made.clear();
@@ -436,6 +484,24 @@ Result<PictureFacts> Workbench::open_picture(const std::filesystem::path& file, 
     parts_->made.clear();
     return facts;
 }
+
+Result<OtherFacts> Workbench::open_other(const std::filesystem::path& file, std::int64_t side) {
+    OtherFacts facts{file.filename().string(), VITRINE_TRY(thumbnail(file, side))};
+    VITRINE_CHECK(read_other(file));
+    // The file may hold another picture than when it was last read.
+    std::erase_if(parts_->made, [&](const auto& made) { return made->wanted.other == file; });
+    return facts;
+}
+
+Status Workbench::read_other(const std::filesystem::path& file) {
+    auto photo = VITRINE_TRY(read_photo(file, parts_->model ? parts_->model->preprocess().apply_exif : true));
+    parts_->other = Other{
+        file, file.filename().string(), std::make_shared<const Image>(std::move(photo.image)), photo.orientation, {},
+        {}};
+    return {};
+}
+
+void Workbench::drop_other() { parts_->other.reset(); }
 
 std::pair<std::string, std::filesystem::path> Workbench::at_hand() const { return {parts_->request, parts_->file}; }
 
@@ -644,6 +710,13 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
     auto& kept = parts_->made;
     const auto same = std::find_if(kept.begin(), kept.end(), [&](const auto& m) { return m->wanted == wanted; });
     if (same != kept.end() && !fresh) return *same;
+    if (!fresh && !wanted.other.empty() && parts_->model->info().classes > 0) {
+        // A map that came about without a second picture needs none.
+        auto alone = wanted;
+        alone.other.clear();
+        const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto& m) { return m->wanted == alone; });
+        if (found != kept.end()) return *found;
+    }
     auto made = std::make_shared<Made>();
     made->wanted = wanted;
     Settings shared(smoothing_parameters());
@@ -654,7 +727,7 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
         return fail(ErrorCode::Unsupported, "{}", *reason);
     made->settings = Settings(made->explainer->parameters());
     for (const auto& [name, value] : wanted.settings) VITRINE_CHECK(made->settings.set(name, value));
-    ExplainContext context = context_for(wanted, std::move(stop), report);
+    ExplainContext context = VITRINE_TRY(context_for(wanted, std::move(stop), report));
     const auto start = std::chrono::steady_clock::now();
     auto shown = start;
     if (refined)
@@ -667,7 +740,9 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
             made->milliseconds = milliseconds_since(start);
             if (auto facts = facts_of(*made, nullptr)) refined(std::move(*facts));
         };
-    made->attribution = VITRINE_TRY(made->explainer->explain(context, made->settings));
+    auto attribution = made->explainer->explain(context, made->settings);
+    if (!attribution) return tl::unexpected(in_window(attribution.error()));
+    made->attribution = std::move(*attribution);
     made->milliseconds = milliseconds_since(start);
     if (same != kept.end()) kept.erase(same);
     if (kept.size() == kMostKept) kept.erase(kept.begin());
@@ -692,10 +767,11 @@ Result<std::pair<Score, double>> Workbench::score_of(const Wanted& wanted, const
         return fail(ErrorCode::Unsupported, "{}", *reason);
     Settings settings(measure->parameters());
     for (const auto& [setting, value] : set) VITRINE_CHECK(settings.set(setting, value));
-    ExplainContext context = context_for(wanted, std::move(stop), report);
+    ExplainContext context = VITRINE_TRY(context_for(wanted, std::move(stop), report));
     const auto start = std::chrono::steady_clock::now();
-    auto score =
-        VITRINE_TRY(measure->measure(context, {*made->explainer, made->settings, made->attribution}, settings));
+    auto measured = measure->measure(context, {*made->explainer, made->settings, made->attribution}, settings);
+    if (!measured) return tl::unexpected(in_window(measured.error()));
+    auto score = std::move(*measured);
     if (score.left_out) return fail(ErrorCode::Unsupported, "{}", *score.left_out);
     if (!std::isfinite(score.value)) return fail(ErrorCode::Unsupported, "the number is not finite");
     return std::pair{std::move(score), milliseconds_since(start)};

@@ -90,6 +90,7 @@ struct Wanted {
     std::string method;
     MethodSettings settings, shared;  ///< of the method; of all methods (smoothing)
     std::optional<std::int64_t> target, versus;
+    std::filesystem::path other;  ///< the second picture, as open_other() took it; empty for none
     bool operator==(const Wanted&) const = default;
 };
 
@@ -117,6 +118,12 @@ struct PictureFacts {
     std::filesystem::path file;
     std::string name, note;
     ImageView photo;  ///< upright
+};
+
+/// The picture that is compared with.
+struct OtherFacts {
+    std::string name;
+    ImageView thumbnail;
 };
 
 struct Prediction {
@@ -262,6 +269,10 @@ class Workbench {
     Result<ModelFacts> open_model(const std::string& request, bool trust, std::stop_token stop);
     /// Decodes a picture and lays it on the bench; the one before stays when this fails.
     Result<PictureFacts> open_picture(const std::filesystem::path& file, std::stop_token stop);
+    /// Decodes the second picture and keeps it beside the first, whatever model comes; the one before stays when this
+    /// fails. The thumbnail's longer side is `side` pixels.
+    Result<OtherFacts> open_other(const std::filesystem::path& file, std::int64_t side);
+    void drop_other();
     /// What lies on the bench: the model as it was asked for and the picture's file; empty for nothing.
     std::pair<std::string, std::filesystem::path> at_hand() const;
     /// A small version for the filmstrip; leaves the bench alone. The longer side is `side` pixels.
@@ -294,7 +305,9 @@ class Workbench {
     static bool has_starter();
 
   private:
-    ExplainContext context_for(const Wanted& wanted, std::stop_token stop, const Report& report) const;
+    Status read_other(const std::filesystem::path& file);
+    /// @error what reading the second picture, or running the model on it, says
+    Result<ExplainContext> context_for(const Wanted& wanted, std::stop_token stop, const Report& report);
     Result<std::shared_ptr<const Made>> attribution(const Wanted& wanted, std::stop_token stop, const Report& report,
                                                     const Refined& refined, bool fresh);
     Result<std::pair<Score, double>> score_of(const Wanted& wanted, const std::string& name, const MethodSettings& set,

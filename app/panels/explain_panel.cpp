@@ -16,6 +16,7 @@
 
 #include "panels/format.h"
 #include "panels/method_settings.h"
+#include "panels/second_picture.h"
 #include "panels/small_widgets.h"
 #include "panels/table_view.h"
 #include "windows/theme.h"
@@ -70,6 +71,9 @@ ExplainPanel::ExplainPanel(Session& session, Comparison& comparison, ViewSetting
     column->addWidget(heading(tr("Answer")));
     predictions_ = new PredictionsView;
     column->addWidget(predictions_);
+    second_ = new SecondPicture(session_);
+    column->addWidget(second_);
+    connect(second_, &SecondPicture::wanted, this, &ExplainPanel::secondPictureWanted);
     column->addSpacing(4);
     column->addWidget(rule());
     column->addSpacing(4);
@@ -224,6 +228,7 @@ void ExplainPanel::restyle() {
         line->setStyleSheet(QStringLiteral("background: %1;").arg(Theme::now().line.name()));
     findings_key_.clear();
     method_settings_->restyle();
+    second_->restyle();
     refreshEvidence();
 }
 
@@ -253,7 +258,8 @@ void ExplainPanel::refreshPredictions() {
     else if (session_.looking())
         empty = tr("Running the model");
     else if (look && session_.model()->classes == 0)
-        empty = tr("This model has no classifier");
+        empty = session_.other() ? tr("No classes: what is like the second picture is explained")
+                                 : tr("No classes: a second picture can stand in for one");
     predictions_->setPredictions(look ? look->top : std::vector<Prediction>{}, session_.explainedClass(), empty);
 }
 

@@ -20,6 +20,7 @@ class MethodSettingsView;
 class PredictionsView;
 class RangeBar;
 class PictureBox;
+class SecondPicture;
 
 class ExplainPanel : public QWidget {
     Q_OBJECT
@@ -34,6 +35,7 @@ class ExplainPanel : public QWidget {
 
   Q_SIGNALS:
     void settingsChanged();
+    void secondPictureWanted();
 
   private:
     void refreshEvidence();
@@ -44,6 +46,7 @@ class ExplainPanel : public QWidget {
     Comparison& comparison_;
     ViewSettings& settings_;
     PredictionsView* predictions_;
+    SecondPicture* second_;
     QPushButton *show_explanation_, *show_attention_;
     QLabel *evidence_title_, *evidence_what_, *evidence_facts_;
     QToolButton* refresh_;

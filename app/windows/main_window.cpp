@@ -454,6 +454,7 @@ void MainWindow::buildDocks() {
     connect(measures_dock_, &QDockWidget::visibilityChanged, comparison_, &Comparison::setMeasuring);
     connect(layers_dock_, &QDockWidget::visibilityChanged, layer_maps_, &LayerMaps::setLooking);
     connect(explain_, &ExplainPanel::settingsChanged, this, &MainWindow::settingsChanged);
+    connect(explain_, &ExplainPanel::secondPictureWanted, this, &MainWindow::openSecondPicture);
 }
 
 void MainWindow::resetLayout() {
@@ -580,15 +581,18 @@ void MainWindow::refreshTop() {
     if (explained && look && *explained < static_cast<std::int64_t>(look->probabilities.size()))
         share = percent(look->probabilities[static_cast<std::size_t>(*explained)]);
     target_button_->setFace({}, tr("why"),
-                            explained                      ? session_->className(*explained)
-                            : model && model->classes == 0 ? tr("no classes")
-                                                           : tr("no answer yet"),
+                            explained ? session_->className(*explained)
+                            : model && model->classes == 0
+                                ? session_->other() ? tr("like %1").arg(session_->other()->name) : tr("no classes")
+                                : tr("no answer yet"),
                             share);
     QString why_not;
     if (!model)
         why_not = tr("Open a model first");
     else if (model->classes == 0)
-        why_not = tr("This model has no classifier");
+        why_not = session_->other() ? tr("This model has no classes: what is like the second picture is explained")
+                                    : tr("This model has no classes: a second picture, in the Explain panel, can stand "
+                                         "in for one");
     target_button_->setReason(why_not);
     const auto* method = session_->methodFacts();
     if (why_not.isEmpty() && method && !method->class_specific)
@@ -846,6 +850,15 @@ void MainWindow::openPicture() {
     if (files.isEmpty()) return;
     settings_->setValue(QStringLiteral("folders/pictures"), QFileInfo(files.front()).absolutePath());
     session_->openPaths(files);
+}
+
+void MainWindow::openSecondPicture() {
+    const auto file =
+        QFileDialog::getOpenFileName(this, tr("Choose the second picture"),
+                                     settings_->value(QStringLiteral("folders/pictures")).toString(), pictureFilter());
+    if (file.isEmpty()) return;
+    settings_->setValue(QStringLiteral("folders/pictures"), QFileInfo(file).absolutePath());
+    session_->setOther(file);
 }
 
 void MainWindow::openPictureFolder() {

@@ -109,6 +109,7 @@ class MainWindow : public QMainWindow {
 
     void openPicture();
     void openPictureFolder();
+    void openSecondPicture();
     void openModelFile();
     void openModelFolder();
     void askConsent(const QString& request);

@@ -160,6 +160,7 @@ void MainWindow::buildMenus() {
     a.flip = add(explain_menu_, tr("Switch explanation and attention"), key("E"),
                  [this] { session_->preferExplanation(!session_->prefersExplanation()); });
     a.target = add(explain_menu_, tr("Choose the class…"), key("Ctrl+T"), [this] { target_button_->openList(); });
+    add(explain_menu_, tr("Second picture…"), {}, [this] { openSecondPicture(); });
     a.methods = add(explain_menu_, tr("Choose methods…"), key("Ctrl+K"), [this] { method_button_->openList(); });
     a.several = add(explain_menu_, tr("Several methods side by side"), key("M"),
                     [this] { comparison_->setOpen(!comparison_->isOpen()); });

@@ -10,10 +10,11 @@ namespace vitrine::test {
 namespace {
 
 Status write_model(const std::filesystem::path& folder, const Architecture& architecture, Model& model,
-                   const std::string& title) {
+                   const std::string& title, bool with_head = true) {
     std::vector<at::Tensor> kept;
     std::vector<NamedTensor> named;
     for (const auto& [name, parameter] : model.parameters()) {
+        if (!with_head && name.starts_with("head.")) continue;
         kept.push_back(parameter.detach().to(at::kCPU, at::kFloat).contiguous());
         TensorEntry entry;
         entry.dtype = DType::F32;
@@ -25,7 +26,9 @@ Status write_model(const std::filesystem::path& folder, const Architecture& arch
     std::error_code failed;
     std::filesystem::create_directories(folder, failed);
     VITRINE_CHECK(write_safetensors(folder / "model.safetensors", named, {}));
-    return write_text(folder / "config.json", architecture.configuration(model, title).dump());
+    auto configuration = architecture.configuration(model, title);
+    if (!with_head) configuration["num_classes"] = configuration["pretrained_cfg"]["num_classes"] = 0;
+    return write_text(folder / "config.json", configuration.dump());
 }
 
 }  // namespace
@@ -34,6 +37,12 @@ Status write_tiny_model(const std::filesystem::path& folder) {
     const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
     const auto model = VITRINE_TRY(architecture->tiny(7));
     return write_model(folder, *architecture, *model, "vit_tiny_test");
+}
+
+Status write_headless_model(const std::filesystem::path& folder) {
+    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
+    const auto model = VITRINE_TRY(architecture->tiny(7));
+    return write_model(folder, *architecture, *model, "vit_headless_test", false);
 }
 
 Status write_wide_model(const std::filesystem::path& folder, std::int64_t side) {

@@ -9,6 +9,8 @@ namespace vitrine::test {
 
 /// Writes the registry's tiny ViT as a hub folder: model.safetensors and config.json.
 Status write_tiny_model(const std::filesystem::path& folder);
+/// The tiny one without its head: its answer is features.
+Status write_headless_model(const std::filesystem::path& folder);
 /// One layer of width 64 with one head, random weights, that takes pictures of side x side in patches of 16.
 Status write_wide_model(const std::filesystem::path& folder, std::int64_t side);
 

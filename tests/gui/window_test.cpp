@@ -55,6 +55,7 @@
 #include "panels/measures_panel.h"
 #include "panels/method_picker.h"
 #include "panels/method_settings.h"
+#include "panels/second_picture.h"
 #include "panels/small_widgets.h"
 #include "panels/table_view.h"
 #include "tiny_model.h"
@@ -1428,6 +1429,80 @@ TEST_F(GridTest, ACursorIsAnsweredWhileALongMethodRuns) {
     ASSERT_TRUE(wait_until([&] { return session().picture()->name == "picture_1.png" && session().look(); }));
     EXPECT_TRUE(!session().piece() || session().piece()->q1 != 1);
     session().cancelAll();
+}
+
+TEST_F(GridTest, ASecondPictureIsDroppedComparedWithAndTakenOut) {
+    open_all();
+    auto* second = window_->findChild<SecondPicture*>();
+    auto* choose = second->findChild<QPushButton*>("chooseSecond");
+    EXPECT_TRUE(choose->isVisible());
+    session().setMethod("activation_patching");
+    ASSERT_TRUE(wait_until([&] { return !session().explaining() && !session().explainTrouble().isEmpty(); }));
+    EXPECT_TRUE(session().explainTrouble().contains(QString::fromUtf8("Second picture… in the Explain panel")))
+        << session().explainTrouble().toStdString();
+    EXPECT_FALSE(session().explainTrouble().contains("--"));
+    drop(second, {pictures_[1]}, {5, 5});
+    ASSERT_TRUE(wait_until([&] { return settled() && session().explanation()->method == "activation_patching"; }))
+        << session().explainTrouble().toStdString();
+    ASSERT_TRUE(session().other());
+    EXPECT_EQ(session().other()->name, "picture_1.png");
+    EXPECT_FALSE(session().other()->thumbnail.isNull());
+    EXPECT_FALSE(choose->isVisible());
+    EXPECT_EQ(second->findChild<QLabel*>("secondName")->text(), "picture_1.png");
+    EXPECT_EQ(session().film().size(), 1u) << "it is no picture of the strip";
+    const auto to_other = *session().explanation()->plane.values;
+    // Another second picture, another map; a file that is none changes nothing.
+    session().setOther(pictures_[0] == photo_ ? pictures_[1] : pictures_[0]);
+    ASSERT_TRUE(wait_until([&] { return session().other()->name != "picture_1.png" || photo_ == pictures_[0]; }));
+    ASSERT_TRUE(wait_until([&] { return settled(); }));
+    if (photo_ != pictures_[0]) {
+        EXPECT_NE(*session().explanation()->plane.values, to_other);
+    }
+    const auto name = session().other()->name;
+    session().setOther(folder_->filePath("no_such.png"));
+    ASSERT_TRUE(wait_until([&] { return window_->notice()->isVisible(); }));
+    EXPECT_EQ(session().other()->name, name);
+    // It stays with another picture and goes with its cross.
+    session().openPaths({pictures_[1]});
+    ASSERT_TRUE(wait_until([&] { return session().picture()->name == "picture_1.png" && settled(); }));
+    EXPECT_TRUE(session().other());
+    second->findChild<QToolButton*>("removeSecond")->click();
+    EXPECT_FALSE(session().other());
+    EXPECT_TRUE(choose->isVisible());
+    ASSERT_TRUE(wait_until([&] { return !session().explaining() && !session().explainTrouble().isEmpty(); }));
+}
+
+TEST_F(GridTest, AMapThatNeedsNoSecondPictureIsNotMadeAgainForOne) {
+    open_all();
+    session().setMethod("random");
+    session().setMethod("saliency");
+    ASSERT_TRUE(wait_until([&] { return settled() && session().explanation()->method == "saliency"; }));
+    const auto took = session().explanation()->milliseconds;
+    const auto before = *session().explanation()->plane.values;
+    session().setOther(pictures_[1]);
+    ASSERT_TRUE(wait_until([&] { return session().other() && settled(); }));
+    EXPECT_EQ(session().explanation()->milliseconds, took) << "the very map of before";
+    EXPECT_EQ(*session().explanation()->plane.values, before);
+}
+
+TEST_F(WindowTest, AModelWithoutClassesExplainsWhatIsLikeTheSecondPicture) {
+    const auto headless = folder_->filePath("headless");
+    const auto written = test::write_headless_model(headless.toStdString());
+    ASSERT_TRUE(written) << written.error().message;
+    drop(window_.get(), {headless, photo_});
+    ASSERT_TRUE(wait_until([&] { return settled(); })) << window_->notice()->sentence().toStdString();
+    session().setMethod("saliency");
+    ASSERT_TRUE(wait_until([&] { return !session().explaining() && !session().explainTrouble().isEmpty(); }));
+    EXPECT_TRUE(session().explainTrouble().contains(QString::fromUtf8("Second picture… in the Explain panel")))
+        << session().explainTrouble().toStdString();
+    session().setOther(pictures_[1]);
+    ASSERT_TRUE(wait_until([&] { return settled() && session().explanation()->method == "saliency"; }))
+        << session().explainTrouble().toStdString();
+    EXPECT_EQ(session().explanation()->explained, "similarity to picture_1.png");
+    // The same stands for another model: its features are its own.
+    drop(window_.get(), {model_});
+    ASSERT_TRUE(wait_until([&] { return session().model()->classes > 0 && settled(); }));
+    EXPECT_NE(session().explanation()->explained, "similarity to picture_1.png");
 }
 
 TEST_F(GridTest, TwoClassesStandBesideEachOtherOnOneScale) {
