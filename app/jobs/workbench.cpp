@@ -781,12 +781,9 @@ Result<Finding> Workbench::check_randomisation(const Wanted& wanted, std::stop_t
     // Three shuffles tell a map that follows the weights from one that does not; ten are the measure's own default.
     const auto [score, took] =
         VITRINE_TRY(score_of(wanted, "parameter_randomisation", {{"seeds", "3"}}, std::move(stop), report));
-    if (score.curve.empty()) return fail(ErrorCode::Internal, "the randomisation gave no course");
-    double own = 1;  // of a method without chance
-    constexpr std::string_view kOwn = "from another seed: ";
-    for (const auto& note : score.notes)
-        if (const auto at = note.find(kOwn); at != std::string::npos) own = std::stod(note.substr(at + kOwn.size()));
-    const double broken = score.curve.back();
+    if (score.curve.size() < 2) return fail(ErrorCode::Internal, "the randomisation gave no course");
+    // It begins with no layer broken, the map from another seed, and ends with all.
+    const double own = score.curve.front(), broken = score.curve.back();
     return Finding{"randomisation",
                    fmt::format("likeness {:.2f} to the map with all weights shuffled, {:.2f} to its own from another "
                                "seed; 3 shuffles",

@@ -105,6 +105,7 @@ class Measures : public testing::Test {
         for (const auto& [name, value] : set) VITRINE_CHECK(settings.set(name, value));
         ExplainContext context(model, input, target, seed);
         context.boxes = boxes;
+        context.other = other;
         const Settings none;
         const Attribution attribution = VITRINE_TRY(explainer.explain(context, none));
         return measure->measure(context, {explainer, none, attribution}, settings);
@@ -117,6 +118,7 @@ class Measures : public testing::Test {
     Input input;
     Target target;
     std::vector<Box> boxes;
+    const Input* other = nullptr;
     std::uint64_t seed = 0;
 };
 
@@ -361,9 +363,13 @@ TEST_F(Measures, ABrokenModelIsPutBackToTheBit) {
     const auto measure = make_parameter_randomisation();
     const Score found = score(measure, {{"seeds", "4"}}).value();
     // Broken from the head on: the map of the first layer's weights stays until that layer is broken.
-    ASSERT_EQ(found.curve.size(), 2u);
+    // Before it stands the sound model's own map from another seed.
+    ASSERT_EQ(found.curve.size(), 3u);
+    EXPECT_EQ(found.steps, (std::vector<double>{0, 0.5, 1}));
     EXPECT_NEAR(found.curve[0], 1, 1e-9);
-    EXPECT_LT(std::abs(found.curve[1]), 0.5);
+    EXPECT_NEAR(found.curve[1], 1, 1e-9);
+    EXPECT_LT(std::abs(found.curve[2]), 0.5);
+    EXPECT_NEAR(found.value, (found.curve[1] + found.curve[2]) / 2, 1e-12);
     const auto sound = [&] {
         return model.first_.equal(first) && model.second_.equal(second) && model.first_.const_data_ptr() == storage;
     };
@@ -378,6 +384,34 @@ TEST_F(Measures, ABrokenModelIsPutBackToTheBit) {
     explainer.throws_at = 4;
     EXPECT_THROW((void)score(measure), std::runtime_error);
     EXPECT_TRUE(sound());
+}
+
+TEST_F(Measures, AMethodThatComparesTwoPicturesIsMadeAgainWithBoth) {
+    Input second = input;
+    other = &second;
+    int with = 0, calls = 0;
+    explainer.make = [&](ExplainContext& context) {
+        with += context.other == &second, ++calls;
+        return model.first_.clone();
+    };
+    ASSERT_TRUE(score(make_parameter_randomisation(), {{"seeds", "1"}}));
+    ASSERT_TRUE(score(make_max_sensitivity()));
+    EXPECT_GT(calls, 4);
+    EXPECT_EQ(with, calls);
+}
+
+TEST_F(Measures, TheCourseOfARandomisationBeginsWithTheMethodsOwnChance) {
+    const at::Tensor first = at::randn({kSide, kSide}), second = first + at::randn({kSide, kSide});
+    explainer.make = [&](ExplainContext& context) { return (context.seed == seed ? first : second).unsqueeze(0); };
+    for (const bool by_rank : {true, false}) {
+        const Score found = score(make_parameter_randomisation(),
+                                  {{"seeds", "1"}, {"likeness", by_rank ? "spearman" : "ssim"}, {"absolute", "true"}})
+                                .value();
+        const at::Tensor a = first.abs(), b = second.abs();
+        EXPECT_NEAR(found.curve.front(), by_rank ? *spearman(a, b) : *ssim(a / a.max(), b / b.max()), 1e-9);
+        EXPECT_LT(found.curve.front(), 0.95);
+        EXPECT_NEAR(found.curve.back(), 1, 1e-9);
+    }
 }
 
 TEST_F(Measures, AMapOfThePictureAloneDoesNotMindABrokenModel) {

@@ -48,6 +48,7 @@ Result<at::Tensor> explained_again(const ExplainContext& context, const Subject&
     again.memory_budget = context.memory_budget;
     again.batch = context.batch;
     again.boxes = context.boxes;
+    again.other = context.other;
     return native_map(VITRINE_TRY(subject.explainer.explain(again, subject.settings)));
 }
 
@@ -131,6 +132,11 @@ class ParameterRandomisation final : public Basic {
             }
             aside.restore();
         }
+        // What the method's own chance does to the map, beside which the number has to be read: the course begins
+        // there, with no layer broken. It takes no part in the mean.
+        const at::Tensor other = VITRINE_TRY(explained_again(context, subject, target, context.seed + 1));
+        out.steps.push_back(0);
+        out.curve.push_back(likeness(own, other, how, absolute).value_or(0));
         for (std::size_t l = 0; l < layers.size(); ++l) {
             out.steps.push_back(static_cast<double>(l + 1) / static_cast<double>(layers.size()));
             out.curve.push_back(sum[l]);
@@ -145,8 +151,6 @@ class ParameterRandomisation final : public Basic {
                                         layers.size(), seeds, fmt::join(order, ", ")));
         if (flat > 0)
             out.notes.push_back(fmt::format("{} of {} broken maps were flat and count as 0", flat, seeds * steps));
-        // What the method's own chance does to the map, beside which the number has to be read.
-        const at::Tensor other = VITRINE_TRY(explained_again(context, subject, target, context.seed + 1));
         for (const Way& way : ways)
             out.notes.push_back(fmt::format("{}{}: {:.3f}; the sound model's own map from another seed: {:.3f}",
                                             way.how, way.absolute ? " of magnitudes" : "", way.sum,

@@ -269,6 +269,7 @@ Result<double> max_sensitivity(ExplainContext& context, const Subject& subject, 
         changed.memory_budget = context.memory_budget;
         changed.batch = context.batch;
         changed.boxes = context.boxes;
+        changed.other = context.other;
         const Attribution again = VITRINE_TRY(subject.explainer.explain(changed, subject.settings));
         const at::Tensor map = VITRINE_TRY(native_map(again));
         if (map.sizes() != own.sizes())
