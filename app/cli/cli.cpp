@@ -13,7 +13,7 @@ namespace {
 
 const std::vector<std::string>& commands() {
     static const std::vector<std::string> names{"info", "predict", "attention", "explain",          "measure",
-                                                "list", "doctor",  "pack",      "train-classifier", "bench"};
+                                                "list", "doctor",  "pack",      "train-classifier", "train-mask", "bench"};
     return names;
 }
 
@@ -169,6 +169,15 @@ int run(const std::vector<std::string>& arguments) {
     train_command->add_option("--threads", common.threads, "compute threads")->check(CLI::Range(1, 1024));
     train_command->add_option("--seed", common.seed, "for weights and augmentation");
     train_command->callback([&] { chosen = [&] { return train_classifier(common, train_options); }; });
+
+    TrainMaskArguments mask_options;
+    auto* mask_command =
+        app.add_subcommand("train-mask", "trains an explanation mask beside a model; resumes by itself");
+    add_common(mask_command, common);
+    mask_command->add_option("folder", mask_options.folder, "photographs at any depth, or a pack; no labels are needed")
+        ->required();
+    mask_command->add_option("--out", mask_options.out, "the .safetensors file to write")->required();
+    mask_command->callback([&] { chosen = [&] { return train_mask(common, mask_options); }; });
 
     BenchOptions bench_options;
     auto* bench_command = app.add_subcommand("bench", "measures, with the answer verified first");

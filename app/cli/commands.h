@@ -69,6 +69,12 @@ struct TrainArguments {
 };
 Status train_classifier(const Common& common, const TrainArguments& options);
 
+struct TrainMaskArguments {
+    std::string folder, out;
+};
+/// `--set` of `common`: the trainer's settings and preprocess.key.
+Status train_mask(const Common& common, const TrainMaskArguments& options);
+
 struct BenchOptions {
     std::string suite;
     std::int64_t repeats = 30;

@@ -2,6 +2,7 @@
 #include <unistd.h>
 #include <vitrine/pack.h>
 #include <vitrine/train.h>
+#include <vitrine/train_mask.h>
 
 #include <csignal>
 
@@ -107,6 +108,82 @@ Status train_classifier(const Common& common, const TrainArguments& arguments) {
     } else {
         fmt::print("stopped at step {}; run the same command again to go on\n", summary.steps);
     }
+    return {};
+}
+
+Status train_mask(const Common& common, const TrainMaskArguments& arguments) {
+    StopOnInterrupt interrupt;
+    TrainMaskOptions options;
+    options.data = arguments.folder;
+    options.out = arguments.out;
+    options.seed = common.seed;
+    options.stop = interrupt.token();
+    // Settings of the trainer have no owner: what belongs to the model is preprocess.key.
+    Common of_model = common;
+    of_model.set.clear();
+    for (const auto& text : common.set) {
+        const auto equals = text.find('=');
+        if (equals == std::string::npos || equals == 0)
+            return fail(ErrorCode::BadInput, "--set is '{}', expected key=value", text);
+        if (text.starts_with("preprocess."))
+            of_model.set.push_back(text);
+        else
+            options.settings.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+    }
+    if (common.batch > 1) options.settings.emplace_back("batch", std::to_string(common.batch));
+    const auto model = VITRINE_TRY(open(of_model));
+    options.decoding = [](const Progress& p) { progress(p); };
+    options.progress = [](const MaskStep& p) {
+        const bool terminal = isatty(STDERR_FILENO) != 0;
+        fmt::print(stderr,
+                   "{}step {} of {}  loss {:.4f} (answer {:.4f}, area {:.4f}, smooth {:.4f})  covers {:.1f} %  agrees "
+                   "{:.1f} %  lr {:.2e}  {:.0f} pictures/s  {:.0f} s left{}{}",
+                   terminal ? "\r" : "", p.step, p.steps, p.total, p.cross_entropy, p.area, p.smooth, 100 * p.coverage,
+                   100 * p.agreement, p.learning_rate, p.pictures_per_second, p.seconds_left,
+                   p.note.empty() ? "" : "  " + p.note,
+                   terminal && p.note.empty() && p.step < p.steps ? "\033[K" : "\n");
+    };
+    const TrainMaskSummary summary = VITRINE_TRY(vitrine::train_mask(*model, options));
+    for (const auto& sentence : summary.skipped) say("skipped: " + sentence);
+    for (const auto& note : summary.notes) say(note);
+    const MaskFigures& held = summary.held;
+    if (common.json) {
+        nlohmann::json out{{"file", arguments.out},
+                           {"finished", summary.finished},
+                           {"steps", summary.steps},
+                           {"pictures", summary.pictures},
+                           {"skipped", summary.skipped},
+                           {"layers", summary.layers},
+                           {"parameters", summary.parameters},
+                           {"size_bytes", summary.size_bytes},
+                           {"pictures_per_second", summary.pictures_per_second},
+                           {"curve", summary.curve},
+                           {"notes", summary.notes}};
+        if (summary.floor_pictures_per_second > 0) out["floor_pictures_per_second"] = summary.floor_pictures_per_second;
+        if (held.pictures > 0)
+            out["held"] = {{"pictures", held.pictures},
+                           {"agreement", held.agreement},
+                           {"coverage", held.coverage},
+                           {"average_drop", held.average_drop},
+                           {"increase_in_confidence", held.increase}};
+        fmt::print("{}\n", out.dump(2));
+        return {};
+    }
+    if (!summary.finished) {
+        fmt::print("stopped at step {}; run the same command again to go on\n", summary.steps);
+        return {};
+    }
+    fmt::print("{}: {} parameters, {}, trained on {} pictures by {}\n", arguments.out, count_text(summary.parameters),
+               size_text(summary.size_bytes), summary.pictures, fmt::join(summary.layers, ", "));
+    if (summary.floor_pictures_per_second > 0)
+        fmt::print("{:.0f} pictures/s; two forwards and one backward alone: {:.0f}\n", summary.pictures_per_second,
+                   summary.floor_pictures_per_second);
+    if (held.pictures > 0)
+        fmt::print(
+            "{} pictures held out, 100 / 50 / 15 % kept: average drop {:.1f} / {:.1f} / {:.1f} %, increase {:.1f} / "
+            "{:.1f} / {:.1f} %; the mask covers {:.0f} % and keeps the answer of {:.0f} %\n",
+            held.pictures, held.average_drop[0], held.average_drop[1], held.average_drop[2], held.increase[0],
+            held.increase[1], held.increase[2], 100 * held.coverage, 100 * held.agreement);
     return {};
 }
 

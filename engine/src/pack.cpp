@@ -90,7 +90,12 @@ Result<Pack> pack_in_memory(const PackOptions& options, PackSummary* summary) {
         return fail(ErrorCode::BadInput, "size is {}, expected 8 to 1024 pixels", options.size);
     if (options.fit != "crop" && options.fit != "squash")
         return fail(ErrorCode::BadInput, "fit is '{}', expected crop or squash", options.fit);
-    const auto folders = VITRINE_TRY(class_folders(options.folder));
+    std::error_code missing;
+    if (!fs::is_directory(options.folder, missing))
+        return fail(ErrorCode::NotFound, "{} is not a folder", options.folder.string());
+    const std::vector<ClassFolder> folders = options.unlabelled
+                                                 ? std::vector<ClassFolder>{{options.folder, "pictures"}}
+                                                 : VITRINE_TRY(class_folders(options.folder));
 
     struct Job {
         fs::path file;
@@ -110,7 +115,8 @@ Result<Pack> pack_in_memory(const PackOptions& options, PackSummary* summary) {
         for (auto& file : files) jobs.push_back({std::move(file), static_cast<std::int64_t>(label)});
     }
     if (jobs.empty())
-        return fail(ErrorCode::BadInput, "{} has class folders but no pictures in them", options.folder.string());
+        return fail(ErrorCode::BadInput, "{} has {}", options.folder.string(),
+                    options.unlabelled ? "no pictures in it" : "class folders but no pictures in them");
 
     // Decoders have threads of their own; each writes its square at its own place, so that the order is that of the
     // names.

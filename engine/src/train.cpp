@@ -36,6 +36,7 @@
 #include "dataset.h"
 #include "intercept.h"
 #include "optimizer.h"
+#include "tensor_io.h"
 #include "text.h"
 #include <vitrine/torch_errors.h>
 
@@ -43,7 +44,6 @@ namespace vitrine {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
-using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 namespace {
 
@@ -165,35 +165,6 @@ AugmentOptions augment_options(const Settings& s) {
     a.mixup = s.number("mixup");
     a.cutmix = s.number("cutmix");
     return a;
-}
-
-DType entry_type(at::ScalarType type) {
-    switch (type) {
-        case at::kHalf:
-            return DType::F16;
-        case at::kBFloat16:
-            return DType::BF16;
-        case at::kLong:
-            return DType::I64;
-        default:
-            return DType::F32;
-    }
-}
-
-Status write_tensors(const fs::path& file, const NamedTensors& tensors,
-                     const std::map<std::string, std::string>& metadata) {
-    std::vector<at::Tensor> kept;  // contiguous host copies live until the file is written
-    std::vector<NamedTensor> named;
-    for (const auto& [name, tensor] : tensors) {
-        kept.push_back(tensor.detach().to(at::kCPU).contiguous());
-        TensorEntry entry;
-        entry.dtype = entry_type(kept.back().scalar_type());
-        entry.shape = kept.back().sizes().vec();
-        entry.strides = kept.back().strides().vec();
-        entry.data = static_cast<const std::byte*>(kept.back().const_data_ptr());
-        named.push_back({name, std::move(entry)});
-    }
-    return write_safetensors(file, named, metadata);
 }
 
 std::int64_t input_side(const Model& model) { return model.preprocess().input_height; }

@@ -9,6 +9,7 @@
 
 #include "counting_model.h"
 #include "made_input.h"
+#include "trained_mask.h"
 
 namespace vitrine {
 namespace {
@@ -47,7 +48,8 @@ class ExplainerContract : public testing::TestWithParam<std::string> {
 TEST_P(ExplainerContract, SaysWhereItBelongsWhatItComputesAndWhereItFails) {
     const Description d = explainer_->description();
     EXPECT_TRUE(
-        std::set<std::string>({"Attention", "Class activation", "Gradients", "Perturbation", "Inner views", "Controls"})
+        std::set<std::string>({"Attention", "Class activation", "Gradients", "Perturbation", "Inner views", "Controls",
+                               "Learned masks"})
             .count(d.family))
         << "'" << d.family << "' is no heading of the menus";
     EXPECT_FALSE(d.formula.empty());
@@ -62,7 +64,7 @@ TEST_P(ExplainerContract, GivesAFiniteMapOfTheModelsGridOrInput) {
         const Input input = made_input(model), other = made_input(model, 8);
         ExplainContext context(model, input, {}, 0);
         context.other = &other;
-        const Settings settings(explainer_->parameters());
+        const Settings settings = prepared(*explainer_, model);
         // The capture is every method's and so none's; the class is read from it.
         const auto capture = context.capture();
         ASSERT_TRUE(capture.has_value()) << capture.error().message;
@@ -108,7 +110,7 @@ TEST_P(ExplainerContract, EqualSeedsGiveEqualMaps) {
             EXPECT_EQ(so_far.map.dim(), 2);
             EXPECT_TRUE(at::isfinite(so_far.map).all().item<bool>());
         };
-        const Settings settings(explainer_->parameters());
+        const Settings settings = prepared(*explainer_, model);
         const auto a = explainer_->explain(first, settings), b = explainer_->explain(second, settings);
         if (refused(model, a) && refused(model, b)) return;
         ASSERT_TRUE(a.has_value() && b.has_value());
@@ -150,7 +152,7 @@ TEST_P(ExplainerContract, AStopRequestEndsTheWork) {
         std::stop_source source;
         source.request_stop();
         context.stop = source.get_token();
-        const auto result = explainer_->explain(context, Settings(explainer_->parameters()));
+        const auto result = explainer_->explain(context, prepared(*explainer_, model));
         ASSERT_FALSE(result.has_value());
         EXPECT_EQ(result.error().code, ErrorCode::Cancelled);
     });

@@ -17,6 +17,7 @@
 #include <vitrine/torchscript.h>
 
 #include "made_input.h"
+#include "trained_mask.h"
 
 namespace vitrine {
 namespace {
@@ -100,8 +101,8 @@ class RobustnessContract : public testing::Test {
         }
     }
     /// Few passes: what is shown here does not hang on their number.
-    Settings few() const {
-        Settings settings(explainer_->parameters());
+    Settings few(Model& model) const {
+        Settings settings = prepared(*explainer_, model);
         const std::map<std::string, std::int64_t> most{
             {"masks", 40}, {"samples", 20}, {"designs", 4}, {"grid", 3}, {"steps", 10}};
         for (const Parameter& p : explainer_->parameters()) {
@@ -119,7 +120,7 @@ class RobustnessContract : public testing::Test {
         ExplainContext context(model, input, {.index = 3}, 2);
         context.other = &other;
         context.batch = batch;
-        return explainer_->explain(context, few());
+        return explainer_->explain(context, few(model));
     }
     /// Finite and of the model's size; or refused in words.
     void works(const Result<Attribution>& found, const Input& input) {

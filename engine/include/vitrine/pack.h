@@ -44,6 +44,8 @@ struct PackOptions {
     std::filesystem::path out;
     /// How a photograph becomes a square: "crop" (short side resized, centre kept) or "squash" (both sides resized).
     std::string fit = "crop";
+    /// All pictures below the folder, at any depth, as one class: for training that needs no labels.
+    bool unlabelled = false;
     Interpolation interpolation = Interpolation::Bicubic;
     int threads = 0;  ///< decoders; 0 takes what the machine has
     std::stop_token stop = {};

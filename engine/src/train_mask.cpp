@@ -1,0 +1,661 @@
+// Trains an attention module: draws pictures, runs the frozen model with and without the mask, steps, keeps
+// checkpoints.
+#include <vitrine/train_mask.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <sstream>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/index.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/quantile.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/upsample_bilinear2d.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include <vitrine/base/random.h>
+#include <vitrine/base/readers.h>
+#include <vitrine/capture.h>
+#include <vitrine/checkpoint.h>
+#include <vitrine/device.h>
+#include <vitrine/pack.h>
+#include <vitrine/torch_errors.h>
+
+#include "augment.h"
+#include "dataset.h"
+#include "mask_objective.h"
+#include "tensor_io.h"
+#include "text.h"
+
+namespace vitrine {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+std::vector<Parameter> mask_parameters() {
+    const auto number = [](std::string name, double standard, std::string meaning, double low, double high,
+                           std::string source) {
+        return Parameter{std::move(name), standard, std::move(meaning), "", std::move(source), low, high, {}};
+    };
+    const auto whole = [](std::string name, std::int64_t standard, std::string meaning, std::string unit,
+                          std::string source) {
+        return Parameter{
+            std::move(name), standard, std::move(meaning), std::move(unit), std::move(source), 0.0, 1e9, {}};
+    };
+    const auto words = [](std::string name, std::string standard, std::string meaning, std::vector<std::string> choices,
+                          std::string source) {
+        return Parameter{std::move(name),   std::move(standard), std::move(meaning), "", std::move(source), {}, {},
+                         std::move(choices)};
+    };
+    const char* paper = "T-TAME";
+    return {
+        words("layers", "", "named points with commas between; empty: three, by architecture", {}, paper),
+        words("version", "tame", "the module: tame, ttame (times the class token), ablations, or l_cam",
+              mask_versions(), paper),
+        words(
+            "policy", "auto",
+            "what a mask hides: black, mean (the mean colour), or auto: mean for models with patch tokens, else black",
+            {"auto", "black", "mean"}, paper),
+        words("masking", "random",
+              "whose masks the area and the smoothness weigh: of all the batch's classes (random), or of the own one",
+              {"random", "diagonal"}, paper),
+        words("mode", "default",
+              "default: the frozen model answers as always and smoothness is rescaled to a batch of 32; reference: the "
+              "published run, no rescaling",
+              {"default", "reference"}, paper),
+        number("epochs", 8, "passes over all pictures", 0, 1e6, paper),
+        whole("steps", 0, "optimiser steps; 0 takes them from epochs", "", ""),
+        whole("batch", 32, "pictures a step", "pictures", paper),
+        number("lr", 1e-3, "highest learning rate of the one cycle", 0, 10, paper),
+        number("weight_decay", 5e-4, "decay of all but biases", 0, 1, paper),
+        number("cross_entropy", 1.5, "weight of answering as for the whole picture", 0, 1000, paper),
+        number("area", 2, "weight of the masks' area", 0, 1000, paper),
+        number("smooth", 0.01, "weight of the masks' roughness", 0, 1000, paper),
+        number("flip", 0.5, "chance of a mirrored picture", 0, 1, paper),
+        number("held", 0.1, "share of the pictures that is held out and measured at the end", 0, 0.9, ""),
+        whole("side", 0, "side to which pictures are brought before a random crop; 0: 256 / 224 of the input's",
+              "pixels", paper),
+        whole("seed", 0, "every random choice follows from it", "", ""),
+        whole("preview_every", 25, "steps between previews", "", ""),
+        number("checkpoint_seconds", 30, "seconds between checkpoints", 0, 1e6, ""),
+        number("report_seconds", 1, "seconds between reports; 0: every step", 0, 1e6, ""),
+        whole("floor", 0, "repetitions of the passes alone, timed beside the steps; 0: not timed", "", ""),
+        words("precision", "fp16", "type of the written weights", {"fp16", "fp32"}, ""),
+    };
+}
+
+namespace {
+
+constexpr const char* kCheckpointFormat = "vitrine.mask.training";
+constexpr std::uint64_t kOrder = 0x6d61736b, kCrop = 0x63726f70, kHeld = 0x68656c64;
+constexpr std::int64_t kPatience = 100;  // steps with masks that hide all or nothing, before the run gives up
+
+class MaskTraining {
+  public:
+    MaskTraining(Model& model, const TrainMaskOptions& options)
+        : model_(model), options_(options), settings_(mask_parameters()) {}
+
+    Status prepare();
+    Result<TrainMaskSummary> run();
+
+  private:
+    Status open_pictures();
+    Status resume_if_there();
+    Status write_checkpoint();
+    Status write_mask();
+    std::string record() const;
+    at::Tensor views(const std::vector<std::int64_t>& pictures, std::int64_t round) const;
+    at::Tensor centred(const std::vector<std::int64_t>& pictures) const;
+    std::vector<std::int64_t> drawn(std::int64_t step);
+    Status step();
+    void time_floor();
+    fs::path checkpoint_file() const { return options_.out.string() + ".checkpoint"; }
+    fs::path picture_file() const { return options_.out.string() + ".pictures"; }
+
+    Model& model_;
+    const TrainMaskOptions& options_;
+    Settings settings_;
+    MaskConfig config_;
+    MaskPolicy policy_ = MaskPolicy::Black;
+    MaskWeights weights_;
+    std::optional<MaskModule> mask_;
+    std::unique_ptr<MaskSgd> optimizer_;
+    OneCycle schedule_;
+    at::Tensor images_;  // uint8 [n, side, side, 3], on the model's device
+    std::vector<std::int64_t> used_, held_;
+    std::vector<std::int64_t> order_;
+    std::int64_t order_round_ = -1;
+    at::Device device_ = at::kCPU;
+    at::ScalarType type_ = at::kFloat;
+    std::uint64_t seed_ = 0;
+    std::int64_t batch_ = 0, steps_ = 0, step_ = 0, height_ = 0, width_ = 0, collapsed_ = 0;
+    double rescale_ = 1;
+    bool reference_ = false, random_ = true;
+    TrainMaskSummary summary_;
+    at::Tensor last_;  // [6] of the last step, on the device: the terms, coverage, agreement
+    std::vector<at::Tensor> waiting_;
+    double floor_seconds_ = 0;
+    std::int64_t floor_count_ = 0;
+};
+
+Status MaskTraining::open_pictures() {
+    const std::int64_t wanted = settings_.integer("side");
+    const std::int64_t input = std::max(height_, width_);
+    const std::int64_t side = wanted > 0 ? wanted : (input * 256 + 112) / 224;
+    if (side < input)
+        return fail(ErrorCode::BadInput, "side is {}, expected at least the model's input of {} pixels", side, input);
+    std::error_code ignored;
+    if (!fs::exists(options_.data, ignored))
+        return fail(ErrorCode::NotFound, "there is nothing at {}", options_.data.string());
+    std::vector<Pack> packs;
+    if (!fs::is_directory(options_.data, ignored)) {
+        packs.push_back(VITRINE_TRY(read_pack(options_.data)));
+    } else {
+        std::vector<fs::path> files;
+        for (const auto& entry : fs::directory_iterator(options_.data, ignored))
+            if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
+        std::sort(files.begin(), files.end());
+        for (const auto& file : files) packs.push_back(VITRINE_TRY(read_pack(file)));
+    }
+    if (packs.empty()) {
+        // Decoded once: a run that goes on finds them beside its checkpoint.
+        const std::string source = fmt::format("{} at {}", fs::weakly_canonical(options_.data, ignored).string(), side);
+        if (auto kept = fs::exists(picture_file(), ignored) ? read_pack(picture_file())
+                                                            : Result<Pack>(fail(ErrorCode::NotFound, "none"));
+            kept && kept->source == source) {
+            packs.push_back(std::move(*kept));
+        } else {
+            PackOptions packing;
+            packing.folder = options_.data;
+            packing.size = side;
+            packing.unlabelled = true;
+            packing.stop = options_.stop;
+            packing.progress = options_.decoding;
+            PackSummary found;
+            Pack pack = VITRINE_TRY(pack_in_memory(packing, &found));
+            summary_.skipped = std::move(found.skipped);
+            pack.source = source;
+            VITRINE_CHECK(write_pack(picture_file(), pack));
+            packs.push_back(std::move(pack));
+        }
+    }
+    std::vector<at::Tensor> images;
+    for (const Pack& pack : packs) {
+        if (pack.size() < input)
+            return fail(ErrorCode::BadInput, "the pack from {} has pictures of {} pixels, the model needs {}",
+                        pack.source, pack.size(), input);
+        if (pack.size() != packs.front().size())
+            return fail(ErrorCode::BadInput, "the packs have pictures of {} and of {} pixels, expected one size",
+                        packs.front().size(), pack.size());
+        images.push_back(pack.images);
+    }
+    images_ = (images.size() == 1 ? images.front() : at::cat(images)).to(device_);
+    const std::int64_t count = images_.size(0);
+    const auto order = StepRandom(seed_, 0, kHeld).permutation(count);
+    const auto held =
+        std::min<std::int64_t>(count - 1, std::llround(settings_.number("held") * static_cast<double>(count)));
+    held_.assign(order.begin(), order.begin() + held);
+    used_.assign(order.begin() + held, order.end());
+    std::sort(held_.begin(), held_.end());
+    std::sort(used_.begin(), used_.end());
+    summary_.pictures = static_cast<std::int64_t>(used_.size());
+    return {};
+}
+
+Status MaskTraining::prepare() {
+    if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write; give it with --out");
+    VITRINE_CHECK(settings_.set("seed", std::to_string(options_.seed)));
+    for (const auto& [name, value] : options_.settings) VITRINE_CHECK(settings_.set(name, value));
+    if (model_.info().classes < 1)
+        return fail(ErrorCode::Unsupported, "{} has no classes, whose masks would be trained", model_.info().name);
+    seed_ = static_cast<std::uint64_t>(settings_.integer("seed"));
+    batch_ = settings_.integer("batch");
+    if (batch_ < 1) return fail(ErrorCode::BadInput, "batch is {}, expected at least 1", batch_);
+    device_ = model_.device();
+    if (const auto parameters = model_.parameters(); !parameters.empty()) {
+        type_ = parameters.front().second.scalar_type();
+        for (const auto& [name, tensor] : parameters) tensor.set_requires_grad(false);
+    }
+    height_ = model_.preprocess().input_height;
+    width_ = model_.preprocess().input_width;
+    reference_ = settings_.text("mode") == "reference";
+    if (reference_)
+        for (const auto& [name, tensor] : model_.parameters())
+            if (tensor.dim() == 1 &&
+                (name.find("bn") != std::string::npos || name.find("batch_norm") != std::string::npos))
+                return fail(ErrorCode::Unsupported,
+                            "mode=reference runs batch norms on the batch's statistics, which {} cannot do here; use "
+                            "mode=default",
+                            model_.info().name);
+    random_ = settings_.text("masking") == "random";
+    const std::string policy = settings_.text("policy");
+    policy_ = policy == "mean" || (policy == "auto" && model_.info().layers > 0) ? MaskPolicy::Mean : MaskPolicy::Black;
+    weights_.cross_entropy = settings_.number("cross_entropy");
+    weights_.area = settings_.number("area");
+    weights_.smooth = settings_.number("smooth");
+
+    config_.version = settings_.text("version");
+    config_.classes = model_.info().classes;
+    std::istringstream names(settings_.text("layers"));
+    for (std::string name; std::getline(names, name, ',');) {
+        name.erase(0, name.find_first_not_of(' '));
+        name.erase(name.find_last_not_of(' ') + 1);
+        if (!name.empty()) config_.layers.push_back(name);
+    }
+    if (config_.layers.empty()) config_.layers = VITRINE_TRY(mask_layers(model_, config_.version));
+    // The published order is that of the run, whatever order was written.
+    const auto points = model_.points();
+    const auto place = [&](const std::string& name) {
+        return std::find_if(points.begin(), points.end(), [&](const NamedPoint& p) { return p.name == name; }) -
+               points.begin();
+    };
+    std::stable_sort(config_.layers.begin(), config_.layers.end(),
+                     [&](const auto& a, const auto& b) { return place(a) < place(b); });
+    summary_.layers = config_.layers;
+
+    const at::Tensor nothing = at::zeros({1, 3, height_, width_}, at::TensorOptions().device(device_).dtype(type_));
+    const MaskFeatures seen = VITRINE_TRY(mask_features(model_, nothing, config_));
+    for (const at::Tensor& map : seen.maps) {
+        config_.channels.push_back(map.size(1));
+        if (batch_ * map.size(2) * map.size(3) < 2)
+            return fail(ErrorCode::BadInput,
+                        "a batch of 1 has one number a channel in a 1 x 1 map, too few for a norm");
+    }
+    mask_ = VITRINE_TRY(MaskModule::make(config_, seed_));
+    mask_->to(device_);
+    summary_.parameters = mask_->size();
+
+    VITRINE_CHECK(open_pictures());
+    batch_ = std::min(batch_, static_cast<std::int64_t>(used_.size()));
+    // A sum over batch x batch masks divided by twice the batch grows with it.
+    rescale_ = reference_ || !random_ ? 1 : 32.0 / static_cast<double>(batch_);
+    steps_ = settings_.integer("steps");
+    if (steps_ == 0)
+        steps_ = std::max<std::int64_t>(1, std::llround(settings_.number("epochs") * static_cast<double>(used_.size()) /
+                                                        static_cast<double>(batch_)));
+    schedule_.peak = settings_.number("lr");
+    schedule_.steps = steps_;
+    optimizer_ = std::make_unique<MaskSgd>(mask_->parameters(), settings_.number("weight_decay"));
+
+    mask_->facts = {{"model", model_.info().name},
+                    {"weights", weights_hash(model_)},
+                    {"policy", policy_ == MaskPolicy::Mean ? "mean" : "black"},
+                    {"input", fmt::format("{} x {}", height_, width_)},
+                    {"settings", record()}};
+    return resume_if_there();
+}
+
+std::string MaskTraining::record() const {
+    nlohmann::json out;
+    for (const auto& p : settings_.declared()) out[p.name] = to_string(settings_.value(p.name));
+    out["layers"] = fmt::format("{}", fmt::join(config_.layers, ","));
+    out["batch"] = std::to_string(batch_);
+    out["steps"] = std::to_string(steps_);
+    out["pictures"] = std::to_string(used_.size());
+    out["model"] = model_.info().name;
+    return out.dump();
+}
+
+std::vector<std::int64_t> MaskTraining::drawn(std::int64_t step) {
+    const auto count = static_cast<std::int64_t>(used_.size());
+    std::vector<std::int64_t> out;
+    for (std::int64_t at = step * batch_; at < (step + 1) * batch_; ++at) {
+        const std::int64_t round = at / count;
+        if (round != order_round_) {
+            order_ = StepRandom(seed_, static_cast<std::uint64_t>(round), kOrder).permutation(count);
+            order_round_ = round;
+        }
+        out.push_back(used_[static_cast<std::size_t>(order_[static_cast<std::size_t>(at % count)])]);
+    }
+    return out;
+}
+
+namespace {
+
+/// Pieces of 8-bit pictures, normalised. `top`, `left`, `mirrored`: of each.
+at::Tensor pieces(const at::Tensor& images, const std::vector<std::int64_t>& which,
+                  const std::vector<std::int64_t>& top, const std::vector<std::int64_t>& left,
+                  const std::vector<bool>& mirrored, std::int64_t height, std::int64_t width,
+                  const Preprocess& preprocess) {
+    const auto n = static_cast<std::int64_t>(which.size());
+    at::Tensor picture = at::empty({n, 1, 1}, at::kLong), row = at::empty({n, height, 1}, at::kLong),
+               col = at::empty({n, 1, width}, at::kLong);
+    for (std::int64_t i = 0; i < n; ++i) {
+        const auto k = static_cast<std::size_t>(i);
+        picture.mutable_data_ptr<std::int64_t>()[i] = which[k];
+        for (std::int64_t y = 0; y < height; ++y) row.mutable_data_ptr<std::int64_t>()[i * height + y] = top[k] + y;
+        for (std::int64_t x = 0; x < width; ++x)
+            col.mutable_data_ptr<std::int64_t>()[i * width + x] = left[k] + (mirrored[k] ? width - 1 - x : x);
+    }
+    const at::Device device = images.device();
+    const at::Tensor chosen = at::index(images, {picture.to(device), row.to(device), col.to(device)});
+    return normalised(chosen.permute({0, 3, 1, 2}).to(at::kFloat) / 255.0, preprocess.mean, preprocess.std);
+}
+
+}  // namespace
+
+at::Tensor MaskTraining::views(const std::vector<std::int64_t>& pictures, std::int64_t round) const {
+    const std::int64_t side = images_.size(1);
+    std::vector<std::int64_t> top, left;
+    std::vector<bool> mirrored;
+    for (const std::int64_t picture : pictures) {
+        StepRandom random(seed_ + mix64(static_cast<std::uint64_t>(round)), static_cast<std::uint64_t>(picture), kCrop);
+        top.push_back(random.below(side - height_ + 1));
+        left.push_back(random.below(side - width_ + 1));
+        mirrored.push_back(random.chance(settings_.number("flip")));
+    }
+    return pieces(images_, pictures, top, left, mirrored, height_, width_, model_.preprocess());
+}
+
+at::Tensor MaskTraining::centred(const std::vector<std::int64_t>& pictures) const {
+    const std::int64_t side = images_.size(1);
+    return pieces(images_, pictures, std::vector<std::int64_t>(pictures.size(), (side - height_) / 2),
+                  std::vector<std::int64_t>(pictures.size(), (side - width_) / 2),
+                  std::vector<bool>(pictures.size(), false), height_, width_, model_.preprocess());
+}
+
+Status MaskTraining::step() {
+    const auto pictures = drawn(step_);
+    const at::Tensor pixels = views(pictures, step_ * batch_ / static_cast<std::int64_t>(used_.size()));
+    const MaskFeatures seen = VITRINE_TRY(mask_features(model_, pixels.to(type_), config_));
+    const at::Tensor classes = at::argmax(seen.answer, 1);
+    const at::AutoGradMode with_graph(true);
+    const at::Tensor all = at::sigmoid(mask_->logits(seen.maps, classes, /*training=*/true));  // [batch, batch, t, t]
+    const at::Tensor own = all.diagonal(0, 0, 1).permute({2, 0, 1}).unsqueeze(1);
+    const at::Tensor seen_through = masked(pixels, own, policy_, model_.preprocess());
+    const at::Tensor answer = model_.forward(seen_through.to(type_));
+    const MaskLoss loss = mask_loss(answer, classes, random_ ? all : own, weights_, rescale_);
+    loss.total.backward();
+    const auto [rate, momentum] = schedule_.at(step_);
+    optimizer_->step(rate, momentum);
+    const at::NoGradGuard no_grad;
+    waiting_.push_back(
+        at::stack({loss.total.detach(), loss.cross_entropy.detach(), loss.area.detach(), loss.smooth.detach(),
+                   own.detach().mean(), at::argmax(answer.detach(), 1).eq(classes).to(at::kFloat).mean()}));
+    ++step_;
+    return {};
+}
+
+void MaskTraining::time_floor() {
+    const at::Tensor pixels = views(drawn(step_), 0).to(type_);
+    synchronize(device_);
+    const auto began = Clock::now();
+    {
+        const at::NoGradGuard no_grad;
+        model_.forward(pixels);
+    }
+    const at::AutoGradMode with_graph(true);
+    const at::Tensor leaf = pixels.detach().requires_grad_(true);
+    model_.forward(leaf).sum().backward();
+    synchronize(device_);
+    floor_seconds_ += std::chrono::duration<double>(Clock::now() - began).count();
+    ++floor_count_;
+}
+
+Status MaskTraining::write_checkpoint() {
+    NamedTensors tensors = mask_->parameters();
+    for (const auto& item : mask_->statistics()) tensors.push_back(item);
+    for (const auto& item : optimizer_->state()) tensors.push_back(item);
+    at::Tensor curve = at::empty({static_cast<std::int64_t>(summary_.curve.size()), 5});
+    std::memcpy(curve.mutable_data_ptr<float>(), summary_.curve.data(),
+                summary_.curve.size() * sizeof(summary_.curve[0]));
+    tensors.emplace_back("curve", curve);
+    return write_tensors(checkpoint_file(), tensors,
+                         {{"format", kCheckpointFormat},
+                          {"step", std::to_string(step_)},
+                          {"collapsed", std::to_string(collapsed_)},
+                          {"weights", mask_->facts["weights"]},
+                          {"settings", record()}});
+}
+
+Status MaskTraining::resume_if_there() {
+    std::error_code ignored;
+    const fs::path file = checkpoint_file();
+    if (!fs::exists(file, ignored)) return {};
+    auto contents = read_safetensors(file);
+    if (!contents)
+        return tl::make_unexpected(std::move(contents.error()).with_context("resuming from " + file.string()));
+    const auto& metadata = contents->metadata;
+    const auto fact = [&](const char* key) { return metadata.count(key) != 0 ? metadata.at(key) : std::string(); };
+    if (fact("format") != kCheckpointFormat)
+        return fail(ErrorCode::BadInput, "{} is no checkpoint of a mask; move it away or choose another --out",
+                    file.string());
+    const auto then = nlohmann::json::parse(fact("settings"), nullptr, false);
+    const auto now = nlohmann::json::parse(record());
+    if (!then.is_object())
+        return fail(ErrorCode::BadInput, "{} does not say its settings; remove it to start anew", file.string());
+    for (const auto& [name, value] : now.items()) {
+        if (name == "report_seconds" || name == "checkpoint_seconds" || name == "preview_every" ||
+            name == "precision" || name == "floor")
+            continue;
+        const auto before = then.value(name, nlohmann::json());
+        if (before != value)
+            return fail(ErrorCode::BadInput,
+                        "{} was trained with {} = {}, now it is {}; use the same settings or remove the checkpoint",
+                        file.string(), name, before.dump(), value.dump());
+    }
+    if (fact("weights") != mask_->facts["weights"])
+        return fail(ErrorCode::BadInput, "{} was trained for other weights of {}; remove it to start anew",
+                    file.string(), model_.info().name);
+    const auto whole = [&](const char* key) {
+        std::int64_t value = -1;
+        const std::string text = fact(key);
+        std::from_chars(text.data(), text.data() + text.size(), value);
+        return value;
+    };
+    const std::int64_t step = whole("step");
+    NamedTensors state;
+    for (const auto& [name, entry] : contents->tensors)
+        state.emplace_back(name, VITRINE_TRY(to_tensor(entry)).to(device_));
+    const at::NoGradGuard no_grad;
+    std::size_t taken = 0;
+    const at::Tensor* curve = nullptr;
+    for (const auto& [name, tensor] : state) {
+        if (name == "curve") curve = &tensor;
+        for (const auto* list : {&mask_->parameters(), &mask_->statistics()})
+            for (const auto& [own, to] : *list)
+                if (own == name && to.sizes() == tensor.sizes()) {
+                    const_cast<at::Tensor&>(to).copy_(tensor);
+                    ++taken;
+                }
+    }
+    if (step < 1 || step > steps_ || taken != mask_->parameters().size() + mask_->statistics().size() ||
+        !optimizer_->restore(state) || curve == nullptr || curve->dim() != 2 || curve->size(0) != step ||
+        curve->size(1) != 5)
+        return fail(ErrorCode::BadInput, "{} is broken or of another mask; remove it to start anew", file.string());
+    step_ = step;
+    collapsed_ = std::max<std::int64_t>(0, whole("collapsed"));
+    summary_.curve.resize(static_cast<std::size_t>(step));
+    const at::Tensor host = curve->to(at::kCPU).contiguous();
+    std::memcpy(summary_.curve.data(), host.const_data_ptr<float>(), summary_.curve.size() * sizeof(summary_.curve[0]));
+    summary_.notes.push_back(fmt::format("resumed at step {} of {}", step_, steps_));
+    return {};
+}
+
+Status MaskTraining::write_mask() {
+    const auto& last = summary_.curve.back();
+    mask_->facts["losses"] = nlohmann::json{
+        {"total", last[0]},
+        {"cross_entropy", last[1]},
+        {"area", last[2]},
+        {"smooth", last[3]},
+        {"coverage", last[4]}}.dump();
+    if (summary_.held.pictures > 0)
+        mask_->facts["held"] = nlohmann::json{{"pictures", summary_.held.pictures},
+                                              {"agreement", summary_.held.agreement},
+                                              {"coverage", summary_.held.coverage},
+                                              {"average_drop", summary_.held.average_drop},
+                                              {"increase_in_confidence", summary_.held.increase}}
+                                   .dump();
+    VITRINE_CHECK(mask_->save(options_.out, settings_.text("precision") == "fp32" ? at::kFloat : at::kHalf));
+    std::error_code ignored;
+    summary_.size_bytes = static_cast<std::int64_t>(fs::file_size(options_.out, ignored));
+    return {};
+}
+
+Result<TrainMaskSummary> MaskTraining::run() {
+    const auto began = Clock::now();
+    auto reported = began, kept = began;
+    const std::int64_t first = step_;
+    double spent = 0;
+    const std::int64_t preview_every = settings_.integer("preview_every"), floors = settings_.integer("floor");
+    // Figures stay on the device until someone asks: reading each would wait for each step.
+    const auto gather = [&](std::string note) -> Status {
+        if (waiting_.empty() && note.empty()) return {};
+        MaskStep now;
+        now.step = step_;
+        now.steps = steps_;
+        now.note = std::move(note);
+        now.learning_rate = schedule_.at(std::max<std::int64_t>(0, step_ - 1)).first;
+        if (!waiting_.empty()) {
+            const at::Tensor figures = at::stack(waiting_).to(at::kCPU).contiguous();
+            const auto* value = figures.const_data_ptr<float>();
+            for (std::int64_t i = 0; i < figures.size(0); ++i, value += 6) {
+                summary_.curve.push_back({value[0], value[1], value[2], value[3], value[4]});
+                collapsed_ = value[4] < 0.02F || value[4] > 0.98F ? collapsed_ + 1 : 0;
+            }
+            const at::Tensor mean = figures.mean(0);
+            const auto* of = mean.const_data_ptr<float>();
+            now.total = of[0], now.cross_entropy = of[1], now.area = of[2], now.smooth = of[3], now.coverage = of[4],
+            now.agreement = of[5];
+            waiting_.clear();
+        }
+        spent = std::chrono::duration<double>(Clock::now() - began).count() - floor_seconds_;
+        if (step_ > first && spent > 0) {
+            now.pictures_per_second = static_cast<double>((step_ - first) * batch_) / spent;
+            now.seconds_left = spent / static_cast<double>(step_ - first) * static_cast<double>(steps_ - step_);
+        }
+        summary_.pictures_per_second = now.pictures_per_second;
+        if (options_.progress) options_.progress(now);
+        reported = Clock::now();
+        if (!std::isfinite(now.total))
+            return fail(ErrorCode::BadInput, "the loss became {} by step {}; lower lr (now {})", now.total, step_,
+                        settings_.number("lr"));
+        if (collapsed_ >= kPatience)
+            return fail(ErrorCode::BadInput,
+                        "for {} steps the masks have covered {:.1f} % of the pictures: they hide all or nothing; try "
+                        "another policy (now {}), a lower lr or another weight of area",
+                        collapsed_, 100 * now.coverage, mask_->facts["policy"]);
+        return {};
+    };
+    if (step_ > 0) VITRINE_CHECK(gather(summary_.notes.back()));
+    while (step_ < steps_) {
+        if (options_.stop.stop_requested()) {
+            VITRINE_CHECK(gather(""));
+            if (step_ > 0) VITRINE_CHECK(write_checkpoint());
+            VITRINE_CHECK(gather("stopped, checkpoint written"));
+            summary_.steps = step_;
+            return summary_;
+        }
+        VITRINE_CHECK(step());
+        if (floor_count_ < floors && step_ > first + 3) time_floor();
+        const auto now = Clock::now();
+        if (std::chrono::duration<double>(now - reported).count() >= settings_.number("report_seconds"))
+            VITRINE_CHECK(gather(""));
+        if (options_.preview && preview_every > 0 && step_ % preview_every == 0) options_.preview(*mask_, step_);
+        if (step_ < steps_ &&
+            std::chrono::duration<double>(now - kept).count() >= settings_.number("checkpoint_seconds")) {
+            VITRINE_CHECK(gather(""));
+            VITRINE_CHECK(write_checkpoint());
+            kept = Clock::now();
+        }
+    }
+    synchronize(device_);
+    VITRINE_CHECK(gather(""));
+    if (floor_count_ > 0)
+        summary_.floor_pictures_per_second = static_cast<double>(floor_count_ * batch_) / floor_seconds_;
+    if (!held_.empty()) {
+        const auto make = [&](std::int64_t from, std::int64_t count) {
+            return centred({held_.begin() + from, held_.begin() + from + count});
+        };
+        summary_.held =
+            VITRINE_TRY(mask_figures(model_, *mask_, policy_, static_cast<std::int64_t>(held_.size()), make));
+    }
+    VITRINE_CHECK(write_mask());
+    std::error_code ignored;
+    fs::remove(checkpoint_file(), ignored);
+    fs::remove(picture_file(), ignored);
+    summary_.finished = true;
+    summary_.steps = step_;
+    return summary_;
+}
+
+}  // namespace
+
+Result<MaskFigures> mask_figures(Model& model, const MaskModule& mask, MaskPolicy policy, std::int64_t count,
+                                 const std::function<at::Tensor(std::int64_t from, std::int64_t count)>& pixels) {
+    return guarded([&]() -> Result<MaskFigures> {
+        const at::NoGradGuard no_grad;
+        MaskFigures out;
+        out.pictures = count;
+        const auto parameters = model.parameters();
+        const at::ScalarType type = parameters.empty() ? at::kFloat : parameters.front().second.scalar_type();
+        constexpr std::array<double, 3> kHidden{0.0, 0.5, 0.85};
+        constexpr std::int64_t kPiece = 32;
+        for (std::int64_t from = 0; from < count; from += kPiece) {
+            const std::int64_t n = std::min(kPiece, count - from);
+            const at::Tensor pictures = pixels(from, n);
+            const MaskFeatures seen = VITRINE_TRY(mask_features(model, pictures.to(type), mask.config()));
+            const at::Tensor classes = at::argmax(seen.answer, 1, true);
+            const at::Tensor whole = at::softmax(seen.answer, 1).gather(1, classes);
+            // Only the rows that are looked at.
+            const at::Tensor all = mask.logits(seen.maps, classes.flatten());
+            const at::Tensor c = all.diagonal(0, 0, 1).permute({2, 0, 1}).unsqueeze(1), a = at::sigmoid(c);
+            out.coverage += a.mean().item<double>() * static_cast<double>(n);
+            const auto answer = [&](const at::Tensor& x) { return model.forward(x.to(type)).to(at::kFloat); };
+            out.agreement += at::argmax(answer(masked(pictures, a, policy, model.preprocess())), 1, true)
+                                 .eq(classes)
+                                 .sum()
+                                 .item<double>();
+            const at::Tensor map =
+                at::upsample_bilinear2d(min_max(c), {pictures.size(2), pictures.size(3)}, /*align_corners=*/false);
+            for (std::size_t k = 0; k < kHidden.size(); ++k) {
+                at::Tensor shown = map;
+                if (kHidden[k] > 0) {
+                    const at::Tensor floor =
+                        at::quantile(map.flatten(1), kHidden[k], 1, true).unsqueeze(-1).unsqueeze(-1);
+                    shown = at::where(map < floor, at::zeros_like(map), map);
+                }
+                const at::Tensor p =
+                    at::softmax(answer(masked(pictures, shown, MaskPolicy::Black, model.preprocess())), 1)
+                        .gather(1, classes);
+                out.average_drop[k] += 100 * ((whole - p).clamp_min(0) / whole).sum().item<double>();
+                out.increase[k] += 100 * (p > whole).sum().item<double>();
+            }
+        }
+        const auto n = static_cast<double>(std::max<std::int64_t>(1, count));
+        out.agreement /= n;
+        out.coverage /= n;
+        for (auto* list : {&out.average_drop, &out.increase})
+            for (double& value : *list) value /= n;
+        return out;
+    });
+}
+
+Result<TrainMaskSummary> train_mask(Model& model, const TrainMaskOptions& options) {
+    return guarded([&]() -> Result<TrainMaskSummary> {
+        MaskTraining training(model, options);
+        VITRINE_CHECK(training.prepare());
+        return training.run();
+    });
+}
+
+}  // namespace vitrine

@@ -1,0 +1,260 @@
+// Training a mask on a model whose evidence is known: it finds the square, it resumes to the bit, it refuses in words.
+#include <vitrine/train_mask.h>
+
+#include <gmock/gmock.h>
+
+#include <fstream>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/avg_pool2d.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/zeros.h>
+
+#include <vitrine/capture.h>
+#include <vitrine/pack.h>
+
+namespace vitrine {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Red or green: the strongest 4 x 4 cell of each colour is its logit.
+class SquareModel final : public Model {
+  public:
+    SquareModel() {
+        info_.name = "squares";
+        info_.classes = 2;
+        preprocess_.input_height = preprocess_.input_width = 32;
+        preprocess_.mean = {0, 0, 0};
+        preprocess_.std = {1, 1, 1};
+    }
+    at::Tensor forward(const at::Tensor& pixels) override {
+        const at::Tensor red = pixels.narrow(1, 0, 1), green = pixels.narrow(1, 1, 1), blue = pixels.narrow(1, 2, 1);
+        const at::Tensor colour = at::relu(at::cat({red - green, green - red, blue - red, blue - green}, 1));
+        const at::Tensor cells = point("cells", at::avg_pool2d(colour, {4, 4}));
+        point("wide", at::avg_pool2d(cells, {2, 2}));
+        point("flat", cells.flatten(1));
+        return 12 * cells.narrow(1, 0, 2).amax({2, 3});
+    }
+    TokenLayout layout(std::int64_t, std::int64_t) const override {
+        TokenLayout out;
+        out.unknown = "no tokens";
+        return out;
+    }
+    std::vector<NamedPoint> points() const override {
+        return {{"cells", "colours of cells [batch, channels, rows, cols]"},
+                {"wide", "the same, coarser [batch, channels, rows, cols]"},
+                {"flat", "cells in a row [batch, width]"}};
+    }
+    void to(at::Device, at::ScalarType) override {}
+};
+
+class TrainMask : public testing::Test {
+  protected:
+    void SetUp() override {
+        folder_ = fs::path(testing::TempDir()) /
+                  ("train_mask_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+        fs::remove_all(folder_);
+        fs::create_directories(folder_);
+        auto g = at::make_generator<at::CPUGeneratorImpl>(std::uint64_t{4});
+        Pack pack;
+        pack.images = at::randint(90, 130, {64, 32, 32, 3}, g, at::kLong).to(at::kByte);
+        pack.labels = at::zeros({64}, at::kLong);
+        for (std::int64_t i = 0; i < 64; ++i) {
+            top_.push_back(at::randint(0, 6, {1}, g, at::kLong).item<std::int64_t>() * 4);
+            left_.push_back(at::randint(0, 6, {1}, g, at::kLong).item<std::int64_t>() * 4);
+            at::Tensor square = pack.images[i].narrow(0, top_.back(), 8).narrow(1, left_.back(), 8);
+            square.zero_();
+            square.select(2, i % 2).fill_(255);
+        }
+        pack.classes = {"pictures"};
+        images_ = pack.images;
+        ASSERT_TRUE(write_pack(folder_ / "pack.safetensors", pack).has_value());
+    }
+    void TearDown() override { fs::remove_all(folder_); }
+
+    TrainMaskOptions options(const std::string& out, std::vector<std::pair<std::string, std::string>> more = {}) const {
+        TrainMaskOptions o;
+        o.data = folder_ / "pack.safetensors";
+        o.out = folder_ / out;
+        o.settings = {{"batch", "8"}, {"steps", "12"}, {"layers", "cells,wide"}, {"report_seconds", "0"},
+                      {"side", "32"}, {"held", "0"},   {"precision", "fp32"},    {"lr", "0.02"}};
+        for (auto& setting : more) o.settings.push_back(std::move(setting));
+        return o;
+    }
+    at::Tensor pixels(std::int64_t i) const {
+        return images_.narrow(0, i, 1).permute({0, 3, 1, 2}).to(at::kFloat) / 255.0;
+    }
+
+    fs::path folder_;
+    at::Tensor images_;
+    std::vector<std::int64_t> top_, left_;
+    SquareModel model_;
+};
+
+TEST_F(TrainMask, FindsTheSquareThatDecides) {
+    const auto trained = train_mask(
+        model_, options("m.safetensors", {{"steps", "300"}, {"batch", "16"}, {"lr", "0.05"}, {"held", "0.2"}}));
+    ASSERT_TRUE(trained.has_value()) << trained.error().message;
+    EXPECT_TRUE(trained->finished);
+    EXPECT_EQ(trained->held.pictures, 13);
+    EXPECT_EQ(trained->pictures, 51);
+    EXPECT_EQ(trained->curve.size(), 300U);
+    EXPECT_GT(trained->held.agreement, 0.9);
+    EXPECT_LT(trained->held.average_drop[0], 50);
+    const auto mask = MaskModule::load(folder_ / "m.safetensors");
+    ASSERT_TRUE(mask.has_value());
+    double inside = 0, whole = 0;
+    for (std::int64_t i = 0; i < 64; ++i) {
+        const MaskFeatures seen = *mask_features(model_, pixels(i), mask->config());
+        const at::Tensor a = at::sigmoid(mask->logits(seen.maps))[0][seen.answer.argmax(1).item<std::int64_t>()];
+        inside += a.narrow(0, top_[static_cast<std::size_t>(i)] / 4, 2)
+                      .narrow(1, left_[static_cast<std::size_t>(i)] / 4, 2)
+                      .sum()
+                      .item<double>();
+        whole += a.sum().item<double>();
+    }
+    EXPECT_GT(inside / whole, 0.8) << "of the mask's mass lies in the square";
+}
+
+TEST_F(TrainMask, AreaAloneDarkensTheMasks) {
+    const auto trained = train_mask(
+        model_, options("m.safetensors", {{"steps", "80"}, {"cross_entropy", "0"}, {"smooth", "0"}, {"lr", "0.2"}}));
+    ASSERT_TRUE(trained.has_value()) << trained.error().message;
+    EXPECT_LT(trained->curve.back()[4], 0.5 * trained->curve.front()[4]);
+}
+
+TEST_F(TrainMask, ResumesToTheBit) {
+    const auto whole = train_mask(model_, options("whole.safetensors"));
+    ASSERT_TRUE(whole.has_value()) << whole.error().message;
+    std::stop_source stop;
+    auto half = options("parts.safetensors");
+    half.stop = stop.get_token();
+    half.progress = [&](const MaskStep& at) {
+        if (at.step == 5) stop.request_stop();
+    };
+    const auto stopped = train_mask(model_, half);
+    ASSERT_TRUE(stopped.has_value());
+    EXPECT_FALSE(stopped->finished);
+    EXPECT_EQ(stopped->steps, 5);
+    EXPECT_TRUE(fs::exists(folder_ / "parts.safetensors.checkpoint"));
+    EXPECT_FALSE(fs::exists(folder_ / "parts.safetensors"));
+    auto other = options("parts.safetensors", {{"lr", "0.03"}});
+    EXPECT_THAT(train_mask(model_, other).error().message, testing::HasSubstr("lr"));
+    const auto rest = train_mask(model_, options("parts.safetensors"));
+    ASSERT_TRUE(rest.has_value()) << rest.error().message;
+    EXPECT_THAT(rest->notes, testing::Contains(testing::HasSubstr("resumed at step 5")));
+    EXPECT_FALSE(fs::exists(folder_ / "parts.safetensors.checkpoint"));
+    EXPECT_EQ(rest->curve, whole->curve);
+    const auto a = MaskModule::load(folder_ / "whole.safetensors"), b = MaskModule::load(folder_ / "parts.safetensors");
+    for (std::size_t i = 0; i < a->parameters().size(); ++i)
+        EXPECT_TRUE(at::equal(a->parameters()[i].second, b->parameters()[i].second)) << a->parameters()[i].first;
+    for (std::size_t i = 0; i < a->statistics().size(); ++i)
+        EXPECT_TRUE(at::equal(a->statistics()[i].second, b->statistics()[i].second)) << a->statistics()[i].first;
+}
+
+TEST_F(TrainMask, AFolderIsDecodedOnceAndBadPicturesAreCounted) {
+    const fs::path photos = folder_ / "photos" / "deep";
+    fs::create_directories(photos);
+    for (std::int64_t i = 0; i < 10; ++i) {
+        Image image(32, 32);
+        const at::Tensor picture = images_[i].contiguous();
+        std::copy_n(picture.const_data_ptr<std::uint8_t>(), image.pixels.size(), image.pixels.begin());
+        ASSERT_TRUE(write_picture(photos / (std::to_string(i) + ".ppm"), image).has_value());
+    }
+    std::ofstream(photos / "broken.ppm") << "P6\n32 32\n255\nshort";
+    auto o = options("m.safetensors", {{"steps", "4"}, {"batch", "4"}});
+    o.data = folder_ / "photos";
+    std::stop_source stop;
+    o.stop = stop.get_token();
+    o.progress = [&](const MaskStep& at) {
+        if (at.step == 2) stop.request_stop();
+    };
+    const auto first = train_mask(model_, o);
+    ASSERT_TRUE(first.has_value()) << first.error().message;
+    EXPECT_EQ(first->pictures, 10);
+    ASSERT_EQ(first->skipped.size(), 1U);
+    EXPECT_THAT(first->skipped[0], testing::HasSubstr("broken.ppm"));
+    EXPECT_TRUE(fs::exists(folder_ / "m.safetensors.pictures"));
+    o.stop = {};
+    o.progress = {};
+    bool decoded = false;
+    o.decoding = [&](const Progress&) { decoded = true; };
+    const auto second = train_mask(model_, o);
+    ASSERT_TRUE(second.has_value()) << second.error().message;
+    EXPECT_TRUE(second->finished);
+    EXPECT_FALSE(decoded) << "the pictures of the first call were kept";
+    EXPECT_FALSE(fs::exists(folder_ / "m.safetensors.pictures"));
+}
+
+TEST_F(TrainMask, RefusesInWordsAndLosesNothing) {
+    const auto why = [&](const TrainMaskOptions& o) {
+        const auto found = train_mask(model_, o);
+        return found ? std::string("trained") : found.error().message;
+    };
+    EXPECT_THAT(why(options("m", {{"layers", "cell"}})),
+                testing::AllOf(testing::HasSubstr("'cell'"), testing::HasSubstr("cells")));
+    EXPECT_THAT(why(options("m", {{"layers", "flat"}})), testing::HasSubstr("flat"));
+    EXPECT_THAT(why(options("m", {{"epoch", "3"}})), testing::HasSubstr("epochs"));
+    EXPECT_THAT(why(options("m", {{"version", "ttame"}})), testing::HasSubstr("class token"));
+    auto o = options("m");
+    o.data = folder_ / "nowhere";
+    EXPECT_THAT(why(o), testing::HasSubstr("nothing at"));
+    fs::create_directories(folder_ / "empty");
+    o.data = folder_ / "empty";
+    EXPECT_THAT(why(o), testing::HasSubstr("no pictures"));
+    o = options("gone/m");
+    EXPECT_NE(why(o), "trained") << "a folder that is not there cannot be written to";
+    model_.info().classes = 0;
+    EXPECT_THAT(why(options("m")), testing::HasSubstr("no classes"));
+    model_.info().classes = 2;
+    std::ofstream(folder_ / "m.checkpoint") << "not a checkpoint";
+    EXPECT_NE(why(options("m")), "trained");
+    EXPECT_TRUE(fs::exists(folder_ / "m.checkpoint")) << "what is not ours stays";
+}
+
+TEST_F(TrainMask, MasksThatHideEverythingEndTheRun) {
+    const auto found = train_mask(
+        model_,
+        options("m", {{"steps", "2000"}, {"cross_entropy", "0"}, {"smooth", "0"}, {"area", "1000"}, {"lr", "1"}}));
+    ASSERT_FALSE(found.has_value());
+    EXPECT_THAT(found.error().message,
+                testing::AnyOf(testing::HasSubstr("hide all or nothing"), testing::HasSubstr("the loss became")));
+}
+
+TEST_F(TrainMask, ThePreviewSeesTheMaskGrow) {
+    auto o = options("m", {{"preview_every", "4"}});
+    std::vector<std::int64_t> seen;
+    o.preview = [&](const MaskModule& mask, std::int64_t step) {
+        seen.push_back(step);
+        EXPECT_EQ(mask.config().classes, 2);
+    };
+    ASSERT_TRUE(train_mask(model_, o).has_value());
+    EXPECT_EQ(seen, (std::vector<std::int64_t>{4, 8, 12}));
+}
+
+TEST_F(TrainMask, WithoutNormsAndDropoutTheReferenceIsTheDefaultAtABatchOf32) {
+    const auto a = train_mask(model_, options("a", {{"batch", "32"}, {"steps", "4"}})),
+               b = train_mask(model_, options("b", {{"batch", "32"}, {"steps", "4"}, {"mode", "reference"}})),
+               c = train_mask(model_, options("c", {{"batch", "8"}, {"steps", "4"}})),
+               d = train_mask(model_, options("d", {{"batch", "8"}, {"steps", "4"}, {"mode", "reference"}}));
+    ASSERT_TRUE(a && b && c && d);
+    EXPECT_EQ(a->curve, b->curve);
+    EXPECT_FLOAT_EQ(c->curve[0][3], 4 * d->curve[0][3]) << "smoothness is rescaled to a batch of 32";
+}
+
+TEST(MaskLayers, AreTheLastResolutionsOfAConvolutionalNetwork) {
+    SquareModel model;
+    const auto layers = mask_layers(model, "tame");
+    ASSERT_TRUE(layers.has_value()) << layers.error().message;
+    EXPECT_EQ(*layers, (std::vector<std::string>{"cells", "wide"}));
+    EXPECT_EQ(*mask_layers(model, "l_cam"), (std::vector<std::string>{"wide"}));
+}
+
+}  // namespace
+}  // namespace vitrine

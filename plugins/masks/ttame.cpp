@@ -1,0 +1,197 @@
+// T-TAME: one run of the model gives the masks of all classes, by an attention module that was trained beside it.
+#include "masks.h"
+
+#include <mutex>
+#include <optional>
+#include <sstream>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/softmax.h>
+
+#include <vitrine/engine.h>
+#include <vitrine/mask_module.h>
+#include <vitrine/torch_errors.h>
+
+namespace vitrine::plugin::masks {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The module beside the built-in model, which fits no other.
+constexpr const char* kBuiltIn = "starter/ttame.safetensors";
+
+/// What the last picture's run gave: another class of the same picture costs a look into it.
+struct Seen {
+    std::string file;
+    fs::file_time_type written;
+    const Model* model = nullptr;
+    at::Tensor first_weight;  // held, so that another model at the same place is told apart
+    at::Tensor pixels;
+    std::shared_ptr<const MaskModule> mask;
+    MaskFeatures features;
+    at::Tensor logits;  // [classes, rows, cols]
+};
+std::mutex guard;
+/// Never destroyed: at the program's end a device's memory is gone before what is static.
+std::optional<Seen>& last() {
+    static auto& kept = *new std::optional<Seen>;
+    return kept;
+}
+
+class TTame final : public Explainer {
+  public:
+    Description description() const override {
+        return {"ttame",
+                "T-TAME",
+                "A mask of every class from feature maps of a few layers, by a small module trained beside the model",
+                "M. Ntrougkas et al., T-TAME: Trainable Attention Mechanism for Explaining Convolutional Networks and "
+                "Vision "
+                "Transformers, IEEE Access 2024",
+                38,
+                "Learned masks",
+                "c_k = sum over layers of w_k relu(BN(conv F) + F), resized bilinearly; mask sigmoid(c_k), map c_k "
+                "from 0 to 1",
+                "Masks of classes that are rarely predicted on the training pictures are weakly trained (a consequence "
+                "of the "
+                "training objective)"};
+    }
+    std::vector<Parameter> parameters() const override {
+        return {{"mask",
+                 std::string(),
+                 "the trained module, as vitrine train-mask writes it; empty: the one that came with the model",
+                 "",
+                 "",
+                 {},
+                 {},
+                 {}},
+                {"show",
+                 std::string("map"),
+                 "map: the module's numbers from their least to their greatest; mask: what covered the pictures in "
+                 "training",
+                 "",
+                 "T-TAME",
+                 {},
+                 {},
+                 {"map", "mask"}},
+                {"layers",
+                 std::string(),
+                 "for a checkpoint of the authors', which names no layers of this program: names with commas between",
+                 "",
+                 "",
+                 {},
+                 {},
+                 {}}};
+    }
+    std::optional<std::string> why_not(const Model& model) const override {
+        if (model.info().classes < 1) return model.info().name + " has no classes, whose masks are trained";
+        return std::nullopt;
+    }
+    bool class_specific() const override { return true; }
+    // The run that keeps the layers; the shared capture does not have them.
+    std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 0}; }
+
+    Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
+        return guarded([&] { return explained(context, settings); });
+    }
+
+  private:
+    static Result<Attribution> explained(ExplainContext& context, const Settings& settings) {
+        const at::NoGradGuard no_grad;
+        Model& model = context.model;
+        if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+        fs::path file = settings.text("mask");
+        if (file.empty()) {
+            const auto built_in = resource(kBuiltIn);
+            const auto mask = built_in ? MaskModule::load(*built_in) : tl::make_unexpected(built_in.error());
+            if (!mask || !mask->fits(model))
+                return fail(
+                    ErrorCode::Unsupported,
+                    "no mask was trained for {} yet: make one with vitrine train-mask and name it with ttame.mask",
+                    model.info().name);
+            file = *built_in;
+        }
+        const Seen seen = VITRINE_TRY(see(context, file, settings.text("layers")));
+        if (!context.target.index) context.target.index = seen.features.answer[0].argmax().item<std::int64_t>();
+        const Objective objective = VITRINE_TRY(context.objective(Scale::Probability));
+        if (objective.index < 0)
+            return fail(ErrorCode::Unsupported, "T-TAME has masks of classes, and {} is asked for",
+                        objective.explained);
+        if (objective.versus || !objective.also.empty())
+            return fail(ErrorCode::Unsupported, "T-TAME has a mask for each class, none for {}; ask for one class",
+                        objective.explained);
+
+        const at::Tensor c = seen.logits[objective.index];
+        Attribution out;
+        out.method = "ttame";
+        const bool shows_mask = settings.text("show") == "mask";
+        out.map = (shows_mask ? at::sigmoid(c) : min_max(c)).to(at::kCPU, at::kFloat).contiguous();
+        out.class_specific = true;
+        out.explained = objective.explained;
+        const double probability = at::softmax(seen.features.answer[0], 0)[objective.index].item<double>();
+        // The layers' shares add up to the module's number.
+        const at::Tensor parts = seen.mask->contributions(seen.features.maps, objective.index)[0];
+        Table shares;
+        shares.name = "share_of_each_layer";
+        shares.unit = "mean over the map";
+        shares.cols = {"mean", "standard deviation"};
+        for (std::size_t s = 0; s < seen.mask->config().layers.size(); ++s) {
+            const at::Tensor part = parts[static_cast<std::int64_t>(s)];
+            shares.rows.push_back(seen.mask->config().layers[s]);
+            shares.values.push_back({part.mean().item<double>(), part.std(false).item<double>()});
+        }
+        out.tables.push_back(std::move(shares));
+        out.notes.push_back(fmt::format(
+            "mask {}: {} of {}, its own mask covers {:.0f} %", file.filename().string(), seen.mask->config().version,
+            seen.mask->facts.count("model") != 0 ? seen.mask->facts.at("model") : "a checkpoint",
+            100 * at::sigmoid(c).mean().item<double>()));
+        if (probability < 0.01)
+            out.notes.push_back(fmt::format(
+                "the model gives this class {:.2g}: masks of improbable classes are weakly trained", probability));
+        if (std::string doubt = seen.mask->doubt(model); !doubt.empty()) out.notes.push_back(std::move(doubt));
+        return out;
+    }
+
+    static Result<Seen> see(ExplainContext& context, const fs::path& file, const std::string& names) {
+        std::error_code failed;
+        const auto written = fs::last_write_time(file, failed);
+        const auto parameters = context.model.parameters();
+        const at::Tensor first = parameters.empty() ? at::Tensor() : parameters.front().second;
+        {
+            const std::lock_guard lock(guard);
+            const auto& kept = last();
+            if (kept && kept->file == file.string() + names && kept->written == written &&
+                kept->model == &context.model && kept->first_weight.is_same(first) &&
+                kept->pixels.is_same(context.input.pixels))
+                return *kept;
+        }
+        std::vector<std::string> layers;
+        std::istringstream list(names);
+        for (std::string name; std::getline(list, name, ',');)
+            if (!name.empty()) layers.push_back(name);
+        MaskModule mask = VITRINE_TRY(MaskModule::load(file, layers));
+        VITRINE_CHECK(mask.fits(context.model));
+        mask.to(context.model.device());
+        const at::ScalarType type = first.defined() ? first.scalar_type() : at::kFloat;
+        Seen seen{file.string() + names, written, &context.model, first, context.input.pixels, {}, {}, {}};
+        seen.features = VITRINE_TRY(mask_features(context.model, context.input.pixels.to(context.model.device(), type),
+                                                  mask.config(), context.stop));
+        for (std::size_t s = 0; s < seen.features.maps.size(); ++s)
+            if (const auto found = seen.features.maps[s].size(1); found != mask.config().channels[s])
+                return fail(ErrorCode::BadInput, "the mask expects {} channels at {}, {} has {}",
+                            mask.config().channels[s], mask.config().layers[s], context.model.info().name, found);
+        seen.logits = mask.logits(seen.features.maps)[0];
+        seen.mask = std::make_shared<const MaskModule>(std::move(mask));
+        const std::lock_guard lock(guard);
+        last() = seen;
+        return seen;
+    }
+};
+
+}  // namespace
+
+std::unique_ptr<Explainer> make_ttame() { return std::make_unique<TTame>(); }
+
+}  // namespace vitrine::plugin::masks
