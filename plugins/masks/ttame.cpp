@@ -9,6 +9,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
+#include <c10/core/StorageImpl.h>
 
 #include <vitrine/engine.h>
 #include <vitrine/mask_module.h>
@@ -29,6 +30,8 @@ struct Seen {
     fs::file_time_type written;
     const Model* model = nullptr;
     at::Tensor first_weight;  // held, so that another model at the same place is told apart
+    std::vector<c10::weak_intrusive_ptr<c10::StorageImpl>>
+        weights;  // where they lay: measures shuffle them for a while
     at::Tensor pixels;
     std::shared_ptr<const MaskModule> mask;
     MaskFeatures features;
@@ -39,6 +42,12 @@ std::mutex guard;
 std::optional<Seen>& last() {
     static auto& kept = *new std::optional<Seen>;
     return kept;
+}
+
+std::vector<c10::weak_intrusive_ptr<c10::StorageImpl>> places_of(Model& model) {
+    std::vector<c10::weak_intrusive_ptr<c10::StorageImpl>> out;
+    for (const auto& [name, tensor] : model.parameters()) out.push_back(tensor.storage().getWeakStorageImpl());
+    return out;
 }
 
 class TTame final : public Explainer {
@@ -103,17 +112,9 @@ class TTame final : public Explainer {
         Model& model = context.model;
         if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
         fs::path file = settings.text("mask");
-        if (file.empty()) {
-            const auto built_in = resource(kBuiltIn);
-            const auto mask = built_in ? MaskModule::load(*built_in) : tl::make_unexpected(built_in.error());
-            if (!mask || !mask->fits(model))
-                return fail(
-                    ErrorCode::Unsupported,
-                    "no mask was trained for {} yet: make one with vitrine train-mask and name it with ttame.mask",
-                    model.info().name);
-            file = *built_in;
-        }
-        const Seen seen = VITRINE_TRY(see(context, file, settings.text("layers")));
+        const bool built_in = file.empty();
+        if (built_in) file = resource(kBuiltIn).value_or(fs::path());
+        const Seen seen = VITRINE_TRY(see(context, file, settings.text("layers"), built_in));
         if (!context.target.index) context.target.index = seen.features.answer[0].argmax().item<std::int64_t>();
         const Objective objective = VITRINE_TRY(context.objective(Scale::Probability));
         if (objective.index < 0)
@@ -154,36 +155,48 @@ class TTame final : public Explainer {
         return out;
     }
 
-    static Result<Seen> see(ExplainContext& context, const fs::path& file, const std::string& names) {
+    static Result<Seen> see(ExplainContext& context, const fs::path& file, const std::string& names, bool built_in) {
         std::error_code failed;
         const auto written = fs::last_write_time(file, failed);
         const auto parameters = context.model.parameters();
         const at::Tensor first = parameters.empty() ? at::Tensor() : parameters.front().second;
+        const auto weights = places_of(context.model);
+        std::shared_ptr<const MaskModule> mask;
         {
             const std::lock_guard lock(guard);
             const auto& kept = last();
             if (kept && kept->file == file.string() + names && kept->written == written &&
-                kept->model == &context.model && kept->first_weight.is_same(first) &&
-                kept->pixels.is_same(context.input.pixels))
-                return *kept;
+                kept->model == &context.model && kept->first_weight.is_same(first)) {
+                if (kept->pixels.is_same(context.input.pixels) && kept->weights == weights) return *kept;
+                mask = kept->mask;  // neither read nor compared again
+            }
         }
-        std::vector<std::string> layers;
-        std::istringstream list(names);
-        for (std::string name; std::getline(list, name, ',');)
-            if (!name.empty()) layers.push_back(name);
-        MaskModule mask = VITRINE_TRY(MaskModule::load(file, layers));
-        VITRINE_CHECK(mask.fits(context.model));
-        mask.to(context.model.device());
+        if (!mask) {
+            std::vector<std::string> layers;
+            std::istringstream list(names);
+            for (std::string name; std::getline(list, name, ',');)
+                if (!name.empty()) layers.push_back(name);
+            auto read = MaskModule::load(file, layers);
+            const Status fits = read ? read->fits(context.model) : Status(tl::make_unexpected(read.error()));
+            if (!fits && built_in)
+                return fail(
+                    ErrorCode::Unsupported,
+                    "no mask was trained for {} yet: make one with vitrine train-mask and name it with ttame.mask",
+                    context.model.info().name);
+            VITRINE_CHECK(fits);
+            read->to(context.model.device());
+            mask = std::make_shared<const MaskModule>(std::move(*read));
+        }
         const at::ScalarType type = first.defined() ? first.scalar_type() : at::kFloat;
-        Seen seen{file.string() + names, written, &context.model, first, context.input.pixels, {}, {}, {}};
+        Seen seen{file.string() + names, written, &context.model, first, weights, context.input.pixels, {}, {}, {}};
         seen.features = VITRINE_TRY(mask_features(context.model, context.input.pixels.to(context.model.device(), type),
-                                                  mask.config(), context.stop));
+                                                  mask->config(), context.stop));
         for (std::size_t s = 0; s < seen.features.maps.size(); ++s)
-            if (const auto found = seen.features.maps[s].size(1); found != mask.config().channels[s])
+            if (const auto found = seen.features.maps[s].size(1); found != mask->config().channels[s])
                 return fail(ErrorCode::BadInput, "the mask expects {} channels at {}, {} has {}",
-                            mask.config().channels[s], mask.config().layers[s], context.model.info().name, found);
-        seen.logits = mask.logits(seen.features.maps)[0];
-        seen.mask = std::make_shared<const MaskModule>(std::move(mask));
+                            mask->config().channels[s], mask->config().layers[s], context.model.info().name, found);
+        seen.logits = mask->logits(seen.features.maps)[0];
+        seen.mask = mask;
         const std::lock_guard lock(guard);
         last() = seen;
         return seen;
