@@ -28,7 +28,7 @@ SmoothMask::SmoothMask(std::int64_t height, std::int64_t width, std::int64_t ste
     const auto pitch = static_cast<double>(step);
     rows_ = (height + step - 1) / step;
     cols_ = (width + step - 1) / step;
-    margin_ = std::llround(sigma);
+    margin_ = std::llrint(sigma);  // halves to even, as TorchRay rounds
     // Parameters that reach a pixel stand at most `radius` to either side; beyond the picture there are none, which is
     // 0.
     const std::int64_t radius = 1 + up(sigma / pitch);

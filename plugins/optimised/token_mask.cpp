@@ -40,8 +40,8 @@ class TokenMask final : public Explainer {
             "Learned masks",
             "argmax over p of E[f(kept) / |f(all)|] - lambda mean p, kept drawn by p; leave-one-out REINFORCE: "
             "sum of (r - mean r)(kept - p) / (S - 1)",
-            "Finds one set that is enough where there may be many, and a few patches can be enough for a model "
-            "that mean nothing to a person (Carter et al., NeurIPS 2021)"};
+            "Finds one set that is enough where there may be many, and a model may be sure of a few pixels that mean "
+            "nothing to a person (Carter et al., NeurIPS 2021)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"steps", std::int64_t{200}, "steps of Adam", "", "", 1, 100000, {}},

@@ -1,0 +1,45 @@
+// Whole searches of extremal perturbation against TorchRay's. Both start from a mask that is 1 all over, whose pixels
+// are ranked by rounding, so that two programs go other ways: what is compared is where they end.
+#include <ATen/core/grad_mode.h>
+
+#include "optimised_case.h"
+
+namespace vitrine::plugin::optimised {
+namespace {
+
+TEST_P(OptimisedParity, SearchesEndWhereTorchRaysDo) {
+    Input input;
+    input.pixels = x;
+    const double unit = unit_of(x);
+    for (const char* area : {"0.1", "0.3"}) {
+        const Explainer* explainer = registry().explainer("extremal_perturbation").value();
+        ExplainContext context(*model, input, target);
+        Settings settings(explainer->parameters());
+        // TorchRay's strongest blur has 20 pixels whatever the picture's size.
+        ASSERT_TRUE(settings.set("area", area) && settings.set("blur", std::to_string(20 / unit)));
+        const auto found = explainer->explain(context, settings);
+        ASSERT_TRUE(found.has_value()) << found.error().message;
+        const at::Tensor want = wanted.at(std::string("mask.") + area), have = fourth(found->map);
+        const at::Tensor a = (want - want.mean()).flatten(), b = (have - have.mean()).flatten();
+        const double alike = ((a * b).sum() / (a.norm() * b.norm())).item<double>();
+        const at::NoGradGuard no_grad;
+        const at::Tensor picture = look_into(blur_pyramid(x, 8, 20), found->map);
+        const Objective objective = context.objective().value();
+        const double reward =
+            context.scores(objective, at::cat({picture, picture.flip({3})})).value().mean().item<double>();
+        const double theirs = wanted.at(std::string("reward.") + area).item<double>();
+        std::printf("%s, area %s: correlation %.4f, number %.3f where TorchRay has %.3f\n", GetParam().name, area,
+                    alike, reward, theirs);
+        EXPECT_GT(alike, 0.9);
+        EXPECT_NEAR(reward, theirs, 0.05 * std::abs(theirs));
+        EXPECT_NEAR(have.mean().item<double>(), want.mean().item<double>(), 0.01);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, OptimisedParity,
+                         testing::Values(Names{"vit", "attention_methods/class_token"},
+                                         Names{"cnn", "torchvision_resnet18"}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace vitrine::plugin::optimised
