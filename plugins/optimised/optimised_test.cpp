@@ -383,7 +383,7 @@ TEST(Optimised, StepsFollowTheGradientOfTheWholeObjective) {
     }
 }
 
-TEST(Optimised, AStopKeepsTheMapSoFar) {
+TEST(Optimised, AStopShowsTheMapSoFar) {
     SeesRed model;
     const Input input = checkered();
     for (const char* method : {"meaningful_perturbation", "extremal_perturbation"}) {
@@ -400,31 +400,29 @@ TEST(Optimised, AStopKeepsTheMapSoFar) {
             // In the middle of the next step, while the model runs.
             if (p.done == 25) model.looked = [&] { source.request_stop(); };
         };
+        Attribution last;
         context.refined = [&](const Attribution& so_far) {
             ++shown;
             EXPECT_TRUE(so_far.partial);
             EXPECT_EQ(so_far.map.size(0), kSide);
+            last = so_far;
         };
         const auto found = explain(context, method, {{"steps", "60"}});
         model.looked = {};
-        ASSERT_TRUE(found) << found.error().message;
-        EXPECT_TRUE(found->partial);
-        EXPECT_TRUE(found->checks.empty());
-        EXPECT_THAT(found->notes.back(), HasSubstr("of 60 steps"));
+        ASSERT_FALSE(found);
+        EXPECT_EQ(found.error().code, ErrorCode::Cancelled);
         EXPECT_EQ(total, 60);
         EXPECT_GE(steps, 25);
         EXPECT_LE(steps, 27);
-        EXPECT_EQ(shown, 2);
+        EXPECT_EQ(shown, 3) << "after 10 and 20 steps, and where it was stopped";
+        EXPECT_EQ(last.notes.back(), fmt::format("stopped after {} of 60 steps", steps));
         // It is the map of as many steps.
         ExplainContext again(model, input, {.index = 0}, 1);
-        again.refined = [&](const Attribution& so_far) {
-            if (so_far.notes.back() != fmt::format("after {} of 30 steps", steps)) return;
-            EXPECT_TRUE(so_far.map.equal(found->map));
-        };
-        ASSERT_TRUE(explain(again, method, {{"steps", std::to_string(steps)}}));
-        if (method == std::string("meaningful_perturbation")) {
-            EXPECT_TRUE(explain(again, method, {{"steps", std::to_string(steps)}})->map.equal(found->map));
-        }
+        const auto whole = explain(again, method, {{"steps", std::to_string(steps)}});
+        ASSERT_TRUE(whole) << whole.error().message;
+        EXPECT_TRUE(whole->map.equal(last.map));
+        EXPECT_FALSE(whole->partial);
+        EXPECT_TRUE(context.progress) << "handed back";
     }
 }
 
@@ -491,7 +489,7 @@ TEST(TokenMaskTest, KeepsThePatchThatDecides) {
     EXPECT_EQ(second->map.argmax().item<std::int64_t>(), kBright);
 }
 
-TEST(TokenMaskTest, AStopKeepsTheMapSoFarAndAWindowedModelIsRefused) {
+TEST(TokenMaskTest, AStopShowsTheMapSoFarAndAModelThatCannotLeaveOutIsRefused) {
     const auto model = sees_bright();
     Input input;
     input.pixels = at::zeros({1, 3, 32, 32});
@@ -501,10 +499,14 @@ TEST(TokenMaskTest, AStopKeepsTheMapSoFarAndAWindowedModelIsRefused) {
     context.progress = [&](const Progress& p) {
         if (p.unit == "steps" && p.done == 7) source.request_stop();
     };
+    Attribution last;
+    context.refined = [&](const Attribution& so_far) { last = so_far; };
     const auto found = explain(context, "token_mask", {{"steps", "50"}});
-    ASSERT_TRUE(found) << found.error().message;
-    EXPECT_TRUE(found->partial);
-    EXPECT_THAT(found->notes.back(), HasSubstr("stopped after 7 of 50 steps"));
+    ASSERT_FALSE(found);
+    EXPECT_EQ(found.error().code, ErrorCode::Cancelled);
+    EXPECT_TRUE(last.partial);
+    EXPECT_EQ(last.map.sizes(), at::IntArrayRef({4, 4}));
+    EXPECT_THAT(last.notes.back(), HasSubstr("stopped after 7 of 50 steps"));
     const auto cnn = registry().architecture("cnn").value()->tiny(3).value();
     const auto why = registry().explainer("token_mask").value()->why_not(*cnn);
     ASSERT_TRUE(why);

@@ -19,33 +19,31 @@ double uniform(std::uint64_t seed, std::uint64_t stream, std::uint64_t index) {
     return static_cast<double>(random_bits(seed, stream, index) >> 11) / 9007199254740992.0;
 }
 
-Result<std::int64_t> optimise(ExplainContext& context, std::int64_t steps,
-                              const std::function<Status(std::int64_t step)>& step,
-                              const std::function<Attribution()>& so_far) {
+Status optimise(ExplainContext& context, std::int64_t steps, const std::function<Status(std::int64_t step)>& step,
+                const std::function<Attribution()>& so_far) {
     constexpr std::int64_t kShown = 10;
     // Passes within a step are no progress that a person can read; steps are.
     const auto progress = std::exchange(context.progress, {});
+    const auto show = [&](const std::string& note) {
+        Attribution shown = so_far();
+        shown.partial = true;
+        shown.notes.push_back(note);
+        context.refined(shown);
+    };
     std::int64_t done = 0;
     Status ended;
     while (done < steps) {
-        if (context.stop.stop_requested()) {
-            ended = fail(ErrorCode::Cancelled, "stopped");
-            break;
-        }
-        ended = step(done);
+        ended = context.stop.stop_requested() ? fail(ErrorCode::Cancelled, "stopped") : step(done);
         if (!ended) break;
         ++done;
         if (progress) progress({done, steps, "steps"});
-        if (!context.refined || done % kShown != 0 || done == steps) continue;
-        Attribution shown = so_far();
-        shown.partial = true;
-        shown.notes.push_back(fmt::format("after {} of {} steps", done, steps));
-        context.refined(shown);
+        if (context.refined && done % kShown == 0 && done < steps)
+            show(fmt::format("after {} of {} steps", done, steps));
     }
     context.progress = progress;
-    if (!ended && (ended.error().code != ErrorCode::Cancelled || done == 0))
-        return tl::make_unexpected(std::move(ended.error()));
-    return done;
+    if (!ended && ended.error().code == ErrorCode::Cancelled && done > 0 && context.refined)
+        show(fmt::format("stopped after {} of {} steps", done, steps));
+    return ended;
 }
 
 void Adam::descend(at::Tensor& x, const at::Tensor& gradient) {

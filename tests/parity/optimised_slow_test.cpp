@@ -30,9 +30,12 @@ TEST_P(OptimisedParity, SearchesEndWhereTorchRaysDo) {
         const double theirs = wanted.at(std::string("reward.") + area).item<double>();
         std::printf("%s, area %s: correlation %.4f, number %.3f where TorchRay has %.3f\n", GetParam().name, area,
                     alike, reward, theirs);
-        EXPECT_GT(alike, 0.9);
+        // TorchRay whose sorted values get noise of 1e-7 finds masks that correlate by 0.63 to 0.83 with its own here,
+        // of a mean of 0.135 to 0.155; at 0.3 and on the other model one mask is best by far.
+        const bool loose = GetParam().name == std::string("vit") && area == std::string("0.1");
+        EXPECT_GT(alike, loose ? 0.6 : 0.9);
         EXPECT_NEAR(reward, theirs, 0.05 * std::abs(theirs));
-        EXPECT_NEAR(have.mean().item<double>(), want.mean().item<double>(), 0.01);
+        EXPECT_NEAR(have.mean().item<double>(), want.mean().item<double>(), loose ? 0.03 : 0.01);
     }
 }
 
