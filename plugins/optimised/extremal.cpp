@@ -241,9 +241,8 @@ class Extremal final : public Explainer {
             out.checks.push_back(
                 {fmt::format("through the mask of area {:g}", searches[static_cast<std::size_t>(i)].area),
                  through > without,
-                 fmt::format("{} {:.2f} of {:.2f} with {:.0f} % kept, {:.2f} with nothing kept",
-                             objective.probability ? "probability" : "number", through, as_is,
-                             100 * found[i].mean().item<double>(), without)});
+                 fmt::format("{} {:.2f} of {:.2f} with {:.0f} % kept, {:.2f} with nothing kept", word_of(objective),
+                             through, as_is, 100 * found[i].mean().item<double>(), without)});
         }
         return out;
     }

@@ -176,10 +176,10 @@ class Meaningful final : public Explainer {
         Attribution out = mapped();
         out.implementation = fmt::format("{} steps of Adam on a mask of {} x {}", steps, rows, cols);
         const double left = VITRINE_TRY(context.scores(objective, mixed(enlarged(m)))).item<double>();
-        out.checks.push_back({"what the mask takes away", left < as_is,
-                              fmt::format("{} {:.2f} of {:.2f} with {:.0f} % hidden, {:.2f} with all hidden",
-                                          objective.probability ? "probability" : "number", left, as_is,
-                                          100 * out.map.mean().item<double>(), without)});
+        out.checks.push_back(
+            {"what the mask takes away", left < as_is,
+             fmt::format("{} {:.2f} of {:.2f} with {:.0f} % hidden, {:.2f} with all hidden", word_of(objective), left,
+                         as_is, 100 * out.map.mean().item<double>(), without)});
         return out;
     }
 };

@@ -63,6 +63,9 @@ struct Slope {
 };
 Result<Slope> slope_at(ExplainContext& context, const Objective& objective, const at::Tensor& picture);
 
+/// "probability", "logit", or "number" where it is of no class.
+const char* word_of(const Objective& objective);
+
 /// Pixels of this picture for one of a picture 224 a side: what papers say of lengths is said of that size.
 double unit_of(const at::Tensor& pixels);
 

@@ -298,6 +298,9 @@ TEST(Optimised, TheMaskLiesOnTheSquareThatDecides) {
         EXPECT_GT(found->map.max().item<double>(), 0.8);
         ASSERT_EQ(found->checks.size(), 1u);
         EXPECT_TRUE(found->checks[0].passed) << found->checks[0].finding;
+        const bool logit = method == std::string("extremal_perturbation");
+        EXPECT_THAT(found->checks[0].finding, HasSubstr(logit ? "logit -1" : "probability 0.")) << "and of what";
+        EXPECT_THAT(found->checks[0].finding, HasSubstr(logit ? " of 2.00 with 8 % kept" : " of 0.98 with "));
         std::printf("%s: %.3f in the square; %s\n", method, share_in_square(found->map),
                     found->checks[0].finding.c_str());
     }

@@ -1,6 +1,7 @@
 // The loop of steps, two optimisers, matrices that enlarge and blur.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -75,6 +76,10 @@ Result<Slope> slope_at(ExplainContext& context, const Objective& objective, cons
             out.gradient = gradient.unsqueeze(0).to(pixels.device());
         }));
     return out;
+}
+
+const char* word_of(const Objective& objective) {
+    return objective.probability ? "probability" : objective.index >= 0 ? "logit" : "number";
 }
 
 double unit_of(const at::Tensor& pixels) {

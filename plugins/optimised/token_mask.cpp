@@ -136,7 +136,7 @@ class TokenMask final : public Explainer {
         out.checks.push_back(
             {"with the kept patches alone", with >= chance,
              fmt::format("{} {:.2f} of {:.2f} with {} of {} patches ({:.0f} %), {:.2f} with as many at random",
-                         objective.probability ? "probability" : "number", with, whole, kept, patches,
+                         word_of(objective), with, whole, kept, patches,
                          100.0 * static_cast<double>(kept) / static_cast<double>(patches), chance)});
         const auto open = ((logits > -1.4) & (logits < 1.4)).sum().item<std::int64_t>();
         if (open > 0) out.notes.push_back(fmt::format("{} patches are undecided (kept with 20 to 80 %)", open));
