@@ -89,8 +89,8 @@ void print_parameters(const nlohmann::json& parameters) {
 
 /// The order of menus; a family that is not among them comes last.
 bool by_family(const nlohmann::json& a, const nlohmann::json& b) {
-    static const std::vector<std::string> order{"Attention",    "Class activation", "Gradients",
-                                                "Perturbation", "Inner views",      "Controls"};
+    static const std::vector<std::string> order{"Attention",     "Class activation", "Gradients", "Perturbation",
+                                                "Learned masks", "Inner views",      "Controls"};
     const auto place = [](const nlohmann::json& entry) {
         return std::find(order.begin(), order.end(), entry.value("family", "")) - order.begin();
     };

@@ -31,11 +31,12 @@ constexpr int kHeading = 28, kWidth = 680, kList = 328, kHeight = 460;
 
 /// The families in the order in which people come to them; others follow, those without a family last.
 int rankOf(const std::string& family) {
-    static const char* const kOrder[] = {"Attention",    "Class activation", "Gradients",
-                                         "Perturbation", "Inner views",      "Controls"};
-    for (int i = 0; i < 6; ++i)
+    static const char* const kOrder[] = {"Attention",     "Class activation", "Gradients", "Perturbation",
+                                         "Learned masks", "Inner views",      "Controls"};
+    const int known = static_cast<int>(std::size(kOrder));
+    for (int i = 0; i < known; ++i)
         if (family == kOrder[i]) return i;
-    return family.empty() ? 7 : 6;
+    return family.empty() ? known + 1 : known;
 }
 
 /// A backward pass costs about two forward ones: it has two products where a forward pass has one.
