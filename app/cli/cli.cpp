@@ -13,7 +13,8 @@ namespace {
 
 const std::vector<std::string>& commands() {
     static const std::vector<std::string> names{"info", "predict", "attention", "explain",          "measure",
-                                                "list", "doctor",  "pack",      "train-classifier", "train-mask", "bench"};
+                                                "list", "doctor",  "pack",      "train-classifier", "train-mask",
+                                                "bench"};
     return names;
 }
 
@@ -177,6 +178,7 @@ int run(const std::vector<std::string>& arguments) {
     mask_command->add_option("folder", mask_options.folder, "photographs at any depth, or a pack; no labels are needed")
         ->required();
     mask_command->add_option("--out", mask_options.out, "the .safetensors file to write")->required();
+    mask_command->add_flag("--mpi", mask_options.mpi, "share every batch with the processes that mpirun started");
     mask_command->callback([&] { chosen = [&] { return train_mask(common, mask_options); }; });
 
     BenchOptions bench_options;

@@ -71,6 +71,7 @@ Status train_classifier(const Common& common, const TrainArguments& options);
 
 struct TrainMaskArguments {
     std::string folder, out;
+    bool mpi = false;  ///< share every batch with the processes that mpirun started
 };
 /// `--set` of `common`: the trainer's settings and preprocess.key.
 Status train_mask(const Common& common, const TrainMaskArguments& options);

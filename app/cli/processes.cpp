@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstdlib>
 #include <filesystem>
@@ -16,6 +17,7 @@ struct Processes::Library {
     const char* (*join)(int* rank, int* size) = nullptr;
     const char* (*gather)(const char* mine, int length, int* lengths, char** all) = nullptr;
     const char* (*share)(char** text, int* length) = nullptr;
+    const char* (*sum)(double* values, int count) = nullptr;
     void (*forget)(char* text) = nullptr;
     void (*leave)() = nullptr;
     void (*abort)(int status) = nullptr;
@@ -57,8 +59,9 @@ Result<Processes> Processes::join(bool asked) {
         return function != nullptr;
     };
     if (!find("vitrine_mpi_join", library->join) || !find("vitrine_mpi_gather", library->gather) ||
-        !find("vitrine_mpi_share", library->share) || !find("vitrine_mpi_forget", library->forget) ||
-        !find("vitrine_mpi_leave", library->leave) || !find("vitrine_mpi_abort", library->abort))
+        !find("vitrine_mpi_share", library->share) || !find("vitrine_mpi_sum", library->sum) ||
+        !find("vitrine_mpi_forget", library->forget) || !find("vitrine_mpi_leave", library->leave) ||
+        !find("vitrine_mpi_abort", library->abort))
         return fail(ErrorCode::Unsupported, "{} is of another build", file.string());
     VITRINE_CHECK(check(library->join(&out.rank_, &out.size_)));
     out.mpi_ = std::move(library);
@@ -93,6 +96,14 @@ Result<std::string> Processes::share(const std::string& of_rank_0) const {
     out.assign(text, static_cast<std::size_t>(length));
     mpi_->forget(text);
     return out;
+}
+
+Status Processes::sum(std::span<double> values) const {
+    if (!mpi_) return {};
+    constexpr std::size_t kAtOnce = std::size_t{1} << 27U;  // a gibibyte, whose number of values is an int
+    for (; !values.empty(); values = values.subspan(std::min(kAtOnce, values.size())))
+        VITRINE_CHECK(check(mpi_->sum(values.data(), static_cast<int>(std::min(kAtOnce, values.size())))));
+    return {};
 }
 
 Status Processes::agree(const Status& mine) const {

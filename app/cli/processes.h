@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,8 @@ class Processes {
     Result<std::vector<std::string>> gather(const std::string& mine) const;
     /// What rank 0 says, everywhere.
     Result<std::string> share(const std::string& of_rank_0) const;
+    /// Replaces each value by the sum of all processes', the same bits everywhere.
+    Status sum(std::span<double> values) const;
     /// The first failure of any process, in the order of ranks, everywhere; success where there is none.
     Status agree(const Status& mine) const;
     /// Leaves; nothing can be said afterwards. A process that ends without takes the others down with it.

@@ -7,6 +7,7 @@
 #include <csignal>
 
 #include "cli/commands.h"
+#include "cli/processes.h"
 
 namespace vitrine::cli {
 
@@ -34,6 +35,22 @@ class StopOnInterrupt {
 
   private:
     std::stop_source source_;
+};
+
+class MpiPeers final : public Peers {
+  public:
+    explicit MpiPeers(const Processes& processes) : processes_(processes) {}
+    int rank() const override { return processes_.rank(); }
+    int count() const override { return processes_.size(); }
+    Status sum(std::span<double> values) override { return processes_.sum(values); }
+    Status agree(const Status& mine) override { return processes_.agree(mine); }
+    void give_up(const Error& error) override {
+        say(fmt::format("vitrine: process {}: {}", rank(), error.message));
+        processes_.abort(1);
+    }
+
+  private:
+    const Processes& processes_;
 };
 
 }  // namespace
@@ -111,13 +128,9 @@ Status train_classifier(const Common& common, const TrainArguments& arguments) {
     return {};
 }
 
-Status train_mask(const Common& common, const TrainMaskArguments& arguments) {
-    StopOnInterrupt interrupt;
-    TrainMaskOptions options;
-    options.data = arguments.folder;
-    options.out = arguments.out;
-    options.seed = common.seed;
-    options.stop = interrupt.token();
+namespace {
+
+Result<std::shared_ptr<Model>> opened(const Common& common, TrainMaskOptions& options) {
     // Settings of the trainer have no owner: what belongs to the model is preprocess.key.
     Common of_model = common;
     of_model.set.clear();
@@ -131,8 +144,22 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments) {
             options.settings.emplace_back(text.substr(0, equals), text.substr(equals + 1));
     }
     if (common.batch > 1) options.settings.emplace_back("batch", std::to_string(common.batch));
-    const auto model = VITRINE_TRY(open(of_model));
-    options.decoding = [](const Progress& p) { progress(p); };
+    return open(of_model);
+}
+
+/// @return at ranks above 0 only what all of them say
+Status train_mask(const Common& common, const TrainMaskArguments& arguments, const Processes& processes) {
+    StopOnInterrupt interrupt;
+    MpiPeers peers(processes);
+    TrainMaskOptions options;
+    options.data = arguments.folder;
+    options.out = arguments.out;
+    options.seed = common.seed;
+    options.stop = interrupt.token();
+    options.peers = &peers;
+    auto model = opened(common, options);
+    VITRINE_CHECK(processes.agree(model ? Status{} : tl::make_unexpected(model.error())));
+    if (processes.rank() == 0) options.decoding = [](const Progress& p) { progress(p); };
     options.progress = [](const MaskStep& p) {
         const bool terminal = isatty(STDERR_FILENO) != 0;
         fmt::print(stderr,
@@ -143,7 +170,8 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments) {
                    p.note.empty() ? "" : "  " + p.note,
                    terminal && p.note.empty() && p.step < p.steps ? "\033[K" : "\n");
     };
-    const TrainMaskSummary summary = VITRINE_TRY(vitrine::train_mask(*model, options));
+    const TrainMaskSummary summary = VITRINE_TRY(vitrine::train_mask(**model, options));
+    if (processes.rank() != 0) return {};
     for (const auto& sentence : summary.skipped) say("skipped: " + sentence);
     for (const auto& note : summary.notes) say(note);
     const MaskFigures& held = summary.held;
@@ -158,6 +186,7 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments) {
                            {"size_bytes", summary.size_bytes},
                            {"pictures_per_second", summary.pictures_per_second},
                            {"curve", summary.curve},
+                           {"processes", processes.size()},
                            {"notes", summary.notes}};
         if (summary.floor_pictures_per_second > 0) out["floor_pictures_per_second"] = summary.floor_pictures_per_second;
         if (held.pictures > 0)
@@ -185,6 +214,25 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments) {
             held.pictures, held.average_drop[0], held.average_drop[1], held.average_drop[2], held.increase[0],
             held.increase[1], held.increase[2], 100 * held.coverage, 100 * held.agreement);
     return {};
+}
+
+}  // namespace
+
+Status train_mask(const Common& common, const TrainMaskArguments& arguments) {
+    Processes processes = VITRINE_TRY(Processes::join(arguments.mpi));
+    const Status done = [&]() -> Status {
+        try {
+            return train_mask(common, arguments, processes);
+        } catch (const std::exception& error) {
+            // The others wait for this process; alone it may say it as every command does.
+            if (processes.size() == 1) throw;
+            say(fmt::format("vitrine: process {}: {}", processes.rank(), error.what()));
+            processes.abort(1);
+        }
+    }();
+    processes.leave();
+    if (!done && processes.rank() > 0) return {};  // rank 0 says it
+    return done;
 }
 
 }  // namespace vitrine::cli

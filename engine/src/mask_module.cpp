@@ -28,6 +28,7 @@
 #include <vitrine/explainer.h>
 #include <vitrine/torch_errors.h>
 
+#include "shared_sums.h"
 #include "tensor_io.h"
 #include "text.h"
 
@@ -37,6 +38,7 @@ namespace {
 
 constexpr const char* kFormat = "vitrine.mask";
 constexpr std::int64_t kLargestSide = 56;
+constexpr double kNormMomentum = 0.1, kNormEpsilon = 1e-5;
 
 bool has_layer(const std::vector<NamedPoint>& points, const std::string& name) {
     return std::any_of(points.begin(), points.end(), [&](const NamedPoint& p) { return p.name == name; });
@@ -220,39 +222,43 @@ void MaskModule::to(at::Device device) {
         for (auto& [name, tensor] : *list) tensor = tensor.detach().to(device);
 }
 
-at::Tensor MaskModule::branch(std::size_t s, const at::Tensor& features, bool training) const {
+at::Tensor MaskModule::branch(std::size_t s, const at::Tensor& features, bool training, Peers* peers) const {
     if (config_.version == "l_cam") return features;
     const std::string conv = fmt::format("convs.{}", s), norm = fmt::format("bns.{}", s);
     at::Tensor u = at::conv2d(features, tensor(conv + ".weight"), tensor(conv + ".bias"));
-    if (has_norms())
+    if (has_norms() && training && peers != nullptr && peers->count() > 1)
+        u = shared_batch_norm(u, tensor(norm + ".weight"), tensor(norm + ".bias"), tensor(norm + ".running_mean"),
+                              tensor(norm + ".running_var"), kNormMomentum, kNormEpsilon, *peers);
+    else if (has_norms())
         u = at::batch_norm(u, tensor(norm + ".weight"), tensor(norm + ".bias"), tensor(norm + ".running_mean"),
-                           tensor(norm + ".running_var"), training, /*momentum=*/0.1, /*eps=*/1e-5,
+                           tensor(norm + ".running_var"), training, kNormMomentum, kNormEpsilon,
                            /*cudnn_enabled=*/false);
     if (config_.version == "sigmoid") return at::sigmoid(u + features);
     if (config_.version == "no_skip" || config_.version == "no_skip_no_norm") return at::relu(u);
     return at::relu(u + features);
 }
 
-at::Tensor MaskModule::fused(const std::vector<at::Tensor>& features, bool training) const {
+at::Tensor MaskModule::fused(const std::vector<at::Tensor>& features, bool training, Peers* peers) const {
     const std::int64_t rows = std::min(features.front().size(2), kLargestSide),
                        cols = std::min(features.front().size(3), kLargestSide);
     std::vector<at::Tensor> branches;
     for (std::size_t s = 0; s < features.size(); ++s)
-        branches.push_back(resized_to(branch(s, features[s], training), rows, cols));
+        branches.push_back(resized_to(branch(s, features[s], training, peers), rows, cols));
     return branches.size() == 1 ? branches.front() : at::cat(branches, 1);
 }
 
-at::Tensor MaskModule::logits(const std::vector<at::Tensor>& features, const at::Tensor& classes, bool training) const {
+at::Tensor MaskModule::logits(const std::vector<at::Tensor>& features, const at::Tensor& classes, bool training,
+                              Peers* peers) const {
     at::Tensor weight = tensor("fuser.weight"), bias = tensor("fuser.bias");
     if (classes.defined()) {
         weight = weight.index_select(0, classes);
         bias = bias.index_select(0, classes);
     }
-    return at::conv2d(fused(features, training), weight, bias);
+    return at::conv2d(fused(features, training, peers), weight, bias);
 }
 
 at::Tensor MaskModule::contributions(const std::vector<at::Tensor>& features, std::int64_t index) const {
-    const at::Tensor u = fused(features, false), weight = tensor("fuser.weight").select(0, index);
+    const at::Tensor u = fused(features, false, nullptr), weight = tensor("fuser.weight").select(0, index);
     std::vector<at::Tensor> out;
     std::int64_t from = 0;
     for (std::size_t s = 0; s < features.size(); ++s) {

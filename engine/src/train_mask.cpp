@@ -42,6 +42,7 @@
 #include "augment.h"
 #include "dataset.h"
 #include "mask_objective.h"
+#include "shared_sums.h"
 #include "tensor_io.h"
 #include "text.h"
 
@@ -117,16 +118,30 @@ class MaskTraining {
     Result<TrainMaskSummary> run();
 
   private:
+    /// What is due after a step. Clocks differ, so process 0 tells the others.
+    struct Due {
+        bool stop = false, report = false, checkpoint = false;
+    };
+
+    Status settle();
     Status open_pictures();
+    Status begin();
+    Status compare();
     Status resume_if_there();
     Status write_checkpoint();
     Status write_mask();
+    Status finish();
     std::string record() const;
     at::Tensor views(const std::vector<std::int64_t>& pictures, std::int64_t round) const;
     at::Tensor centred(const std::vector<std::int64_t>& pictures) const;
     std::vector<std::int64_t> drawn(std::int64_t step);
-    Status step();
+    std::vector<std::int64_t> share_of(const std::vector<std::int64_t>& batch) const;
+    Status step(Due& due);
+    void share_gradients(at::Tensor& figures, Due& due);
     void time_floor();
+    bool several() const { return options_.peers != nullptr && options_.peers->count() > 1; }
+    bool first() const { return !several() || options_.peers->rank() == 0; }
+    Status agree(const Status& mine) const { return several() ? options_.peers->agree(mine) : mine; }
     fs::path checkpoint_file() const { return options_.out.string() + ".checkpoint"; }
     fs::path picture_file() const { return options_.out.string() + ".pictures"; }
 
@@ -193,7 +208,7 @@ Status MaskTraining::open_pictures() {
             Pack pack = VITRINE_TRY(pack_in_memory(packing, &found));
             summary_.skipped = std::move(found.skipped);
             pack.source = source;
-            VITRINE_CHECK(write_pack(picture_file(), pack));
+            if (first()) VITRINE_CHECK(write_pack(picture_file(), pack));
             packs.push_back(std::move(pack));
         }
     }
@@ -221,6 +236,15 @@ Status MaskTraining::open_pictures() {
 }
 
 Status MaskTraining::prepare() {
+    VITRINE_CHECK(agree(settle()));
+    // Process 0 decodes a folder, the others read what it wrote.
+    VITRINE_CHECK(agree(first() ? open_pictures() : Status{}));
+    VITRINE_CHECK(agree(first() ? Status{} : open_pictures()));
+    VITRINE_CHECK(agree(begin()));
+    return several() ? compare() : Status{};
+}
+
+Status MaskTraining::settle() {
     if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write; give it with --out");
     VITRINE_CHECK(settings_.set("seed", std::to_string(options_.seed)));
     for (const auto& [name, value] : options_.settings) VITRINE_CHECK(settings_.set(name, value));
@@ -282,9 +306,14 @@ Status MaskTraining::prepare() {
     mask_ = VITRINE_TRY(MaskModule::make(config_, seed_));
     mask_->to(device_);
     summary_.parameters = mask_->size();
+    return {};
+}
 
-    VITRINE_CHECK(open_pictures());
+Status MaskTraining::begin() {
     batch_ = std::min(batch_, static_cast<std::int64_t>(used_.size()));
+    if (several() && options_.peers->count() > batch_)
+        return fail(ErrorCode::BadInput, "{} processes cannot share a batch of {}; start fewer or raise batch",
+                    options_.peers->count(), batch_);
     // A sum over batch x batch masks divided by twice the batch grows with it.
     rescale_ = reference_ || !random_ ? 1 : 32.0 / static_cast<double>(batch_);
     steps_ = settings_.integer("steps");
@@ -301,6 +330,32 @@ Status MaskTraining::prepare() {
                     {"input", fmt::format("{} x {}", height_, width_)},
                     {"settings", record()}};
     return resume_if_there();
+}
+
+/// Processes that disagree would train nonsense without a word.
+Status MaskTraining::compare() {
+    const auto count = static_cast<std::size_t>(options_.peers->count()),
+               rank = static_cast<std::size_t>(options_.peers->rank());
+    const std::uint64_t key = mix64(hash_of(record()) ^ hash_of(mask_->facts["weights"]));
+    // Two numbers of 32 bits and a step each, which doubles hold.
+    constexpr std::size_t kFacts = 3;
+    std::vector<double> all(kFacts * count);
+    all[kFacts * rank] = static_cast<double>(key >> 32U);
+    all[kFacts * rank + 1] = static_cast<double>(key & 0xffffffffU);
+    all[kFacts * rank + 2] = static_cast<double>(step_);
+    VITRINE_CHECK(options_.peers->sum(all));
+    for (std::size_t other = 1; other < count; ++other) {
+        if (all[kFacts * other] != all[0] || all[kFacts * other + 1] != all[1])
+            return fail(ErrorCode::BadInput,
+                        "process {} has other settings, other weights or another number of pictures than process 0",
+                        other);
+        if (all[kFacts * other + 2] != all[2])
+            return fail(ErrorCode::BadInput,
+                        "process {} would go on at step {}, process 0 at step {}; --out must lie on a disk that all of "
+                        "them see",
+                        other, all[kFacts * other + 2], all[2]);
+    }
+    return {};
 }
 
 std::string MaskTraining::record() const {
@@ -372,30 +427,79 @@ at::Tensor MaskTraining::centred(const std::vector<std::int64_t>& pictures) cons
                   std::vector<bool>(pictures.size(), false), height_, width_, model_.preprocess());
 }
 
-Status MaskTraining::step() {
-    const auto pictures = drawn(step_);
+/// This process's part of a batch: as long as the others', or longer by one.
+std::vector<std::int64_t> MaskTraining::share_of(const std::vector<std::int64_t>& batch) const {
+    if (!several()) return batch;
+    const auto count = static_cast<std::size_t>(options_.peers->count()),
+               rank = static_cast<std::size_t>(options_.peers->rank());
+    const auto at = [&](std::size_t r) {
+        return batch.begin() + static_cast<std::ptrdiff_t>(batch.size() * r / count);
+    };
+    return {at(rank), at(rank + 1)};
+}
+
+Status MaskTraining::step(Due& due) {
+    const auto pictures = share_of(drawn(step_));
     const at::Tensor pixels = views(pictures, step_ * batch_ / static_cast<std::int64_t>(used_.size()));
     const MaskFeatures seen = VITRINE_TRY(mask_features(model_, pixels.to(type_), config_));
     const at::Tensor classes = at::argmax(seen.answer, 1);
+    // Every mask is trained on the classes of the whole batch, wherever they were predicted.
+    at::Tensor of_batch = classes;
+    std::int64_t from = 0;
+    if (several()) {
+        from = batch_ * options_.peers->rank() / options_.peers->count();
+        of_batch = at::zeros({batch_}, classes.options());
+        of_batch.narrow(0, from, classes.size(0)).copy_(classes);
+        of_batch = shared_sum(of_batch, *options_.peers);
+    }
     const at::AutoGradMode with_graph(true);
-    const at::Tensor all = at::sigmoid(mask_->logits(seen.maps, classes, /*training=*/true));  // [batch, batch, t, t]
-    const at::Tensor own = all.diagonal(0, 0, 1).permute({2, 0, 1}).unsqueeze(1);
+    // [this process's, batch, t, t]
+    const at::Tensor all = at::sigmoid(mask_->logits(seen.maps, of_batch, /*training=*/true, options_.peers));
+    const at::Tensor own = all.diagonal(from, 0, 1).permute({2, 0, 1}).unsqueeze(1);
     const at::Tensor seen_through = masked(pixels, own, policy_, model_.preprocess());
     const at::Tensor answer = model_.forward(seen_through.to(type_));
     const MaskLoss loss = mask_loss(answer, classes, random_ ? all : own, weights_, rescale_);
-    loss.total.backward();
+    // All terms are means over pictures, so the batch's is the sum of shares. One process has all and multiplies by 1.
+    const double share = static_cast<double>(classes.size(0)) / static_cast<double>(batch_);
+    (several() ? loss.total * share : loss.total).backward();
+    const at::NoGradGuard no_grad;
+    at::Tensor figures =
+        at::stack({loss.total.detach(), loss.cross_entropy.detach(), loss.area.detach(), loss.smooth.detach(),
+                   own.detach().mean(), at::argmax(answer.detach(), 1).eq(classes).to(at::kFloat).mean()});
+    if (several()) {
+        figures = figures * share;
+        share_gradients(figures, due);
+    }
     const auto [rate, momentum] = schedule_.at(step_);
     optimizer_->step(rate, momentum);
-    const at::NoGradGuard no_grad;
-    waiting_.push_back(
-        at::stack({loss.total.detach(), loss.cross_entropy.detach(), loss.area.detach(), loss.smooth.detach(),
-                   own.detach().mean(), at::argmax(answer.detach(), 1).eq(classes).to(at::kFloat).mean()}));
+    waiting_.push_back(figures);
     ++step_;
     return {};
 }
 
+/// Adds up gradients and figures over the processes, and says what is due, in one go.
+void MaskTraining::share_gradients(at::Tensor& figures, Due& due) {
+    std::vector<at::Tensor> flat{figures.to(at::kFloat)};
+    for (const auto& [name, tensor] : mask_->parameters())
+        if (tensor.grad().defined()) flat.push_back(tensor.grad().flatten());
+    flat.push_back(
+        at::tensor({due.stop ? 1.F : 0.F, due.report && first() ? 1.F : 0.F, due.checkpoint && first() ? 1.F : 0.F})
+            .to(figures.device()));
+    const at::Tensor sums = shared_sum(at::cat(flat), *options_.peers);
+    figures = sums.narrow(0, 0, figures.numel()).clone();
+    std::int64_t at = figures.numel();
+    for (const auto& [name, tensor] : mask_->parameters()) {
+        if (!tensor.grad().defined()) continue;
+        tensor.mutable_grad() = sums.narrow(0, at, tensor.numel()).view(tensor.sizes());
+        at += tensor.numel();
+    }
+    const at::Tensor told = sums.narrow(0, at, 3).to(at::kCPU).contiguous();
+    const auto* value = told.const_data_ptr<float>();
+    due = {value[0] > 0, value[1] > 0, value[2] > 0};
+}
+
 void MaskTraining::time_floor() {
-    const at::Tensor pixels = views(drawn(step_), 0).to(type_);
+    const at::Tensor pixels = views(share_of(drawn(step_)), 0).to(type_);
     synchronize(device_);
     const auto began = Clock::now();
     {
@@ -411,6 +515,7 @@ void MaskTraining::time_floor() {
 }
 
 Status MaskTraining::write_checkpoint() {
+    if (!first()) return {};
     NamedTensors tensors = mask_->parameters();
     for (const auto& item : mask_->statistics()) tensors.push_back(item);
     for (const auto& item : optimizer_->state()) tensors.push_back(item);
@@ -514,7 +619,7 @@ Status MaskTraining::write_mask() {
 Result<TrainMaskSummary> MaskTraining::run() {
     const auto began = Clock::now();
     auto reported = began, kept = began;
-    const std::int64_t first = step_;
+    const std::int64_t first_step = step_;
     double spent = 0;
     const std::int64_t preview_every = settings_.integer("preview_every"), floors = settings_.integer("floor");
     // Figures stay on the device until someone asks: reading each would wait for each step.
@@ -539,12 +644,12 @@ Result<TrainMaskSummary> MaskTraining::run() {
             waiting_.clear();
         }
         spent = std::chrono::duration<double>(Clock::now() - began).count() - floor_seconds_;
-        if (step_ > first && spent > 0) {
-            now.pictures_per_second = static_cast<double>((step_ - first) * batch_) / spent;
-            now.seconds_left = spent / static_cast<double>(step_ - first) * static_cast<double>(steps_ - step_);
+        if (step_ > first_step && spent > 0) {
+            now.pictures_per_second = static_cast<double>((step_ - first_step) * batch_) / spent;
+            now.seconds_left = spent / static_cast<double>(step_ - first_step) * static_cast<double>(steps_ - step_);
         }
         summary_.pictures_per_second = now.pictures_per_second;
-        if (options_.progress) options_.progress(now);
+        if (options_.progress && first()) options_.progress(now);
         reported = Clock::now();
         if (!std::isfinite(now.total))
             return fail(ErrorCode::BadInput, "the loss became {} by step {}; lower lr (now {})", now.total, step_,
@@ -557,24 +662,37 @@ Result<TrainMaskSummary> MaskTraining::run() {
         return {};
     };
     if (step_ > 0) VITRINE_CHECK(gather(summary_.notes.back()));
+    bool stop = false;
     while (step_ < steps_) {
-        if (options_.stop.stop_requested()) {
+        // Several processes stop where all have heard of it, after a step.
+        if (several() ? stop : options_.stop.stop_requested()) {
             VITRINE_CHECK(gather(""));
-            if (step_ > 0) VITRINE_CHECK(write_checkpoint());
+            if (step_ > 0) VITRINE_CHECK(agree(write_checkpoint()));
             VITRINE_CHECK(gather("stopped, checkpoint written"));
             summary_.steps = step_;
             return summary_;
         }
-        VITRINE_CHECK(step());
-        if (floor_count_ < floors && step_ > first + 3) time_floor();
-        const auto now = Clock::now();
-        if (std::chrono::duration<double>(now - reported).count() >= settings_.number("report_seconds"))
+        const auto elapsed = [](Clock::time_point since, double seconds) {
+            return std::chrono::duration<double>(Clock::now() - since).count() >= seconds;
+        };
+        const auto is_due = [&] {
+            return Due{options_.stop.stop_requested(), elapsed(reported, settings_.number("report_seconds")),
+                       elapsed(kept, settings_.number("checkpoint_seconds"))};
+        };
+        Due due = is_due();
+        if (const Status stepped = step(due); !stepped) {
+            if (several()) options_.peers->give_up(stepped.error());
+            return tl::make_unexpected(stepped.error());
+        }
+        if (floor_count_ < floors && step_ > first_step + 3) time_floor();
+        if (!several()) due = is_due();
+        stop = due.stop;
+        if (due.report) VITRINE_CHECK(gather(""));
+        if (options_.preview && first() && preview_every > 0 && step_ % preview_every == 0)
+            options_.preview(*mask_, step_);
+        if (step_ < steps_ && due.checkpoint) {
             VITRINE_CHECK(gather(""));
-        if (options_.preview && preview_every > 0 && step_ % preview_every == 0) options_.preview(*mask_, step_);
-        if (step_ < steps_ &&
-            std::chrono::duration<double>(now - kept).count() >= settings_.number("checkpoint_seconds")) {
-            VITRINE_CHECK(gather(""));
-            VITRINE_CHECK(write_checkpoint());
+            VITRINE_CHECK(agree(write_checkpoint()));
             kept = Clock::now();
         }
     }
@@ -582,6 +700,14 @@ Result<TrainMaskSummary> MaskTraining::run() {
     VITRINE_CHECK(gather(""));
     if (floor_count_ > 0)
         summary_.floor_pictures_per_second = static_cast<double>(floor_count_ * batch_) / floor_seconds_;
+    VITRINE_CHECK(agree(first() ? finish() : Status{}));
+    summary_.finished = true;
+    summary_.steps = step_;
+    return summary_;
+}
+
+/// Measures the mask on the pictures held out and writes it.
+Status MaskTraining::finish() {
     if (!held_.empty()) {
         const auto make = [&](std::int64_t from, std::int64_t count) {
             return centred({held_.begin() + from, held_.begin() + from + count});
@@ -593,9 +719,7 @@ Result<TrainMaskSummary> MaskTraining::run() {
     std::error_code ignored;
     fs::remove(checkpoint_file(), ignored);
     fs::remove(picture_file(), ignored);
-    summary_.finished = true;
-    summary_.steps = step_;
-    return summary_;
+    return {};
 }
 
 }  // namespace
@@ -652,9 +776,15 @@ Result<MaskFigures> mask_figures(Model& model, const MaskModule& mask, MaskPolic
 
 Result<TrainMaskSummary> train_mask(Model& model, const TrainMaskOptions& options) {
     return guarded([&]() -> Result<TrainMaskSummary> {
-        MaskTraining training(model, options);
-        VITRINE_CHECK(training.prepare());
-        return training.run();
+        try {
+            MaskTraining training(model, options);
+            VITRINE_CHECK(training.prepare());
+            return training.run();
+        } catch (...) {
+            if (options.peers != nullptr && options.peers->count() > 1)
+                options.peers->give_up(current_exception_error());
+            throw;
+        }
     });
 }
 

@@ -3,20 +3,29 @@
 
 #include <gmock/gmock.h>
 
+#include <atomic>
+#include <condition_variable>
 #include <fstream>
+#include <mutex>
+#include <thread>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/avg_pool2d.h>
+#include <ATen/ops/batch_norm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/zeros.h>
 
 #include <vitrine/capture.h>
 #include <vitrine/pack.h>
+
+#include "shared_sums.h"
 
 namespace vitrine {
 namespace {
@@ -246,6 +255,231 @@ TEST_F(TrainMask, WithoutNormsAndDropoutTheReferenceIsTheDefaultAtABatchOf32) {
     ASSERT_TRUE(a && b && c && d);
     EXPECT_EQ(a->curve, b->curve);
     EXPECT_FLOAT_EQ(c->curve[0][3], 4 * d->curve[0][3]) << "smoothness is rescaled to a batch of 32";
+}
+
+/// Where threads meet that stand for the processes of one training.
+class Meeting {
+  public:
+    explicit Meeting(int count) : values(static_cast<std::size_t>(count)), failures(values.size()), count_(count) {}
+    /// False where one of them gave up.
+    bool wait() {
+        std::unique_lock lock(mutex_);
+        const auto round = round_;
+        if (++arrived_ == count_) {
+            arrived_ = 0;
+            ++round_;
+            changed_.notify_all();
+        }
+        changed_.wait(lock, [&] { return round_ != round || broken_; });
+        return round_ != round;
+    }
+    void end() {
+        const std::scoped_lock lock(mutex_);
+        broken_ = true;
+        changed_.notify_all();
+    }
+    std::vector<std::vector<double>> values;
+    std::vector<Status> failures;
+    int count() const { return count_; }
+
+  private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    int count_, arrived_ = 0, round_ = 0;
+    bool broken_ = false;
+};
+
+class ThreadPeers final : public Peers {
+  public:
+    ThreadPeers(Meeting& meeting, int rank) : meeting_(meeting), rank_(rank) {}
+    int rank() const override { return rank_; }
+    int count() const override { return meeting_.count(); }
+    Status sum(std::span<double> values) override {
+        meeting_.values[static_cast<std::size_t>(rank_)].assign(values.begin(), values.end());
+        if (!meeting_.wait()) return fail(ErrorCode::Io, "the others are gone");
+        std::fill(values.begin(), values.end(), 0.0);
+        for (const auto& some : meeting_.values) {
+            if (some.size() != values.size()) return fail(ErrorCode::Internal, "sums of unlike lengths");
+            for (std::size_t i = 0; i < some.size(); ++i) values[i] += some[i];
+        }
+        if (!meeting_.wait()) return fail(ErrorCode::Io, "the others are gone");
+        return {};
+    }
+    Status agree(const Status& mine) override {
+        meeting_.failures[static_cast<std::size_t>(rank_)] = mine;
+        if (!meeting_.wait()) return fail(ErrorCode::Io, "the others are gone");
+        Status first;
+        for (const Status& one : meeting_.failures)
+            if (first && !one) first = one;
+        if (!meeting_.wait()) return fail(ErrorCode::Io, "the others are gone");
+        return first;
+    }
+    void give_up(const Error&) override { meeting_.end(); }
+
+  private:
+    Meeting& meeting_;
+    int rank_;
+};
+
+void together(int count, const std::function<void(Peers&)>& work) {
+    Meeting meeting(count);
+    std::vector<std::jthread> threads;
+    for (int rank = 0; rank < count; ++rank)
+        threads.emplace_back([&meeting, &work, rank] {
+            ThreadPeers peers(meeting, rank);
+            work(peers);
+        });
+}
+
+class SharedTraining : public TrainMask {
+  protected:
+    using Summaries = std::vector<Result<TrainMaskSummary>>;
+    static Summaries trained(int count, const std::function<TrainMaskOptions(int rank)>& make) {
+        Summaries out(static_cast<std::size_t>(count), fail(ErrorCode::Internal, "not run"));
+        together(count, [&](Peers& peers) {
+            SquareModel model;
+            TrainMaskOptions o = make(peers.rank());
+            o.peers = &peers;
+            out[static_cast<std::size_t>(peers.rank())] = train_mask(model, o);
+        });
+        return out;
+    }
+    static void expect_close(const at::Tensor& a, const at::Tensor& b, const std::string& what) {
+        EXPECT_LE((a - b).abs().max().item<double>(), 1e-5 * a.abs().max().item<double>()) << what;
+    }
+    static void expect_close(const TrainMaskSummary& a, const TrainMaskSummary& b) {
+        ASSERT_EQ(a.curve.size(), b.curve.size());
+        for (std::size_t i = 0; i < a.curve.size(); ++i)
+            for (std::size_t k = 0; k < 5; ++k)
+                EXPECT_NEAR(a.curve[i][k], b.curve[i][k], 1e-5 * std::abs(a.curve[i][k])) << i << " " << k;
+    }
+    void expect_close_files(const std::string& first, const std::string& second) const {
+        const auto a = MaskModule::load(folder_ / first), b = MaskModule::load(folder_ / second);
+        ASSERT_TRUE(a && b);
+        for (std::size_t i = 0; i < a->parameters().size(); ++i)
+            expect_close(a->parameters()[i].second, b->parameters()[i].second, a->parameters()[i].first);
+        for (std::size_t i = 0; i < a->statistics().size(); ++i)
+            expect_close(a->statistics()[i].second, b->statistics()[i].second, a->statistics()[i].first);
+    }
+};
+
+TEST_F(SharedTraining, FindsWhatOneProcessFinds) {
+    for (const auto& [count, more] : std::vector<std::pair<int, std::vector<std::pair<std::string, std::string>>>>{
+             {2, {{"held", "0.1"}}},
+             {3, {{"policy", "mean"}}},  // 2, 3 and 3 of 8 pictures
+             {2, {{"masking", "diagonal"}, {"version", "sigmoid"}}}}) {
+        const auto alone = train_mask(model_, options("alone.safetensors", more));
+        ASSERT_TRUE(alone.has_value()) << alone.error().message;
+        std::atomic<int> reports = 0;
+        const auto shared = trained(count, [&, &more = more](int) {
+            auto o = options("shared.safetensors", more);
+            o.progress = [&](const MaskStep&) { ++reports; };
+            return o;
+        });
+        for (const auto& one : shared) {
+            ASSERT_TRUE(one.has_value()) << one.error().message;
+            EXPECT_TRUE(one->finished);
+            EXPECT_EQ(one->curve, shared[0]->curve) << "the same bits in every process";
+        }
+        EXPECT_EQ(reports, 12) << "process 0 alone reports";
+        expect_close(*alone, *shared[0]);
+        expect_close_files("alone.safetensors", "shared.safetensors");
+        EXPECT_EQ(alone->held.pictures, shared[0]->held.pictures);
+        EXPECT_NEAR(alone->held.average_drop[0], shared[0]->held.average_drop[0], 1e-3);
+        EXPECT_FALSE(fs::exists(folder_ / "shared.safetensors.checkpoint"));
+    }
+}
+
+TEST_F(SharedTraining, GoesOnWithAnotherNumberOfProcesses) {
+    const auto whole = train_mask(model_, options("whole.safetensors"));
+    ASSERT_TRUE(whole.has_value()) << whole.error().message;
+    std::stop_source early, late;
+    auto half = options("parts.safetensors");
+    half.stop = early.get_token();
+    half.progress = [&](const MaskStep& at) {
+        if (at.step == 3) early.request_stop();
+    };
+    ASSERT_TRUE(train_mask(model_, half).has_value());
+    // Two go on; process 1 is asked to stop, which stops both.
+    const auto two = trained(2, [&](int rank) {
+        auto o = options("parts.safetensors");
+        if (rank == 1) o.stop = late.get_token();
+        o.progress = [&](const MaskStep& at) {
+            if (at.step == 6) late.request_stop();
+        };
+        return o;
+    });
+    for (const auto& one : two) {
+        ASSERT_TRUE(one.has_value()) << one.error().message;
+        EXPECT_FALSE(one->finished);
+        EXPECT_EQ(one->steps, two[0]->steps);
+        EXPECT_THAT(one->notes, testing::Contains(testing::HasSubstr("resumed at step 3")));
+    }
+    EXPECT_GE(two[0]->steps, 6);
+    EXPECT_LT(two[0]->steps, 12);
+    const auto three = trained(3, [&](int) { return options("parts.safetensors"); });
+    ASSERT_TRUE(three[0].has_value()) << three[0].error().message;
+    EXPECT_TRUE(three[0]->finished);
+    expect_close(*whole, *three[0]);
+    expect_close_files("whole.safetensors", "parts.safetensors");
+}
+
+TEST_F(SharedTraining, EndsInWordsEverywhere) {
+    const auto other = trained(2, [&](int rank) {
+        return options("m.safetensors", {{"lr", rank == 0 ? "0.02" : "0.03"}});
+    });
+    const auto crowd = trained(3, [&](int) { return options("m.safetensors", {{"batch", "2"}}); });
+    for (const auto& one : other) EXPECT_THAT(one.error().message, testing::HasSubstr("process 1 has other settings"));
+    for (const auto& one : crowd) EXPECT_THAT(one.error().message, testing::HasSubstr("3 processes cannot share"));
+    // What only one of them meets, in the middle of a step.
+    const auto broken = trained(2, [&](int rank) {
+        auto o = options("m.safetensors");
+        if (rank == 0)
+            o.progress = [](const MaskStep& at) {
+                if (at.step == 4) throw std::runtime_error("the lamp went out");
+            };
+        return o;
+    });
+    EXPECT_THAT(broken[0].error().message, testing::HasSubstr("the lamp went out"));
+    EXPECT_THAT(broken[1].error().message, testing::HasSubstr("the others are gone"));
+    EXPECT_FALSE(fs::exists(folder_ / "m.safetensors"));
+}
+
+TEST(SharedBatchNorm, HasTheValuesAndGradientsOfTheWholeBatch) {
+    auto g = at::make_generator<at::CPUGeneratorImpl>(std::uint64_t{9});
+    const at::Tensor x = at::randn({5, 3, 4, 2}, g, at::kDouble) * 2 + 3,
+                     pull = at::randn({5, 3, 4, 2}, g, at::kDouble), weight = at::randn({3}, g, at::kDouble),
+                     bias = at::randn({3}, g, at::kDouble);
+    struct Seen {
+        at::Tensor y, x, weight, bias, mean, variance;
+    };
+    const auto seen = [&](std::int64_t from, std::int64_t count, Peers* peers) {
+        Seen out{{},           x.narrow(0, from, count).clone(), weight.clone(),
+                 bias.clone(), at::zeros({3}, at::kDouble),      at::ones({3}, at::kDouble)};
+        for (at::Tensor* leaf : {&out.x, &out.weight, &out.bias}) leaf->requires_grad_(true);
+        out.y = peers == nullptr
+                    ? at::batch_norm(out.x, out.weight, out.bias, out.mean, out.variance, true, 0.1, 1e-5,
+                                     /*cudnn_enabled=*/false)
+                    : shared_batch_norm(out.x, out.weight, out.bias, out.mean, out.variance, 0.1, 1e-5, *peers);
+        (out.y.square() * pull.narrow(0, from, count)).sum().backward();
+        return out;
+    };
+    const Seen whole = seen(0, 5, nullptr);
+    std::array<Seen, 2> part;
+    together(2, [&](Peers& peers) {
+        part[static_cast<std::size_t>(peers.rank())] = peers.rank() == 0 ? seen(0, 2, &peers) : seen(2, 3, &peers);
+    });
+    const auto expect_near = [](const at::Tensor& a, const at::Tensor& b, const char* what) {
+        EXPECT_LT((a - b).abs().max().item<double>(), 1e-11) << what;
+    };
+    expect_near(whole.y, at::cat({part[0].y, part[1].y}), "values");
+    expect_near(whole.x.grad(), at::cat({part[0].x.grad(), part[1].x.grad()}), "to x");
+    expect_near(whole.weight.grad(), part[0].weight.grad() + part[1].weight.grad(), "to the weight");
+    expect_near(whole.bias.grad(), part[0].bias.grad() + part[1].bias.grad(), "to the bias");
+    for (const Seen& one : part) {
+        expect_near(whole.mean, one.mean, "running mean");
+        expect_near(whole.variance, one.variance, "running variance");
+    }
 }
 
 TEST(MaskLayers, AreTheLastResolutionsOfAConvolutionalNetwork) {

@@ -1,8 +1,10 @@
 // The command line as scripts meet it: arguments in, files, JSON and exit status out.
+#include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <vitrine/base/file.h>
+#include <vitrine/mask_module.h>
 #include <vitrine/preprocess.h>
 
 #include <algorithm>
@@ -57,6 +59,30 @@ class CommandLine : public testing::Test {
         outcome.err = *vitrine::read_text(folder_ / "err");
         return outcome;
     }
+
+    /// Runs beside the test, without output.
+    static pid_t started(std::vector<std::string> texts) {
+        const pid_t child = fork();
+        if (child != 0) return child;
+        texts.insert(texts.begin(), VITRINE_PROGRAM);
+        std::vector<char*> pointers;
+        for (std::string& text : texts) pointers.push_back(text.data());
+        pointers.push_back(nullptr);
+        if (std::freopen("/dev/null", "w", stdout) == nullptr || std::freopen("/dev/null", "w", stderr) == nullptr)
+            _exit(1);
+        execv(pointers[0], pointers.data());
+        _exit(1);
+    }
+    /// Why several processes cannot be tried here; empty where they can. Sets what two on one machine need.
+    static std::string no_mpi() {
+        if (!fs::exists(fs::path(VITRINE_PROGRAM).parent_path() / "vitrine_mpi.so")) return "this build has no MPI";
+        if (std::system("command -v mpirun >/dev/null") != 0) return "there is no mpirun";
+        setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+        setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+        setenv("OMPI_MCA_mpi_yield_when_idle", "1", 1);  // who waits gives its core to who works
+        return "";
+    }
+    static constexpr const char* kTwo = "mpirun -n 2 --oversubscribe --bind-to none --mca btl self,vader";
 
     struct Array {
         std::vector<std::int64_t> shape;
@@ -665,18 +691,8 @@ class Measurement : public CommandLine {
 TEST_F(Measurement, ThatIsKilledGoesOnWhereItWas) {
     const auto whole = vitrine(arguments());
     ASSERT_EQ(whole.status, 0) << whole.err;
-    const pid_t child = fork();
+    const pid_t child = started(arguments({"--state", state()}));
     ASSERT_GE(child, 0);
-    if (child == 0) {
-        std::vector<std::string> texts = arguments({"--state", state()});
-        texts.insert(texts.begin(), VITRINE_PROGRAM);
-        std::vector<char*> pointers;
-        for (std::string& text : texts) pointers.push_back(text.data());
-        pointers.push_back(nullptr);
-        if (std::freopen("/dev/null", "w", stdout) == nullptr) _exit(1);
-        execv(pointers[0], pointers.data());
-        _exit(1);
-    }
     int status = 0;
     while (waitpid(child, &status, WNOHANG) == 0) {
         if (fs::exists(state()) && findings().size() >= 2 * 9) kill(child, SIGKILL);
@@ -797,14 +813,10 @@ TEST_F(Measurement, SharedByProcessesHasTheSameNumbers) {
         EXPECT_NE(alone.err.find("libopenmpi-dev"), std::string::npos) << alone.err;
         GTEST_SKIP() << "this build has no MPI";
     }
-    if (std::system("command -v mpirun >/dev/null") != 0) GTEST_SKIP() << "there is no mpirun";
-    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
-    setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
-    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 1);  // who waits gives its core to who works
-    const std::string launcher = "mpirun -n 2 --oversubscribe --bind-to none --mca btl self,vader";
+    if (const std::string why_not = no_mpi(); !why_not.empty()) GTEST_SKIP() << why_not;
     const auto alone = vitrine(arguments());
     ASSERT_EQ(alone.status, 0) << alone.err;
-    const auto shared = vitrine(arguments({"--state", state()}), launcher);
+    const auto shared = vitrine(arguments({"--state", state()}), kTwo);
     ASSERT_EQ(shared.status, 0) << shared.err;
     EXPECT_EQ(json::parse(shared.out)["processes"], 2);
     EXPECT_EQ(numbers(shared.out), numbers(alone.out));
@@ -814,11 +826,108 @@ TEST_F(Measurement, SharedByProcessesHasTheSameNumbers) {
     for (const auto& entry : fs::directory_iterator(folder_))
         EXPECT_EQ(entry.path().filename().string().find(".part"), std::string::npos) << entry.path();
     // What cannot be done is said once, and nobody waits for ever.
-    const auto unknown = vitrine(arguments({"--split", "C"}), launcher);
+    const auto unknown = vitrine(arguments({"--split", "C"}), kTwo);
     EXPECT_NE(unknown.status, 0);
     const auto at = unknown.err.find("--split is 'C'");
     ASSERT_NE(at, std::string::npos) << unknown.err;
     EXPECT_EQ(unknown.err.find("--split is 'C'", at + 1), std::string::npos) << unknown.err;
+}
+
+/// A mask for the starter, trained on five readable pictures.
+class MaskTraining : public Measurement {
+  protected:
+    std::vector<std::string> training(const std::string& out, const std::vector<std::string>& more = {}) const {
+        std::vector<std::string> all{"train-mask",
+                                     "starter",
+                                     (folder_ / "pictures").string(),
+                                     "--out",
+                                     (folder_ / out).string(),
+                                     "--threads",
+                                     "1",
+                                     "--seed",
+                                     "3",
+                                     "--json",
+                                     "--set",
+                                     "batch=5",
+                                     "--set",
+                                     "held=0",
+                                     "--set",
+                                     "report_seconds=0",
+                                     "--set",
+                                     "checkpoint_seconds=0",
+                                     "--set",
+                                     "precision=fp32",
+                                     "--set",
+                                     "lr=0.01"};
+        all.insert(all.end(), more.begin(), more.end());
+        return all;
+    }
+};
+
+TEST_F(MaskTraining, SharedByProcessesHasTheSameCurve) {
+    if (const std::string why_not = no_mpi(); !why_not.empty()) GTEST_SKIP() << why_not;
+    const std::vector<std::string> steps{"--set", "steps=4"};
+    const auto alone = vitrine(training("alone", steps));
+    ASSERT_EQ(alone.status, 0) << alone.err;
+    std::vector<std::string> together = training("shared", steps);
+    together.push_back("--mpi");
+    const auto shared = vitrine(together, kTwo);
+    ASSERT_EQ(shared.status, 0) << shared.err;
+    const json one = json::parse(alone.out), two = json::parse(shared.out);
+    EXPECT_EQ(one["processes"], 1);
+    EXPECT_EQ(two["processes"], 2);
+    EXPECT_EQ(two["pictures"], 5);
+    EXPECT_EQ(two["skipped"].size(), 1u) << "said by process 0 alone";
+    ASSERT_EQ(one["curve"].size(), 4u);
+    ASSERT_EQ(two["curve"].size(), 4u);
+    for (std::size_t i = 0; i < 4; ++i)
+        for (std::size_t k = 0; k < 5; ++k) {
+            const double a = one["curve"][i][k], b = two["curve"][i][k];
+            EXPECT_NEAR(a, b, 1e-5 * std::abs(a)) << "step " << i << ", figure " << k;
+        }
+    const auto a = vitrine::MaskModule::load(folder_ / "alone"), b = vitrine::MaskModule::load(folder_ / "shared");
+    ASSERT_TRUE(a && b);
+    for (std::size_t i = 0; i < a->parameters().size(); ++i) {
+        const auto& [name, weights] = a->parameters()[i];
+        EXPECT_LE((weights - b->parameters()[i].second).abs().max().item<double>(),
+                  1e-5 * weights.abs().max().item<double>())
+            << name;
+    }
+    // What cannot be done is said once, and nobody waits for ever.
+    const auto unknown = vitrine(training("none", {"--mpi", "--set", "layers=nowhere"}), kTwo);
+    EXPECT_NE(unknown.status, 0);
+    const auto at = unknown.err.find("no layer 'nowhere'");
+    ASSERT_NE(at, std::string::npos) << unknown.err;
+    EXPECT_EQ(unknown.err.find("no layer 'nowhere'", at + 1), std::string::npos) << unknown.err;
+}
+
+TEST_F(MaskTraining, ThatIsKilledEndsInTheSameFile) {
+    const std::vector<std::string> steps{"--set", "steps=6", "--set", "batch=2"};
+    const auto whole = vitrine(training("whole", steps));
+    ASSERT_EQ(whole.status, 0) << whole.err;
+    const fs::path checkpoint = folder_ / "parts.checkpoint";
+    // Killed twice: after it has begun, and after it has gone on.
+    for (int round = 0; round < 2; ++round) {
+        const auto before = fs::exists(checkpoint) ? fs::last_write_time(checkpoint) : fs::file_time_type::min();
+        const pid_t child = started(training("parts", steps));
+        ASSERT_GE(child, 0);
+        int status = 0;
+        std::error_code ignored;
+        while (waitpid(child, &status, WNOHANG) == 0) {
+            if (fs::exists(checkpoint) && fs::last_write_time(checkpoint, ignored) > before) kill(child, SIGKILL);
+            usleep(500);
+        }
+        ASSERT_TRUE(WIFSIGNALED(status)) << "it ended before it could be killed";
+        EXPECT_FALSE(fs::exists(folder_ / "parts"));
+        EXPECT_TRUE(fs::exists(checkpoint));
+    }
+    const auto rest = vitrine(training("parts", steps));
+    ASSERT_EQ(rest.status, 0) << rest.err;
+    EXPECT_NE(rest.err.find("resumed at step"), std::string::npos) << rest.err;
+    EXPECT_EQ(json::parse(rest.out)["curve"], json::parse(whole.out)["curve"]);
+    const auto bytes = [&](const char* name) { return *vitrine::read_text(folder_ / name, 1u << 30); };
+    EXPECT_TRUE(bytes("whole") == bytes("parts")) << "the files differ";
+    EXPECT_FALSE(fs::exists(checkpoint));
 }
 
 TEST_F(CommandLine, BenchExplainSaysWhatMethodsSpendAndWhichCannotRun) {

@@ -40,9 +40,10 @@ char* room(std::size_t bytes) { return static_cast<char*>(std::malloc(bytes > 0 
     } while (false)
 
 VITRINE_EXPORT const char* vitrine_mpi_join(int* my_rank, int* all) {
-    // Only this thread speaks to MPI; libtorch's run beside it.
+    // One thread at a time speaks to MPI: this one, or in training on a device the one that libtorch runs gradients in.
     int given = 0;
-    VITRINE_MPI(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &given));
+    VITRINE_MPI(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &given));
+    if (given < MPI_THREAD_SERIALIZED) return "it takes calls of one thread only";
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     *my_rank = rank();
     *all = size();
@@ -78,6 +79,15 @@ VITRINE_EXPORT const char* vitrine_mpi_share(char** text, int* length) {
     if (rank() != 0) *text = room(static_cast<std::size_t>(*length));
     if (*text == nullptr) return "not enough memory";
     VITRINE_MPI(MPI_Bcast(*text, *length, MPI_CHAR, 0, MPI_COMM_WORLD));
+    return nullptr;
+}
+
+/// Sums of all processes. By way of rank 0: a reduction to all may round otherwise in each process.
+VITRINE_EXPORT const char* vitrine_mpi_sum(double* values, int count) {
+    const bool first = rank() == 0;
+    VITRINE_MPI(MPI_Reduce(first ? MPI_IN_PLACE : values, first ? values : nullptr, count, MPI_DOUBLE, MPI_SUM, 0,
+                           MPI_COMM_WORLD));
+    VITRINE_MPI(MPI_Bcast(values, count, MPI_DOUBLE, 0, MPI_COMM_WORLD));
     return nullptr;
 }
 

@@ -24,6 +24,8 @@
 
 namespace vitrine {
 
+class Peers;
+
 struct MaskConfig {
     /// "tame"; "ttame", which multiplies each patch token by the class token first; "sigmoid", "no_skip" and
     /// "no_skip_no_norm", the paper's ablations; "l_cam", one convolution on the last layer (I. Gkartzonika et al.,
@@ -71,9 +73,10 @@ class MaskModule {
     /// @param features  [batch, channels, rows, cols] each
     /// @param classes   int64 [n], the rows that are wanted; undefined: all
     /// @param training  the norms use and keep the batch's statistics
+    /// @param peers     in training, the processes whose pictures together are the batch; null: this one alone
     /// @return          [batch, n, rows, cols] at the shallowest layer's size, 56 at the most
-    at::Tensor logits(const std::vector<at::Tensor>& features, const at::Tensor& classes = {},
-                      bool training = false) const;
+    at::Tensor logits(const std::vector<at::Tensor>& features, const at::Tensor& classes = {}, bool training = false,
+                      Peers* peers = nullptr) const;
     /// What each layer adds to the logits of a class; with the bias they are its logits. [batch, layers, rows, cols]
     at::Tensor contributions(const std::vector<at::Tensor>& features, std::int64_t index) const;
 
@@ -102,8 +105,8 @@ class MaskModule {
     static Result<MaskModule> load(const std::filesystem::path& file, std::vector<std::string> layers = {});
 
   private:
-    at::Tensor fused(const std::vector<at::Tensor>& features, bool training) const;
-    at::Tensor branch(std::size_t s, const at::Tensor& features, bool training) const;
+    at::Tensor fused(const std::vector<at::Tensor>& features, bool training, Peers* peers) const;
+    at::Tensor branch(std::size_t s, const at::Tensor& features, bool training, Peers* peers) const;
     const at::Tensor& tensor(const std::string& name) const;
     bool has_norms() const;
     std::int64_t branch_width(std::size_t s) const;

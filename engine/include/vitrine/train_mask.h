@@ -5,7 +5,9 @@
 //
 // The pictures are a folder (any depth), or packs (see pack.h); a folder is decoded once, into OUT.pictures, which is
 // kept until the training has ended. Every random choice follows from (seed, round, picture), so a resumed run repeats
-// the run that was not interrupted, bit for bit on the CPU with the same number of threads.
+// the run that was not interrupted, bit for bit on the CPU with the same number of threads. Several processes that
+// share the batches (peers.h) find what one finds, but for rounding, and any number of them goes on where others
+// stopped.
 #pragma once
 
 #include <array>
@@ -20,6 +22,7 @@
 #include <vitrine/base/result.h>
 #include <vitrine/explainer.h>
 #include <vitrine/mask_module.h>
+#include <vitrine/peers.h>
 #include <vitrine/settings.h>
 
 namespace vitrine {
@@ -50,6 +53,9 @@ struct TrainMaskOptions {
     std::function<void(const Progress&)> decoding = {};  ///< while pictures are decoded
     /// Shown the module every `preview_every` steps: for a live preview. It may be used on the calling thread only.
     std::function<void(const MaskModule&, std::int64_t step)> preview = {};
+    /// The processes that share every batch; null: this one alone. `data` and `out` lie on a disk that all of them see.
+    /// Process 0 writes the files and reports, the others keep silent. A stop of one stops all.
+    Peers* peers = nullptr;
 };
 
 struct TrainMaskSummary {
