@@ -1,3 +1,4 @@
+// T-TAME's loss, the one-cycle schedule and the optimiser, written from their definitions.
 #include "mask_objective.h"
 
 #include <algorithm>

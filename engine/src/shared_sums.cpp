@@ -1,3 +1,4 @@
+// Sums over processes as a step of the graph, and the norm that is made of them.
 #include "shared_sums.h"
 
 #include <algorithm>

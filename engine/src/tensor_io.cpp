@@ -1,3 +1,4 @@
+// Copies named tensors to the host and writes them as safetensors.
 #include "tensor_io.h"
 
 #include <vitrine/base/readers.h>
