@@ -162,13 +162,16 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments, con
     if (processes.rank() == 0) options.decoding = [](const Progress& p) { progress(p); };
     options.progress = [](const MaskStep& p) {
         const bool terminal = isatty(STDERR_FILENO) != 0;
+        if (!p.note.empty()) {
+            fmt::print(stderr, "{}step {} of {}  {}\n", terminal ? "\r\033[K" : "", p.step, p.steps, p.note);
+            return;
+        }
         fmt::print(stderr,
                    "{}step {} of {}  loss {:.4f} (answer {:.4f}, area {:.4f}, smooth {:.4f})  covers {:.1f} %  agrees "
-                   "{:.1f} %  lr {:.2e}  {:.0f} pictures/s  {:.0f} s left{}{}",
+                   "{:.1f} %  lr {:.2e}  {:.0f} pictures/s  {:.0f} s left{}",
                    terminal ? "\r" : "", p.step, p.steps, p.total, p.cross_entropy, p.area, p.smooth, 100 * p.coverage,
                    100 * p.agreement, p.learning_rate, p.pictures_per_second, p.seconds_left,
-                   p.note.empty() ? "" : "  " + p.note,
-                   terminal && p.note.empty() && p.step < p.steps ? "\033[K" : "\n");
+                   terminal && p.step < p.steps ? "\033[K" : "\n");
     };
     const TrainMaskSummary summary = VITRINE_TRY(vitrine::train_mask(**model, options));
     if (processes.rank() != 0) return {};

@@ -642,6 +642,9 @@ Result<TrainMaskSummary> MaskTraining::run() {
             now.total = of[0], now.cross_entropy = of[1], now.area = of[2], now.smooth = of[3], now.coverage = of[4],
             now.agreement = of[5];
             waiting_.clear();
+        } else if (!summary_.curve.empty()) {  // nothing new: the last step's, as after resuming
+            const auto& of = summary_.curve.back();
+            now.total = of[0], now.cross_entropy = of[1], now.area = of[2], now.smooth = of[3], now.coverage = of[4];
         }
         spent = std::chrono::duration<double>(Clock::now() - began).count() - floor_seconds_;
         if (step_ > first_step && spent > 0) {

@@ -155,7 +155,13 @@ TEST_F(TrainMask, ResumesToTheBit) {
     EXPECT_FALSE(fs::exists(folder_ / "parts.safetensors"));
     auto other = options("parts.safetensors", {{"lr", "0.03"}});
     EXPECT_THAT(train_mask(model_, other).error().message, testing::HasSubstr("lr"));
-    const auto rest = train_mask(model_, options("parts.safetensors"));
+    auto further = options("parts.safetensors");
+    double first = -1;
+    further.progress = [&](const MaskStep& at) {
+        if (first < 0) first = at.total;
+    };
+    const auto rest = train_mask(model_, further);
+    EXPECT_FLOAT_EQ(static_cast<float>(first), whole->curve[4][0]) << "the first report has the last step's figures";
     ASSERT_TRUE(rest.has_value()) << rest.error().message;
     EXPECT_THAT(rest->notes, testing::Contains(testing::HasSubstr("resumed at step 5")));
     EXPECT_FALSE(fs::exists(folder_ / "parts.safetensors.checkpoint"));
