@@ -154,8 +154,9 @@ class Session : public QObject {
     void pictureOpened(const QString& file);
 
   private:
-    friend class Comparison;  // these two post their own jobs
+    friend class Comparison;  // these post their own jobs
     friend class LayerMaps;
+    friend class MaskRun;
     template <class Job, class Then>
     void post(JobLabel label, Job job, Then then) {
         jobs_.post(std::move(label), std::move(job),

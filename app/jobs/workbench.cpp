@@ -5,8 +5,10 @@
 #include <vitrine/base/readers.h>
 #include <vitrine/base/resize.h>
 #include <vitrine/engine.h>
+#include <vitrine/mask_module.h>
 #include <vitrine/reads_apart.h>
 #include <vitrine/smoothing.h>
+#include <vitrine/torch_errors.h>
 
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
@@ -106,27 +108,6 @@ Result<Plane> on_patches(const Mixing& mixing, const at::Tensor& row) {
                       floats_of(row.narrow(0, layout.prefix_count(), layout.rows * layout.cols)), false, false);
 }
 
-SettingFacts facts_of(const Parameter& parameter) {
-    SettingFacts facts;
-    using Kind = SettingFacts::Kind;
-    facts.kind = std::holds_alternative<bool>(parameter.standard)           ? Kind::Flag
-                 : std::holds_alternative<std::int64_t>(parameter.standard) ? Kind::Integer
-                 : std::holds_alternative<double>(parameter.standard)       ? Kind::Number
-                 : parameter.choices.empty()                                ? Kind::Text
-                                                                            : Kind::Choice;
-    facts.name = parameter.name;
-    facts.meaning = parameter.meaning;
-    if (const auto at = facts.meaning.find(" (--other)"); at != std::string::npos)
-        facts.meaning.erase(at, std::string_view(" (--other)").size());  // in the window there is a control for it
-    facts.unit = parameter.unit;
-    facts.source = parameter.source;
-    facts.standard = to_string(parameter.standard);
-    facts.low = parameter.low;
-    facts.high = parameter.high;
-    facts.choices = parameter.choices;
-    return facts;
-}
-
 /// "attention_distance" -> "Attention distance".
 std::string title_of(std::string name) {
     std::replace(name.begin(), name.end(), '_', ' ');
@@ -197,6 +178,27 @@ bool holds_model(const std::filesystem::path& folder) {
 }
 
 }  // namespace
+
+SettingFacts setting_of(const Parameter& parameter) {
+    SettingFacts facts;
+    using Kind = SettingFacts::Kind;
+    facts.kind = std::holds_alternative<bool>(parameter.standard)           ? Kind::Flag
+                 : std::holds_alternative<std::int64_t>(parameter.standard) ? Kind::Integer
+                 : std::holds_alternative<double>(parameter.standard)       ? Kind::Number
+                 : parameter.choices.empty()                                ? Kind::Text
+                                                                            : Kind::Choice;
+    facts.name = parameter.name;
+    facts.meaning = parameter.meaning;
+    if (const auto at = facts.meaning.find(" (--other)"); at != std::string::npos)
+        facts.meaning.erase(at, std::string_view(" (--other)").size());  // in the window there is a control for it
+    facts.unit = parameter.unit;
+    facts.source = parameter.source;
+    facts.standard = to_string(parameter.standard);
+    facts.low = parameter.low;
+    facts.high = parameter.high;
+    facts.choices = parameter.choices;
+    return facts;
+}
 
 std::array<float, 3> Plane::colour_at(std::int64_t row, std::int64_t col) const {
     const auto at = static_cast<std::size_t>(row * cols + col), plane = static_cast<std::size_t>(rows * cols);
@@ -447,10 +449,10 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
                 method.passes = PassFacts{passes->forwards, passes->backwards};
         // A file that is called "model" would read as if a word were missing; the title is what the window shows.
         if (method.why_not.starts_with(info.name + " ")) method.why_not.replace(0, info.name.size(), facts.title);
-        for (const auto& parameter : explainer->parameters()) method.settings.push_back(facts_of(parameter));
+        for (const auto& parameter : explainer->parameters()) method.settings.push_back(setting_of(parameter));
         facts.methods.push_back(std::move(method));
     }
-    for (const auto& parameter : smoothing_parameters()) facts.shared.push_back(facts_of(parameter));
+    for (const auto& parameter : smoothing_parameters()) facts.shared.push_back(setting_of(parameter));
     for (const auto& measure : registry().measures()) {
         const auto description = measure->description();
         facts.measures.push_back({description.name, description.title, description.summary, description.source,
@@ -748,6 +750,11 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
     if (kept.size() == kMostKept) kept.erase(kept.begin());
     kept.push_back(made);
     return std::shared_ptr<const Made>(made);
+}
+
+Result<std::vector<std::string>> Workbench::mask_layers(const std::string& version) const {
+    if (!parts_->model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
+    return guarded([&] { return vitrine::mask_layers(*parts_->model, version); });
 }
 
 std::string Workbench::own_layer() const { return parts_->model ? parts_->model->info().cam_point : std::string(); }

@@ -24,6 +24,7 @@
 namespace vitrine {
 struct Capture;
 class ExplainContext;
+struct Parameter;
 struct Score;
 }  // namespace vitrine
 
@@ -60,6 +61,8 @@ struct SettingFacts {
     std::optional<double> low, high;   ///< for numbers, inclusive
     std::vector<std::string> choices;  ///< for Choice
 };
+
+SettingFacts setting_of(const Parameter& parameter);
 
 /// How often the model is run for one map, with the method's own settings; the shared first run not counted.
 struct PassFacts {
@@ -293,6 +296,8 @@ class Workbench {
 
     /// The point that methods with a layer read when none is set; empty without a model.
     std::string own_layer() const;
+    /// Layers that a trained mask would read. Runs the model once where it has no blocks.
+    Result<std::vector<std::string>> mask_layers(const std::string& version) const;
     /// How the map measures; the map is made first where it is not at hand.
     /// @error Unsupported the measure has no meaning for the method, the model or this picture: why
     Result<ScoreFacts> measure(const Wanted& wanted, const std::string& measure, std::stop_token stop,

@@ -59,126 +59,24 @@ class NumberBox : public Calm<QDoubleSpinBox> {
 
 }  // namespace
 
-MethodSettingsView::MethodSettingsView(Session& session, QWidget* parent) : QWidget(parent), session_(session) {
-    auto* column = new QVBoxLayout(this);
-    column->setContentsMargins(0, 8, 0, 0);
-    column->setSpacing(8);
-    const auto grid_in = [](QVBoxLayout* lines) {
-        auto* grid = new QGridLayout;
-        grid->setHorizontalSpacing(12);
-        grid->setVerticalSpacing(4);
-        grid->setColumnStretch(0, 1);
-        lines->addLayout(grid);
-        return grid;
-    };
-    const auto part = [column](QWidget*& box) {
-        box = new QWidget;
-        auto* lines = new QVBoxLayout(box);
-        lines->setContentsMargins(0, 0, 0, 0);
-        lines->setSpacing(4);
-        column->addWidget(box);
-        return lines;
-    };
-    const auto resetter = [](const QString& name) {
-        auto* button = new QToolButton;
-        button->setObjectName(name);
-        button->setText(tr("Defaults"));
-        return button;
-    };
-    auto* own = part(own_);
-    auto* title = new QHBoxLayout;
-    title->addWidget(heading(tr("Settings")));
-    title->addStretch(1);
-    reset_ = resetter(QStringLiteral("resetSettings"));
-    title->addWidget(reset_);
-    own->addLayout(title);
-    grid_ = grid_in(own);
-    // What all methods take is wanted seldom: one line until it is opened, or until something of it is set.
-    auto* all = part(for_all_);
-    auto* all_title = new QHBoxLayout;
-    fold_ = new QToolButton;
-    fold_->setObjectName(QStringLiteral("foldShared"));
-    fold_->setText(tr("Copies and layers"));
-    fold_->setToolTip(
-        tr("Maps of flipped, scaled and brightened copies and of several layers, made one: for all methods"));
-    fold_->setToolButtonStyle(Qt::ToolButtonTextBesideIcon);
-    fold_->setIconSize({14, 14});
-    fold_->setLayoutDirection(Qt::RightToLeft);
-    fold_->setCheckable(true);
-    all_title->addWidget(fold_);
-    all_title->addStretch(1);
-    reset_shared_ = resetter(QStringLiteral("resetShared"));
-    all_title->addWidget(reset_shared_);
-    all->addLayout(all_title);
-    folded_ = new QWidget;
-    auto* folded = new QVBoxLayout(folded_);
-    folded->setContentsMargins(0, 0, 0, 0);
-    shared_grid_ = grid_in(folded);
-    all->addWidget(folded_);
-    unfold(false);
-    connect(fold_, &QToolButton::toggled, this, &MethodSettingsView::unfold);
-    connect(reset_, &QToolButton::clicked, &session_, &Session::resetSettings);
-    connect(reset_shared_, &QToolButton::clicked, &session_, &Session::resetShared);
-    connect(&session_, &Session::modelChanged, this, [this] { method_.clear(), refresh(); });
-    connect(&session_, &Session::choiceChanged, this, &MethodSettingsView::refresh);
-    refresh();
+SettingsForm::SettingsForm(bool wide_words, QWidget* parent) : QWidget(parent), wide_words_(wide_words) {
+    grid_ = new QGridLayout(this);
+    grid_->setContentsMargins(0, 0, 0, 0);
+    grid_->setHorizontalSpacing(12);
+    grid_->setVerticalSpacing(4);
+    grid_->setColumnStretch(0, 1);
 }
 
-void MethodSettingsView::unfold(bool shared) {
-    fold_->setChecked(shared);
-    folded_->setVisible(shared);
-    reset_shared_->setVisible(shared);
-    fold_->setIcon(icon(QStringLiteral("chevron_down")));
-}
-
-void MethodSettingsView::restyle() {
-    fold_->setIcon(icon(QStringLiteral("chevron_down")));
-    fill();
-}
-
-void MethodSettingsView::setShown(bool shown) {
-    shown_ = shown;
-    own_->setVisible(!lines_.empty());
-    for_all_->setVisible(!shared_lines_.empty());
-    setVisible(shown_ && session_.methodFacts() != nullptr);
-}
-
-QWidget* MethodSettingsView::control(const std::string& name) const {
+QWidget* SettingsForm::control(const std::string& name) const {
     for (const auto& line : lines_)
         if (line.facts.name == name) return line.control;
     return nullptr;
 }
 
-QWidget* MethodSettingsView::sharedControl(const std::string& name) const {
-    for (const auto& line : shared_lines_)
-        if (line.facts.name == name) return line.control;
-    return nullptr;
-}
-
-void MethodSettingsView::refresh() {
-    const auto* facts = session_.methodFacts();
-    if (!facts) {
-        lines_.clear();
-        method_.clear();
-        clearLayout(grid_);
-    } else if (facts->name != method_) {
-        method_ = facts->name;
-        lines_ = build(grid_, facts->settings,
-                       [this](const std::string& name, const std::string& value) { session_.setSetting(name, value); });
-    }
-    if (session_.model() && shared_lines_.empty())
-        shared_lines_ =
-            build(shared_grid_, session_.model()->shared,
-                  [this](const std::string& name, const std::string& value) { session_.setShared(name, value); });
-    fill();
-    setShown(shown_);
-}
-
-std::vector<MethodSettingsView::Line> MethodSettingsView::build(QGridLayout* grid,
-                                                                const std::vector<SettingFacts>& settings,
-                                                                const Set& set) {
-    std::vector<Line> lines;
-    clearLayout(grid);
+void SettingsForm::build(const std::vector<SettingFacts>& settings, const Set& set) {
+    lines_.clear();
+    clearLayout(grid_);
+    int row = 0;
     for (const auto& setting : settings) {
         auto* caption = new QLabel(words(setting.name));
         auto* control = make(setting, set);
@@ -194,15 +92,18 @@ std::vector<MethodSettingsView::Line> MethodSettingsView::build(QGridLayout* gri
         control->setToolTip(tip);
         control->setAccessibleName(words(setting.name));
         control->setAccessibleDescription(text(setting.meaning));
-        const int row = static_cast<int>(lines.size());
-        grid->addWidget(caption, row, 0);
-        grid->addWidget(control, row, 1);
-        lines.push_back({setting, caption, control});
+        if (wide_words_ && setting.kind == SettingFacts::Kind::Text) {
+            grid_->addWidget(caption, row++, 0, 1, 2);
+            grid_->addWidget(control, row++, 0, 1, 2);
+        } else {
+            grid_->addWidget(caption, row, 0);
+            grid_->addWidget(control, row++, 1);
+        }
+        lines_.push_back({setting, caption, control});
     }
-    return lines;
 }
 
-QWidget* MethodSettingsView::make(const SettingFacts& facts, const Set& set_value) {
+QWidget* SettingsForm::make(const SettingFacts& facts, const Set& set_value) {
     constexpr int kWidth = 132;
     const auto set = [set_value, name = facts.name](const QString& value) { set_value(name, value.toStdString()); };
     const auto suffix = facts.unit.empty() ? QString() : QLatin1Char(' ') + text(facts.unit);
@@ -230,6 +131,10 @@ QWidget* MethodSettingsView::make(const SettingFacts& facts, const Set& set_valu
             box->setRange(facts.low.value_or(-1e9), facts.high.value_or(1e9));
             const double span = facts.low && facts.high ? *facts.high - *facts.low : 10;
             box->setSingleStep(std::pow(10.0, std::floor(std::log10(span / 10))));
+            // A small number in a wide range, such as a learning rate, is stepped by its own size.
+            if (const double standard = std::abs(text(facts.standard).toDouble());
+                standard > 0 && standard < span / 100)
+                box->setStepType(QAbstractSpinBox::AdaptiveDecimalStepType);
             box->setKeyboardTracking(false);
             box->setSuffix(suffix);
             connect(box, &QDoubleSpinBox::valueChanged, this, [set](double value) { set(plain(value)); });
@@ -250,13 +155,13 @@ QWidget* MethodSettingsView::make(const SettingFacts& facts, const Set& set_valu
             break;
         }
     }
-    if (facts.kind != SettingFacts::Kind::Flag) made->setFixedWidth(kWidth);
+    const bool wide = wide_words_ && facts.kind == SettingFacts::Kind::Text;
+    if (facts.kind != SettingFacts::Kind::Flag && !wide) made->setFixedWidth(kWidth);
     return made;
 }
 
-/// Brings the controls to what the session holds, without asking for anything.
-void MethodSettingsView::fill(const std::vector<Line>& lines, const MethodSettings& chosen) {
-    for (const auto& line : lines) {
+void SettingsForm::fill(const MethodSettings& chosen) {
+    for (const auto& line : lines_) {
         const auto found = chosen.find(line.facts.name);
         const auto value = text(found == chosen.end() ? line.facts.standard : found->second);
         const QSignalBlocker quiet(line.control);
@@ -270,10 +175,109 @@ void MethodSettingsView::fill(const std::vector<Line>& lines, const MethodSettin
     }
 }
 
+MethodSettingsView::MethodSettingsView(Session& session, QWidget* parent) : QWidget(parent), session_(session) {
+    auto* column = new QVBoxLayout(this);
+    column->setContentsMargins(0, 8, 0, 0);
+    column->setSpacing(8);
+    const auto part = [column](QWidget*& box) {
+        box = new QWidget;
+        auto* lines = new QVBoxLayout(box);
+        lines->setContentsMargins(0, 0, 0, 0);
+        lines->setSpacing(4);
+        column->addWidget(box);
+        return lines;
+    };
+    const auto resetter = [](const QString& name) {
+        auto* button = new QToolButton;
+        button->setObjectName(name);
+        button->setText(tr("Defaults"));
+        return button;
+    };
+    auto* own = part(own_);
+    auto* title = new QHBoxLayout;
+    title->addWidget(heading(tr("Settings")));
+    title->addStretch(1);
+    reset_ = resetter(QStringLiteral("resetSettings"));
+    title->addWidget(reset_);
+    own->addLayout(title);
+    form_ = new SettingsForm;
+    own->addWidget(form_);
+    // What all methods take is wanted seldom: one line until it is opened, or until something of it is set.
+    auto* all = part(for_all_);
+    auto* all_title = new QHBoxLayout;
+    fold_ = new QToolButton;
+    fold_->setObjectName(QStringLiteral("foldShared"));
+    fold_->setText(tr("Copies and layers"));
+    fold_->setToolTip(
+        tr("Maps of flipped, scaled and brightened copies and of several layers, made one: for all methods"));
+    fold_->setToolButtonStyle(Qt::ToolButtonTextBesideIcon);
+    fold_->setIconSize({14, 14});
+    fold_->setLayoutDirection(Qt::RightToLeft);
+    fold_->setCheckable(true);
+    all_title->addWidget(fold_);
+    all_title->addStretch(1);
+    reset_shared_ = resetter(QStringLiteral("resetShared"));
+    all_title->addWidget(reset_shared_);
+    all->addLayout(all_title);
+    folded_ = new QWidget;
+    auto* folded = new QVBoxLayout(folded_);
+    folded->setContentsMargins(0, 0, 0, 0);
+    shared_form_ = new SettingsForm;
+    folded->addWidget(shared_form_);
+    all->addWidget(folded_);
+    unfold(false);
+    connect(fold_, &QToolButton::toggled, this, &MethodSettingsView::unfold);
+    connect(reset_, &QToolButton::clicked, &session_, &Session::resetSettings);
+    connect(reset_shared_, &QToolButton::clicked, &session_, &Session::resetShared);
+    connect(&session_, &Session::modelChanged, this, [this] { method_.clear(), refresh(); });
+    connect(&session_, &Session::choiceChanged, this, &MethodSettingsView::refresh);
+    refresh();
+}
+
+void MethodSettingsView::unfold(bool shared) {
+    fold_->setChecked(shared);
+    folded_->setVisible(shared);
+    reset_shared_->setVisible(shared);
+    fold_->setIcon(icon(QStringLiteral("chevron_down")));
+}
+
+void MethodSettingsView::restyle() {
+    fold_->setIcon(icon(QStringLiteral("chevron_down")));
+    fill();
+}
+
+void MethodSettingsView::setShown(bool shown) {
+    shown_ = shown;
+    own_->setVisible(!form_->empty());
+    for_all_->setVisible(!shared_form_->empty());
+    setVisible(shown_ && session_.methodFacts() != nullptr);
+}
+
+QWidget* MethodSettingsView::control(const std::string& name) const { return form_->control(name); }
+QWidget* MethodSettingsView::sharedControl(const std::string& name) const { return shared_form_->control(name); }
+
+void MethodSettingsView::refresh() {
+    const auto* facts = session_.methodFacts();
+    if (!facts) {
+        method_.clear();
+        form_->build({}, {});
+    } else if (facts->name != method_) {
+        method_ = facts->name;
+        form_->build(facts->settings,
+                     [this](const std::string& name, const std::string& value) { session_.setSetting(name, value); });
+    }
+    if (session_.model() && shared_form_->empty())
+        shared_form_->build(session_.model()->shared, [this](const std::string& name, const std::string& value) {
+            session_.setShared(name, value);
+        });
+    fill();
+    setShown(shown_);
+}
+
 void MethodSettingsView::fill() {
     const auto& chosen = session_.settings();
-    fill(lines_, chosen);
-    fill(shared_lines_, session_.shared());
+    form_->fill(chosen);
+    shared_form_->fill(session_.shared());
     reset_->setEnabled(!chosen.empty());
     reset_->setToolTip(chosen.empty() ? tr("These are the method's own settings")
                                       : tr("Take the method's own settings back"));

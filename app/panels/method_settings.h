@@ -15,6 +15,31 @@ class QToolButton;
 
 namespace vitrine::app {
 
+/// One control a declared parameter, in two columns; words may be given the whole width below their caption.
+class SettingsForm : public QWidget {
+    Q_OBJECT
+
+  public:
+    using Set = std::function<void(const std::string& name, const std::string& value)>;
+    explicit SettingsForm(bool wide_words = false, QWidget* parent = nullptr);
+    void build(const std::vector<SettingFacts>& settings, const Set& set);
+    void fill(const MethodSettings& chosen);  ///< asks for nothing
+    bool empty() const { return lines_.empty(); }
+    QWidget* control(const std::string& name) const;  ///< named as it is declared; null when there is none
+
+  private:
+    struct Line {
+        SettingFacts facts;
+        QLabel* caption;
+        QWidget* control;
+    };
+    QWidget* make(const SettingFacts& facts, const Set& set);
+
+    bool wide_words_;
+    QGridLayout* grid_;
+    std::vector<Line> lines_;
+};
+
 class MethodSettingsView : public QWidget {
     Q_OBJECT
 
@@ -30,22 +55,12 @@ class MethodSettingsView : public QWidget {
 
   private:
     void refresh();
-    struct Line {
-        SettingFacts facts;
-        QLabel* caption;
-        QWidget* control;
-    };
-    using Set = std::function<void(const std::string& name, const std::string& value)>;
-    std::vector<Line> build(QGridLayout* grid, const std::vector<SettingFacts>& settings, const Set& set);
-    QWidget* make(const SettingFacts& facts, const Set& set);
     void fill();
-    static void fill(const std::vector<Line>& lines, const MethodSettings& chosen);
 
     Session& session_;
     QWidget *own_, *for_all_, *folded_;
     QToolButton *reset_, *fold_, *reset_shared_;
-    QGridLayout *grid_, *shared_grid_;
-    std::vector<Line> lines_, shared_lines_;
+    SettingsForm *form_, *shared_form_;
     std::string method_;
     bool shown_ = true;
 };

@@ -30,6 +30,7 @@
 
 #include "jobs/comparison.h"
 #include "jobs/layer_maps.h"
+#include "jobs/mask_run.h"
 #include "panels/choice_button.h"
 #include "panels/empty_state.h"
 #include "panels/explain_panel.h"
@@ -42,6 +43,7 @@
 #include "panels/measures_panel.h"
 #include "panels/method_picker.h"
 #include "panels/small_widgets.h"
+#include "panels/train_panel.h"
 #include "windows/actions.h"
 #include "windows/scene.h"
 
@@ -50,7 +52,7 @@ namespace {
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
-constexpr int kLayout = 3;  // of the docks: a saved one of another number is not restored
+constexpr int kLayout = 4;  // of the docks: a saved one of another number is not restored
 constexpr int kMostDeviceLosses = 3;
 constexpr int kDeviceLossesWithin_ms = 60'000;
 
@@ -100,6 +102,7 @@ MainWindow::MainWindow(QWidget* parent)
     session_ = new Session(this);
     comparison_ = new Comparison(*session_);
     layer_maps_ = new LayerMaps(*session_);
+    mask_run_ = new MaskRun(*session_);
     graphics_ = std::make_unique<Graphics>();
     buildTop();
     buildStage();
@@ -441,6 +444,8 @@ void MainWindow::buildDocks() {
     model_dock_ = dock(QStringLiteral("model"), tr("Model"), scrolled(model_panel_), Qt::RightDockWidgetArea);
     map_ = new MapPanel(*session_, view_settings_);
     map_dock_ = dock(QStringLiteral("map"), tr("Map"), scrolled(map_), Qt::RightDockWidgetArea);
+    train_ = new TrainPanel(*session_, *mask_run_);
+    train_dock_ = dock(QStringLiteral("train"), tr("Train"), scrolled(train_), Qt::RightDockWidgetArea);
     keys_ = new ShortcutSheet;
     keys_dock_ = dock(QStringLiteral("keys"), tr("Keys"), scrolled(keys_), Qt::RightDockWidgetArea);
     head_strip_ = new HeadStrip(*session_);
@@ -453,14 +458,18 @@ void MainWindow::buildDocks() {
     // A dock behind another's tab is no hidden widget, but its own signal knows: nothing is computed that nobody sees.
     connect(measures_dock_, &QDockWidget::visibilityChanged, comparison_, &Comparison::setMeasuring);
     connect(layers_dock_, &QDockWidget::visibilityChanged, layer_maps_, &LayerMaps::setLooking);
+    connect(train_dock_, &QDockWidget::visibilityChanged, mask_run_, &MaskRun::setLooking);
+    connect(train_, &TrainPanel::folderWanted, this, &MainWindow::chooseTrainingFolder);
+    connect(train_, &TrainPanel::fileWanted, this, &MainWindow::chooseTrainingFile);
+    connect(mask_run_, &MaskRun::moved, this, &MainWindow::refreshJobs);
     connect(explain_, &ExplainPanel::settingsChanged, this, &MainWindow::settingsChanged);
     connect(explain_, &ExplainPanel::secondPictureWanted, this, &MainWindow::openSecondPicture);
 }
 
 void MainWindow::resetLayout() {
     panels_hidden_ = false;
-    for (auto* dock :
-         {film_dock_, explain_dock_, model_dock_, map_dock_, keys_dock_, strip_dock_, layers_dock_, measures_dock_}) {
+    for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, train_dock_, keys_dock_, strip_dock_,
+                       layers_dock_, measures_dock_}) {
         dock->setFloating(false);
         removeDockWidget(dock);
     }
@@ -468,15 +477,18 @@ void MainWindow::resetLayout() {
     addDockWidget(Qt::RightDockWidgetArea, explain_dock_);
     addDockWidget(Qt::RightDockWidgetArea, model_dock_);
     addDockWidget(Qt::RightDockWidgetArea, map_dock_);
+    addDockWidget(Qt::RightDockWidgetArea, train_dock_);
     addDockWidget(Qt::RightDockWidgetArea, keys_dock_);
     for (auto* dock : {strip_dock_, layers_dock_, measures_dock_}) addDockWidget(Qt::BottomDockWidgetArea, dock);
     tabifyDockWidget(strip_dock_, layers_dock_);
     tabifyDockWidget(layers_dock_, measures_dock_);
     tabifyDockWidget(explain_dock_, model_dock_);
     tabifyDockWidget(explain_dock_, map_dock_);
+    tabifyDockWidget(explain_dock_, train_dock_);
     tabifyDockWidget(explain_dock_, keys_dock_);
     for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, strip_dock_, layers_dock_, measures_dock_})
         dock->show();
+    train_dock_->hide();
     keys_dock_->hide();
     explain_dock_->raise();
     strip_dock_->raise();
@@ -545,6 +557,7 @@ void MainWindow::restyle() {
     map_->restyle();
     layer_strip_->restyle();
     measures_->restyle();
+    train_->restyle();
     empty_->setState(session_->model().has_value(), session_->model() ? text(session_->model()->title) : QString(),
                      remembered(kPictures) + remembered(kModels));
     update();
@@ -743,6 +756,9 @@ void MainWindow::refreshJobs() {
             words += tr("  %1 of %2 %3").arg(jobs.progress.done).arg(jobs.progress.total).arg(text(jobs.progress.unit));
     } else if (jobs.waiting > 1) {
         words = tr("jobs: %1").arg(jobs.waiting);
+    } else if (mask_run_->busy()) {
+        words = tr("Training a mask");
+        if (const auto& now = mask_run_->moment()) words += tr("  %1 of %2 steps").arg(now->step).arg(now->steps);
     }
     status_jobs_->setText(words);
     stop_button_->setEnabled(busy || jobs.waiting > 1);
@@ -883,6 +899,27 @@ void MainWindow::openModelFolder() {
     if (folder.isEmpty()) return;
     settings_->setValue(QStringLiteral("folders/models"), QFileInfo(folder).absolutePath());
     session_->openModel(folder);
+}
+
+void MainWindow::openTraining() {
+    if (panels_hidden_) hidePanels(false);
+    train_dock_->show();
+    train_dock_->raise();
+    train_->setFocus();
+}
+
+void MainWindow::chooseTrainingFolder() {
+    const auto before = mask_run_->data();
+    const auto folder = QFileDialog::getExistingDirectory(
+        this, tr("Choose the pictures to train on"),
+        before.isEmpty() ? settings_->value(QStringLiteral("folders/pictures")).toString() : before);
+    if (!folder.isEmpty()) mask_run_->setData(folder);
+}
+
+void MainWindow::chooseTrainingFile() {
+    const auto file =
+        QFileDialog::getSaveFileName(this, tr("Write the mask to"), mask_run_->out(), tr("Masks (*.safetensors)"));
+    if (!file.isEmpty()) mask_run_->setOut(file);
 }
 
 void MainWindow::askConsent(const QString& request) {

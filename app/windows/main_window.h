@@ -32,11 +32,13 @@ class HeadStrip;
 class LayerMaps;
 class LayerStrip;
 class MapPanel;
+class MaskRun;
 class MeasuresPanel;
 class ModelPanel;
 class NoticeBar;
 class ShortcutSheet;
 class ThinBar;
+class TrainPanel;
 
 class MainWindow : public QMainWindow {
     Q_OBJECT
@@ -61,6 +63,9 @@ class MainWindow : public QMainWindow {
     QDockWidget* layersDock() const { return layers_dock_; }
     MeasuresPanel* measures() const { return measures_; }
     QDockWidget* measuresDock() const { return measures_dock_; }
+    MaskRun& maskRun() { return *mask_run_; }
+    TrainPanel* trainPanel() const { return train_; }
+    QDockWidget* trainDock() const { return train_dock_; }
     ChoiceButton* methodButton() const { return method_button_; }
     NoticeBar* notice() const { return notice_; }
     ViewSettings& viewSettings() { return view_settings_; }
@@ -112,6 +117,9 @@ class MainWindow : public QMainWindow {
     void openSecondPicture();
     void openModelFile();
     void openModelFolder();
+    void openTraining();
+    void chooseTrainingFolder();
+    void chooseTrainingFile();
     void askConsent(const QString& request);
     void remember(const QString& key, const QString& path);
     QStringList remembered(const QString& key) const;
@@ -144,7 +152,8 @@ class MainWindow : public QMainWindow {
     QWidget* container_ = nullptr;
     Viewport* viewport_ = nullptr;
     QDockWidget *film_dock_ = nullptr, *explain_dock_ = nullptr, *model_dock_ = nullptr, *strip_dock_ = nullptr,
-                *map_dock_ = nullptr, *keys_dock_ = nullptr, *layers_dock_ = nullptr, *measures_dock_ = nullptr;
+                *map_dock_ = nullptr, *keys_dock_ = nullptr, *layers_dock_ = nullptr, *measures_dock_ = nullptr,
+                *train_dock_ = nullptr;
     Filmstrip* filmstrip_ = nullptr;
     ExplainPanel* explain_ = nullptr;
     ModelPanel* model_panel_ = nullptr;
@@ -153,6 +162,8 @@ class MainWindow : public QMainWindow {
     LayerMaps* layer_maps_ = nullptr;
     LayerStrip* layer_strip_ = nullptr;
     MeasuresPanel* measures_ = nullptr;
+    MaskRun* mask_run_ = nullptr;
+    TrainPanel* train_ = nullptr;
     ShortcutSheet* keys_ = nullptr;
     QLabel *status_value_ = nullptr, *status_place_ = nullptr, *status_work_ = nullptr, *status_size_ = nullptr,
            *status_jobs_ = nullptr;

@@ -135,6 +135,7 @@ void MainWindow::buildMenus() {
         themes->addAction(one);
     }
     view->addSeparator();
+    view->addAction(train_dock_->toggleViewAction());
     a.hide = add(view, tr("Hide panels"), key("F11"), [this] { hidePanels(!panels_hidden_); });
     a.hide->setCheckable(true);
 
@@ -146,6 +147,7 @@ void MainWindow::buildMenus() {
     connect(recent_models, &QMenu::aboutToShow, this, [this, recent_models] { fillRecent(recent_models, kModels); });
     a.starter =
         add(model, tr("Open the built-in model"), {}, [this] { session_->openModel(QStringLiteral("starter")); });
+    a.train = add(model, tr("Train a mask…"), {}, [this] { openTraining(); });
     model->addSeparator();
     // Page Up and Page Down as well: brackets need AltGr on some keyboards.
     a.layer_down = add(model, tr("Previous layer"), {QKeySequence(Qt::Key_BracketLeft), QKeySequence(Qt::Key_PageUp)},
@@ -183,7 +185,8 @@ void MainWindow::buildMenus() {
 
     group = tr("Window");
     auto* window = menu(tr("&Window"));
-    for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, strip_dock_, layers_dock_, measures_dock_})
+    for (auto* dock :
+         {film_dock_, explain_dock_, model_dock_, map_dock_, train_dock_, strip_dock_, layers_dock_, measures_dock_})
         window->addAction(dock->toggleViewAction());
     window->addSeparator();
     add(window, tr("Reset the layout"), {}, [this] { resetLayout(); });

@@ -1,0 +1,101 @@
+// The training of a mask as a person drives it: set up, started, paused, gone on with, ended, tried out.
+//
+// Lives on the interface thread, beside the session. The training has a thread of its own with its own copy of the
+// model, so that the session's model answers meanwhile, and another may even be opened.
+#pragma once
+
+#include <QObject>
+
+#include <array>
+#include <optional>
+#include <stop_token>
+#include <vector>
+
+#include "jobs/mask_training.h"
+#include "jobs/session.h"
+
+namespace vitrine::app {
+
+class MaskRun : public QObject {
+    Q_OBJECT
+
+  public:
+    enum class Stage { Setup, Starting, Running, Pausing, Paused, Ended };
+    struct Point {
+        std::int64_t step = 0;
+        std::array<float, 5> values{};  ///< total, answer, area, smoothness, coverage
+    };
+
+    explicit MaskRun(Session& session);
+    ~MaskRun() override;
+
+    // ---- setting up -------------------------------------------------------------------------------------------------
+    void setData(const QString& folder);
+    void setOut(const QString& file);
+    void set(const std::string& name, const std::string& value);
+    void resetSettings();
+    void setLooking(bool looking);  ///< whether somebody sees the settings: layers are chosen only then
+    const QString& data() const { return data_; }
+    const QString& out() const { return out_; }
+    const std::vector<SettingFacts>& declared() const { return declared_; }  ///< layers' default: what would be chosen
+    const MethodSettings& settings() const { return settings_; }
+    QString whyNot() const;        ///< why training cannot start; empty when it can
+    QString aboutTheFile() const;  ///< what is there already; empty when nothing is
+
+    // ---- driving ----------------------------------------------------------------------------------------------------
+    void start();
+    void pause();
+    void resume();
+    void stop();   ///< back to the settings; the checkpoint stays
+    void again();  ///< back to the settings once it has ended
+    QString whyNotExplain() const;
+    void explainWithIt();
+
+    // ---- reading ----------------------------------------------------------------------------------------------------
+    Stage stage() const { return stage_; }
+    bool busy() const { return stage_ == Stage::Starting || stage_ == Stage::Running || stage_ == Stage::Pausing; }
+    const QString& modelTitle() const { return model_title_; }  ///< of the run
+    const QString& doing() const { return doing_; }             ///< one line
+    double share() const;                                       ///< 0 to 1; negative where it is not known
+    const QString& trouble() const { return trouble_; }
+    const QStringList& notes() const { return notes_; }
+    const std::vector<Point>& curve() const { return curve_; }
+    const std::optional<MaskMoment>& moment() const { return moment_; }
+    const std::optional<MaskPreview>& preview() const { return preview_; }
+    const std::optional<MaskOutcome>& outcome() const { return outcome_; }
+
+  Q_SIGNALS:
+    void changed();  ///< stage, settings, outcome
+    void moved();    ///< figures, curve, what is being done
+    void previewChanged();
+    void formChanged();  ///< which settings there are: the defaults are others
+
+  private:
+    void go();
+    void took(Result<MaskOutcome> outcome);
+    void followModel();
+    void layersNow();
+    QString suggestedFile() const;
+
+    Session& session_;
+    std::vector<SettingFacts> declared_;
+    MethodSettings settings_;
+    QString data_, out_, suggested_;
+    bool looking_ = false;
+    std::string layers_of_;  ///< model and version whose layers were asked for
+    Stage stage_ = Stage::Setup;
+    MaskPlan plan_;
+    QString model_title_, doing_, trouble_;
+    QStringList notes_;
+    double share_ = -1;
+    bool leaving_ = false;  ///< stopped, not paused
+    std::vector<Point> curve_;
+    std::optional<MaskMoment> moment_;
+    std::optional<MaskPreview> preview_;
+    std::optional<MaskOutcome> outcome_;
+    std::shared_ptr<PreviewPicture> picture_ = std::make_shared<PreviewPicture>();
+    std::stop_source stop_;
+    JobQueue<MaskTrainer> jobs_;  // last: it ends before what its answers touch
+};
+
+}  // namespace vitrine::app

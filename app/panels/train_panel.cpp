@@ -1,0 +1,441 @@
+// Settings before, curves and figures during, the held-out figures after.
+#include "train_panel.h"
+
+#include <QDragEnterEvent>
+#include <QDropEvent>
+#include <QGridLayout>
+#include <QHBoxLayout>
+#include <QLabel>
+#include <QMimeData>
+#include <QPushButton>
+#include <QToolButton>
+#include <QUrl>
+#include <QVBoxLayout>
+
+#include <algorithm>
+#include <cmath>
+
+#include "panels/curve_view.h"
+#include "panels/format.h"
+#include "panels/method_settings.h"
+#include "panels/small_widgets.h"
+#include "windows/theme.h"
+
+namespace vitrine::app {
+namespace {
+
+constexpr const char* kFirst[] = {"layers", "version", "policy", "epochs", "batch", "lr"};
+constexpr int kPreview = 112;
+
+QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
+
+/// "45 s", "2 min 5 s", "3 h 10 min".
+QString wait(double seconds) {
+    const auto s = static_cast<qlonglong>(std::llround(std::max(seconds, 0.0)));
+    if (s < 60) return TrainPanel::tr("%1 s").arg(s);
+    if (s < 3600) return TrainPanel::tr("%1 min %2 s").arg(s / 60).arg(s % 60);
+    return TrainPanel::tr("%1 h %2 min").arg(s / 3600).arg(s / 60 % 60);
+}
+
+/// The picture as the masked model sees it: what the mask hides sinks into the ground.
+QImage seenThrough(const MaskPreview& preview) {
+    const auto& seen = preview.seen;
+    const auto& mask = preview.mask;
+    QImage out(static_cast<int>(seen.width), static_cast<int>(seen.height), QImage::Format_RGB888);
+    const QColor ground = Theme::now().room;
+    const int under[3] = {ground.red(), ground.green(), ground.blue()};
+    for (int y = 0; y < out.height(); ++y) {
+        const auto* from = seen.data + y * seen.row_bytes;
+        auto* to = out.scanLine(y);
+        const double row = std::clamp((y + 0.5) * static_cast<double>(mask.rows) / out.height() - 0.5, 0.0,
+                                      static_cast<double>(mask.rows - 1));
+        const auto y0 = static_cast<std::int64_t>(row), y1 = std::min(y0 + 1, mask.rows - 1);
+        for (int x = 0; x < out.width(); ++x) {
+            const double col = std::clamp((x + 0.5) * static_cast<double>(mask.cols) / out.width() - 0.5, 0.0,
+                                          static_cast<double>(mask.cols - 1));
+            const auto x0 = static_cast<std::int64_t>(col), x1 = std::min(x0 + 1, mask.cols - 1);
+            const double fy = row - static_cast<double>(y0), fx = col - static_cast<double>(x0);
+            const double m = (mask.at(y0, x0) * (1 - fx) + mask.at(y0, x1) * fx) * (1 - fy) +
+                             (mask.at(y1, x0) * (1 - fx) + mask.at(y1, x1) * fx) * fy;
+            for (int c = 0; c < 3; ++c)
+                to[3 * x + c] = static_cast<uchar>(std::lround(from[3 * x + c] * m + under[c] * (1 - m)));
+        }
+    }
+    return out;
+}
+
+QWidget* row_of(std::initializer_list<QWidget*> widgets, int stretched = 0) {
+    auto* box = new QWidget;
+    auto* row = new QHBoxLayout(box);
+    row->setContentsMargins(0, 0, 0, 0);
+    row->setSpacing(8);
+    int at = 0;
+    for (auto* widget : widgets) row->addWidget(widget, at++ == stretched ? 1 : 0);
+    return box;
+}
+
+QVBoxLayout* column_in(QWidget* box, int spacing) {
+    auto* column = new QVBoxLayout(box);
+    column->setContentsMargins(0, 0, 0, 0);
+    column->setSpacing(spacing);
+    return column;
+}
+
+}  // namespace
+
+PathLine::PathLine(QWidget* parent) : QLineEdit(parent) {
+    setAcceptDrops(true);
+    connect(this, &QLineEdit::editingFinished, this, [this] { Q_EMIT chosen(QLineEdit::text()); });
+}
+
+void PathLine::setPath(const QString& path) {
+    if (QLineEdit::text() == path) return;
+    setText(path);
+    setToolTip(path);
+    setCursorPosition(static_cast<int>(path.size()));
+}
+
+void PathLine::focusOutEvent(QFocusEvent* event) {
+    QLineEdit::focusOutEvent(event);
+    setCursorPosition(static_cast<int>(QLineEdit::text().size()));
+}
+
+void PathLine::dragEnterEvent(QDragEnterEvent* event) {
+    if (event->mimeData()->hasUrls()) event->acceptProposedAction();
+}
+
+void PathLine::dropEvent(QDropEvent* event) {
+    for (const auto& url : event->mimeData()->urls()) {
+        if (!url.isLocalFile()) continue;
+        event->acceptProposedAction();
+        Q_EMIT chosen(url.toLocalFile());
+        return;
+    }
+}
+
+TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
+    : QWidget(parent), session_(session), run_(run) {
+    setObjectName(QStringLiteral("trainPanel"));
+    auto* column = new QVBoxLayout(this);
+    column->setContentsMargins(16, 12, 16, 16);
+    column->setSpacing(8);
+    column->addWidget(heading(tr("Train a mask")));
+
+    // Before.
+    setup_ = new QWidget;
+    auto* setup = column_in(setup_, 8);
+    setup->addWidget(
+        quiet(tr("A small module beside the model learns which parts of a picture its answer needs. The "
+                 "model stays as it is; no labels are needed.")));
+    const auto chooser = [](const QString& name) {
+        auto* button = new QPushButton(tr("Choose…"));
+        button->setObjectName(name);
+        return button;
+    };
+    data_ = new PathLine;
+    data_->setObjectName(QStringLiteral("trainData"));
+    data_->setPlaceholderText(tr("A folder, which can be dropped here"));
+    auto* choose_data = chooser(QStringLiteral("chooseTrainData"));
+    setup->addWidget(captioned(tr("Pictures"), row_of({data_, choose_data})));
+    out_ = new PathLine;
+    out_->setObjectName(QStringLiteral("trainOut"));
+    auto* choose_out = chooser(QStringLiteral("chooseTrainOut"));
+    setup->addWidget(captioned(tr("Write the mask to"), row_of({out_, choose_out})));
+    data_->setAccessibleName(tr("Pictures"));
+    out_->setAccessibleName(tr("Write the mask to"));
+    about_file_ = quiet();
+    setup->addWidget(about_file_);
+    auto* title = new QHBoxLayout;
+    title->addWidget(heading(tr("Settings")));
+    title->addStretch(1);
+    reset_ = new QToolButton;
+    reset_->setText(tr("Defaults"));
+    reset_->setObjectName(QStringLiteral("resetTraining"));
+    title->addWidget(reset_);
+    setup->addLayout(title);
+    first_ = new SettingsForm(true);
+    setup->addWidget(first_);
+    fold_ = new QToolButton;
+    fold_->setObjectName(QStringLiteral("foldTraining"));
+    fold_->setText(tr("More"));
+    fold_->setToolButtonStyle(Qt::ToolButtonTextBesideIcon);
+    fold_->setIconSize({14, 14});
+    fold_->setLayoutDirection(Qt::RightToLeft);
+    fold_->setCheckable(true);
+    auto* fold_row = new QHBoxLayout;
+    fold_row->addWidget(fold_);
+    fold_row->addStretch(1);
+    setup->addLayout(fold_row);
+    more_box_ = new QWidget;
+    more_ = new SettingsForm(true);
+    column_in(more_box_, 0)->addWidget(more_);
+    setup->addWidget(more_box_);
+    column->addWidget(setup_);
+
+    // During and after.
+    of_run_ = quiet();
+    column->addWidget(of_run_);
+    trouble_ = new QWidget;
+    trouble_->setObjectName(QStringLiteral("trainTrouble"));
+    auto* trouble = new QHBoxLayout(trouble_);
+    trouble->setContentsMargins(0, 0, 0, 0);
+    trouble->setSpacing(8);
+    trouble_sign_ = new QLabel;
+    trouble_words_ = new QLabel;
+    trouble_words_->setObjectName(QStringLiteral("trainTroubleWords"));
+    trouble_words_->setWordWrap(true);
+    trouble_words_->setTextInteractionFlags(Qt::TextSelectableByMouse);
+    trouble->addWidget(trouble_sign_, 0, Qt::AlignTop);
+    trouble->addWidget(trouble_words_, 1);
+    column->addWidget(trouble_);
+    const auto button = [](const QString& words, const char* name, bool primary = false) {
+        auto* made = new QPushButton(words);
+        made->setObjectName(QLatin1String(name));
+        if (primary) made->setProperty("primary", true);
+        return made;
+    };
+    start_ = button(tr("Start training"), "trainStart");
+    pause_ = button(tr("Pause"), "trainPause");
+    resume_ = button(tr("Resume"), "trainResume");
+    stop_ = button(tr("Stop"), "trainStop");
+    explain_ = button(tr("Explain with it"), "trainExplain");
+    again_ = button(tr("Train another"), "trainAgain");
+    pause_->setToolTip(tr("Writes a checkpoint after this step and waits"));
+    resume_->setToolTip(tr("Goes on from the checkpoint"));
+    stop_->setToolTip(tr("Back to the settings; the checkpoint stays, so that this training can go on"));
+    auto* buttons = new QHBoxLayout;
+    buttons->setSpacing(8);
+    for (auto* one : {start_, pause_, resume_, explain_, stop_, again_}) buttons->addWidget(one, 1);
+    column->addLayout(buttons);
+    bar_ = new ThinBar;
+    column->addWidget(bar_);
+    doing_ = quiet();
+    doing_->setObjectName(QStringLiteral("trainDoing"));
+    column->addWidget(doing_);
+
+    held_ = new QWidget;
+    held_->setObjectName(QStringLiteral("trainHeld"));
+    auto* held = column_in(held_, 4);
+    held->addWidget(heading(tr("On pictures it was not trained on")));
+    held_words_ = quiet();
+    held->addWidget(held_words_);
+    held_grid_ = new QGridLayout;
+    held_grid_->setHorizontalSpacing(12);
+    held_grid_->setVerticalSpacing(4);
+    held_grid_->setColumnStretch(0, 1);
+    held->addLayout(held_grid_);
+    column->addWidget(held_);
+
+    auto* curve_title = new QHBoxLayout;
+    curve_title->addWidget(heading(tr("Curves")));
+    curve_title->addStretch(1);
+    logarithmic_ = new QToolButton;
+    logarithmic_->setObjectName(QStringLiteral("trainLogarithmic"));
+    logarithmic_->setText(tr("Log"));
+    logarithmic_->setToolTip(tr("Draw the loss on a logarithmic scale; the coverage has its own, on the right"));
+    logarithmic_->setCheckable(true);
+    logarithmic_->setChecked(true);
+    curve_title->addWidget(logarithmic_);
+    column->addLayout(curve_title);
+    curves_ = new CurveView;
+    curves_->setEmptyWords(tr("The loss and its parts are drawn here while a mask is trained"));
+    column->addWidget(curves_);
+
+    running_ = new QWidget;
+    auto* running = new QHBoxLayout(running_);
+    running->setContentsMargins(0, 4, 0, 0);
+    running->setSpacing(16);
+    auto* preview = new QVBoxLayout;
+    preview->setSpacing(4);
+    picture_ = new PictureBox(kPreview);
+    picture_->setAccessibleName(tr("The picture through its mask"));
+    picture_->setToolTip(tr("The current picture through the mask of its predicted class"));
+    preview->addWidget(picture_);
+    preview->addStretch(1);
+    running->addLayout(preview);
+    auto* figures = new QGridLayout;
+    figures->setHorizontalSpacing(8);
+    figures->setVerticalSpacing(6);
+    figures->setColumnStretch(0, 1);
+    const QString names[] = {tr("Step"), tr("Agreement"), tr("Coverage"), tr("Pictures/s"), tr("Time left")};
+    const QString tips[] = {
+        tr("Optimiser steps done, of all"), tr("Share of masked pictures that are answered as the whole ones"),
+        tr("Mean of the masks of the pictures' own classes"), tr("Mean since the start"), tr("At the speed so far")};
+    for (int i = 0; i < 5; ++i) {
+        auto* caption = quiet(names[i]);
+        caption->setWordWrap(false);
+        caption->setToolTip(tips[i]);
+        figures_[i] = new QLabel;
+        figures_[i]->setFont(mono(11));
+        figures_[i]->setAlignment(Qt::AlignRight | Qt::AlignVCenter);
+        figures_[i]->setToolTip(tips[i]);
+        figures_[i]->setAccessibleName(names[i]);
+        figures->addWidget(caption, i, 0);
+        figures->addWidget(figures_[i], i, 1);
+    }
+    figures_[0]->setObjectName(QStringLiteral("trainStep"));
+    figures->setRowStretch(5, 1);
+    running->addLayout(figures, 1);
+    column->addWidget(running_);
+    preview_words_ = quiet();
+    column->addWidget(preview_words_);
+    notes_ = quiet();
+    column->addWidget(notes_);
+    column->addStretch(1);
+
+    connect(choose_data, &QPushButton::clicked, this, &TrainPanel::folderWanted);
+    connect(choose_out, &QPushButton::clicked, this, &TrainPanel::fileWanted);
+    connect(data_, &PathLine::chosen, &run_, &MaskRun::setData);
+    connect(out_, &PathLine::chosen, &run_, &MaskRun::setOut);
+    connect(reset_, &QToolButton::clicked, &run_, &MaskRun::resetSettings);
+    connect(fold_, &QToolButton::toggled, this, &TrainPanel::unfold);
+    connect(start_, &QPushButton::clicked, &run_, &MaskRun::start);
+    connect(pause_, &QPushButton::clicked, &run_, &MaskRun::pause);
+    connect(resume_, &QPushButton::clicked, &run_, &MaskRun::resume);
+    connect(stop_, &QPushButton::clicked, &run_, &MaskRun::stop);
+    connect(again_, &QPushButton::clicked, &run_, &MaskRun::again);
+    connect(explain_, &QPushButton::clicked, &run_, &MaskRun::explainWithIt);
+    connect(logarithmic_, &QToolButton::toggled, curves_, &CurveView::setLogarithmic);
+    connect(&run_, &MaskRun::changed, this, &TrainPanel::refresh);
+    connect(&run_, &MaskRun::moved, this, &TrainPanel::refreshFigures);
+    connect(&run_, &MaskRun::previewChanged, this, &TrainPanel::refreshPreview);
+    connect(&run_, &MaskRun::formChanged, this, &TrainPanel::buildForms);
+    for (const auto signal : {&Session::modelChanged, &Session::lookChanged})
+        connect(&session_, signal, this, &TrainPanel::refresh);
+    buildForms();
+    unfold(false);
+    restyle();
+}
+
+QWidget* TrainPanel::control(const std::string& setting) const {
+    auto* found = first_->control(setting);
+    return found ? found : more_->control(setting);
+}
+
+void TrainPanel::restyle() {
+    fold_->setIcon(icon(QStringLiteral("chevron_down")));
+    trouble_sign_->setPixmap(iconPixmap(QStringLiteral("failure"), Theme::now().error, 16, devicePixelRatioF()));
+    refresh();
+    refreshFigures();
+    refreshPreview();
+    curves_->update();
+}
+
+void TrainPanel::unfold(bool more) {
+    more_box_->setVisible(more);
+    fold_->setToolTip(more ? tr("Hide these settings") : tr("Weights of the loss, schedule, previews and more"));
+}
+
+void TrainPanel::buildForms() {
+    std::vector<SettingFacts> first, more = run_.declared();
+    for (const char* name : kFirst) {
+        const auto found = std::find_if(more.begin(), more.end(), [&](const auto& s) { return s.name == name; });
+        if (found == more.end()) continue;
+        first.push_back(*found);
+        more.erase(found);
+    }
+    const auto set = [this](const std::string& name, const std::string& value) { run_.set(name, value); };
+    first_->build(first, set);
+    more_->build(more, set);
+    refresh();
+}
+
+void TrainPanel::refresh() {
+    using Stage = MaskRun::Stage;
+    const auto stage = run_.stage();
+    const bool setup = stage == Stage::Setup, ended = stage == Stage::Ended, paused = stage == Stage::Paused;
+    setup_->setVisible(setup);
+    data_->setPath(run_.data());
+    out_->setPath(run_.out());
+    const auto about = run_.aboutTheFile();
+    about_file_->setText(about);
+    about_file_->setVisible(!about.isEmpty());
+    first_->fill(run_.settings());
+    more_->fill(run_.settings());
+    reset_->setEnabled(!run_.settings().empty());
+    reset_->setToolTip(run_.settings().empty() ? tr("These are the trainer's own settings")
+                                               : tr("Take the trainer's own settings back"));
+    of_run_->setVisible(!setup);
+    of_run_->setText(
+        tr("For %1, from %2 into %3").arg(run_.modelTitle(), breakable(run_.data()), breakable(run_.out())));
+    trouble_->setVisible(!run_.trouble().isEmpty());
+    trouble_words_->setText(breakable(run_.trouble()));
+    start_->setVisible(setup);
+    const auto why_not = run_.whyNot();
+    start_->setEnabled(why_not.isEmpty());
+    start_->setToolTip(why_not);
+    pause_->setVisible(run_.busy());
+    pause_->setEnabled(stage != Stage::Pausing);
+    resume_->setVisible(paused);
+    stop_->setVisible(run_.busy() || paused);
+    stop_->setEnabled(stage != Stage::Pausing);
+    explain_->setVisible(ended);
+    const auto why_not_explain = run_.whyNotExplain();
+    explain_->setEnabled(why_not_explain.isEmpty());
+    explain_->setToolTip(why_not_explain.isEmpty() ? tr("Shows what this mask makes of the current picture")
+                                                   : why_not_explain);
+    again_->setVisible(ended);
+
+    held_->setVisible(ended);
+    clearLayout(held_grid_);
+    if (ended && run_.outcome()) {
+        const auto& found = *run_.outcome();
+        held_words_->setText(found.held == 0
+                                 ? tr("None was held out, so nothing was measured")
+                                 : tr("%1 held out; the mask covers %2 and keeps the answer of %3")
+                                       .arg(count(found.held), percent(found.coverage), percent(found.agreement)));
+        if (found.held > 0) {
+            const auto put = [this](const QString& words, int row, int col, const QString& tip = {}) {
+                auto* label = quiet(words);
+                label->setWordWrap(false);
+                label->setToolTip(tip);
+                if (col > 0) label->setFont(mono(11));
+                if (col > 0) label->setAlignment(Qt::AlignRight);
+                held_grid_->addWidget(label, row, col);
+            };
+            put(tr("Of the map kept"), 0, 0);
+            const QString kept[] = {tr("100 %"), tr("50 %"), tr("15 %")};
+            for (int k = 0; k < 3; ++k) put(kept[k], 0, k + 1);
+            put(tr("Average drop, %"), 1, 0, tr("How much of the answer's probability is lost; lower is better"));
+            put(tr("Increase, %"), 2, 0, tr("How many pictures are answered more surely; higher is better"));
+            for (std::size_t k = 0; k < 3; ++k) {
+                put(QString::number(found.average_drop[k], 'f', 1), 1, static_cast<int>(k) + 1);
+                put(QString::number(found.increase[k], 'f', 1), 2, static_cast<int>(k) + 1);
+            }
+        }
+    }
+}
+
+void TrainPanel::refreshFigures() {
+    const bool busy = run_.busy();
+    bar_->setProgress(busy, run_.share());
+    doing_->setText(run_.doing());
+    doing_->setVisible(!run_.doing().isEmpty());
+    curves_->setCurve(run_.curve());
+    const bool any = !run_.curve().empty();
+    logarithmic_->setEnabled(any);
+    running_->setVisible(run_.moment().has_value());
+    const auto none = QStringLiteral("–");
+    if (const auto& now = run_.moment()) {
+        figures_[0]->setText(tr("%1 of %2").arg(count(now->step), count(now->steps)));
+        figures_[1]->setText(any ? percent(now->agreement) : none);
+        figures_[2]->setText(any ? percent(now->coverage) : none);
+        figures_[3]->setText(now->pictures_per_second > 0 ? QString::number(now->pictures_per_second, 'f', 1) : none);
+        figures_[4]->setText(busy && now->pictures_per_second > 0 ? wait(now->seconds_left) : none);
+    }
+    notes_->setText(breakable(run_.notes().join(QLatin1Char('\n'))));
+    notes_->setVisible(!run_.notes().isEmpty());
+}
+
+void TrainPanel::refreshPreview() {
+    const auto& preview = run_.preview();
+    const bool has = preview && preview->trouble.empty();
+    picture_->setImage(has ? seenThrough(*preview) : QImage());
+    preview_words_->setVisible(preview.has_value());
+    if (!preview) return;
+    preview_words_->setText(has ? tr("At step %1, %2: its mask covers %3")
+                                      .arg(count(preview->step), text(preview->label), percent(preview->coverage))
+                                : tr("No preview: %1").arg(text(preview->trouble)));
+}
+
+}  // namespace vitrine::app

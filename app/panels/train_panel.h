@@ -1,0 +1,76 @@
+// Training a mask: what is asked, how it goes, and what came of it.
+#pragma once
+
+#include <QLineEdit>
+#include <QWidget>
+
+#include "jobs/mask_run.h"
+
+class QGridLayout;
+class QLabel;
+class QPushButton;
+class QToolButton;
+class QVBoxLayout;
+
+namespace vitrine::app {
+
+class CurveView;
+class PictureBox;
+class SettingsForm;
+class ThinBar;
+
+/// A line for a path: its end is what is seen, and what is dropped on it is taken.
+class PathLine : public QLineEdit {
+    Q_OBJECT
+
+  public:
+    explicit PathLine(QWidget* parent = nullptr);
+    void setPath(const QString& path);
+
+  Q_SIGNALS:
+    void chosen(const QString& path);
+
+  protected:
+    void dragEnterEvent(QDragEnterEvent* event) override;
+    void dropEvent(QDropEvent* event) override;
+    void focusOutEvent(QFocusEvent* event) override;
+};
+
+class TrainPanel : public QWidget {
+    Q_OBJECT
+
+  public:
+    TrainPanel(Session& session, MaskRun& run, QWidget* parent = nullptr);
+    void restyle();
+    QWidget* control(const std::string& setting) const;
+    CurveView* curves() const { return curves_; }
+    PictureBox* previewBox() const { return picture_; }
+    QSize sizeHint() const override { return {304, 600}; }
+
+  Q_SIGNALS:
+    void folderWanted();
+    void fileWanted();
+
+  private:
+    void buildForms();
+    void refresh();
+    void refreshFigures();
+    void refreshPreview();
+    void unfold(bool more);
+
+    Session& session_;
+    MaskRun& run_;
+    QWidget *setup_, *running_, *more_box_, *held_, *trouble_;
+    PathLine *data_, *out_;
+    QLabel *about_file_, *of_run_, *trouble_sign_, *trouble_words_, *doing_, *preview_words_, *held_words_, *notes_;
+    SettingsForm *first_, *more_;
+    QToolButton *fold_, *reset_, *logarithmic_;
+    QPushButton *start_, *pause_, *resume_, *stop_, *explain_, *again_;
+    ThinBar* bar_;
+    CurveView* curves_;
+    QLabel* figures_[5];
+    QGridLayout* held_grid_;
+    PictureBox* picture_;
+};
+
+}  // namespace vitrine::app

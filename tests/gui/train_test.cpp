@@ -1,0 +1,242 @@
+// The Train panel in the real window: a mask is set up, trained, paused, gone on with and tried out.
+#include <QApplication>
+#include <QDockWidget>
+#include <QDropEvent>
+#include <QElapsedTimer>
+#include <QFileInfo>
+#include <QImage>
+#include <QLabel>
+#include <QLineEdit>
+#include <QMenu>
+#include <QMimeData>
+#include <QPainter>
+#include <QPushButton>
+#include <QTemporaryDir>
+#include <QtTest/QTest>
+
+#include <gtest/gtest.h>
+
+#include "jobs/mask_run.h"
+#include "panels/train_panel.h"
+#include "windows/main_window.h"
+
+namespace vitrine::app {
+namespace {
+
+constexpr int kPatience_ms = 120'000;  // a loaded machine
+
+template <class Done>
+bool wait_until(Done done) {
+    QElapsedTimer timer;
+    timer.start();
+    while (!done()) {
+        if (timer.elapsed() > kPatience_ms) return false;
+        QCoreApplication::processEvents(QEventLoop::AllEvents, 20);
+    }
+    return true;
+}
+
+class TrainPanelTest : public testing::Test {
+  protected:
+    using Stage = MaskRun::Stage;
+
+    void SetUp() override {
+        if (!Workbench::has_starter()) GTEST_SKIP() << "the built-in model is not part of this build";
+        qputenv("VITRINE_SETTINGS", folder_.filePath("settings.ini").toUtf8());
+        ASSERT_TRUE(QDir().mkpath(folder_.filePath("pictures")));
+        for (int i = 0; i < 3; ++i) {
+            QImage picture(96, 80, QImage::Format_RGB888);
+            picture.fill(QColor(60 + 60 * i, 90, 140 - 30 * i));
+            QPainter painter(&picture);
+            painter.setBrush(QColor::fromHsv(120 * i, 220, 230));
+            painter.drawEllipse(QPoint(30 + 15 * i, 40), 22, 18);
+            painter.end();
+            ASSERT_TRUE(picture.save(folder_.filePath(QString("pictures/%1.png").arg(i))));
+        }
+        window_ = std::make_unique<MainWindow>();
+        window_->show();
+        ASSERT_TRUE(QTest::qWaitForWindowExposed(window_.get(), kPatience_ms));
+        session().openModel("starter");
+        session().openPaths({folder_.filePath("pictures/0.png")});
+        ASSERT_TRUE(wait_until([&] { return session().look() && session().explanation() && !session().explaining(); }));
+        open_panel();
+    }
+    void open_panel() {
+        for (auto* action : window_->findChildren<QAction*>())
+            if (action->text() == QString("Train a mask…")) action->trigger();
+        ASSERT_TRUE(wait_until([&] { return window_->trainPanel()->isVisible(); }));
+    }
+    /// Three small pictures, two a step, all trained on.
+    void set_up(int steps) {
+        run().setData(folder_.filePath("pictures"));
+        run().setOut(folder_.filePath("one.mask.safetensors"));
+        for (const auto& [name, value] : {std::pair<const char*, std::string>{"steps", std::to_string(steps)},
+                                          {"batch", "2"},
+                                          {"held", "0"},
+                                          {"report_seconds", "0"},
+                                          {"preview_every", "1"}})
+            run().set(name, value);
+    }
+    void click(const char* name) {
+        auto* button = window_->trainPanel()->findChild<QPushButton*>(name);
+        ASSERT_NE(button, nullptr);
+        ASSERT_TRUE(button->isVisibleTo(window_->trainPanel())) << name;
+        ASSERT_TRUE(button->isEnabled()) << name << ": " << button->toolTip().toStdString();
+        button->click();
+    }
+    QString trouble() {
+        auto* words = window_->trainPanel()->findChild<QLabel*>("trainTroubleWords");
+        return words->isVisibleTo(window_->trainPanel()) ? words->text().remove(QChar(0x200B)) : QString();
+    }
+    Session& session() { return window_->session(); }
+    MaskRun& run() { return window_->maskRun(); }
+    std::int64_t step() { return run().moment() && !run().curve().empty() ? run().curve().back().step : 0; }
+
+    QTemporaryDir folder_;
+    std::unique_ptr<MainWindow> window_;
+};
+
+TEST_F(TrainPanelTest, TheFormIsFilledAndSaysWhatIsMissing) {
+    auto* panel = window_->trainPanel();
+    EXPECT_EQ(run().whyNot(), "Choose a folder of pictures first");
+    EXPECT_FALSE(panel->findChild<QPushButton*>("trainStart")->isEnabled());
+    EXPECT_TRUE(run().out().endsWith(".mask.safetensors")) << run().out().toStdString();
+    // Layers are those that would be chosen; another version may read others.
+    ASSERT_TRUE(wait_until([&] { return !qobject_cast<QLineEdit*>(panel->control("layers"))->text().isEmpty(); }));
+    const auto three = qobject_cast<QLineEdit*>(panel->control("layers"))->text();
+    EXPECT_EQ(three.count(','), 2) << three.toStdString();
+    run().set("version", "l_cam");
+    ASSERT_TRUE(wait_until([&] { return qobject_cast<QLineEdit*>(panel->control("layers"))->text() != three; }));
+    EXPECT_EQ(qobject_cast<QLineEdit*>(panel->control("layers"))->text().count(','), 0);
+    EXPECT_FALSE(run().settings().contains("layers")) << "a default is no setting";
+    // The rest waits under More.
+    EXPECT_FALSE(panel->control("weight_decay")->isVisibleTo(panel));
+    // A folder that is dropped on its field is taken.
+    auto* field = panel->findChild<QLineEdit*>("trainData");
+    QMimeData mime;
+    mime.setUrls({QUrl::fromLocalFile(folder_.filePath("pictures"))});
+    QDragEnterEvent enter(QPoint(5, 5), Qt::CopyAction, &mime, Qt::LeftButton, Qt::NoModifier);
+    QCoreApplication::sendEvent(field, &enter);
+    EXPECT_TRUE(enter.isAccepted());
+    QDropEvent drop(QPoint(5, 5), Qt::CopyAction, &mime, Qt::LeftButton, Qt::NoModifier);
+    QCoreApplication::sendEvent(field, &drop);
+    EXPECT_EQ(field->text().toStdString(), folder_.filePath("pictures").toStdString());
+    EXPECT_TRUE(panel->findChild<QPushButton*>("trainStart")->isEnabled());
+}
+
+TEST_F(TrainPanelTest, AMaskIsPausedGoneOnWithEndedAndExplainsThePicture) {
+    constexpr int kSteps = 4;
+    set_up(kSteps);
+    // Paused as soon as a step is told.
+    const auto listening = QObject::connect(&run(), &MaskRun::moved, [&] {
+        if (step() >= 1 && run().stage() == Stage::Running) run().pause();
+    });
+    click("trainStart");
+    ASSERT_TRUE(wait_until([&] { return run().stage() == Stage::Paused || run().stage() == Stage::Setup; }));
+    QObject::disconnect(listening);
+    ASSERT_EQ(run().stage(), Stage::Paused) << trouble().toStdString();
+    const auto paused_at = run().outcome()->steps;
+    EXPECT_GE(paused_at, 1);
+    EXPECT_LT(paused_at, kSteps);
+    EXPECT_FALSE(run().outcome()->finished);
+    EXPECT_EQ(run().curve().size(), static_cast<std::size_t>(paused_at));
+    const auto file = folder_.filePath("one.mask.safetensors");
+    EXPECT_TRUE(QFileInfo::exists(file + ".checkpoint"));
+    EXPECT_FALSE(QFileInfo::exists(file));
+    EXPECT_TRUE(run().preview());
+    EXPECT_FALSE(run().whyNotExplain().isEmpty());
+
+    click("trainResume");
+    ASSERT_TRUE(wait_until([&] { return run().stage() == Stage::Ended || run().stage() == Stage::Setup; }));
+    ASSERT_EQ(run().stage(), Stage::Ended) << trouble().toStdString();
+    EXPECT_TRUE(run().notes().join(' ').contains(QString("Resumed at step %1").arg(paused_at)))
+        << run().notes().join(' ').toStdString();
+    ASSERT_EQ(run().curve().size(), static_cast<std::size_t>(kSteps));
+    for (const auto& point : run().curve()) EXPECT_TRUE(std::isfinite(point.values[0]));
+    EXPECT_TRUE(QFileInfo::exists(file));
+    EXPECT_FALSE(QFileInfo::exists(file + ".checkpoint"));
+    ASSERT_TRUE(run().preview());
+    EXPECT_EQ(run().preview()->trouble, "");
+    EXPECT_EQ(run().preview()->label, session().look()->top.front().label);
+    EXPECT_EQ(run().preview()->step, kSteps);
+
+    click("trainExplain");
+    EXPECT_EQ(session().method(), "ttame");
+    EXPECT_EQ(session().settings().at("mask"), file.toStdString());
+    ASSERT_TRUE(wait_until([&] { return !session().explaining(); }));
+    ASSERT_TRUE(session().explanation()) << session().explainTrouble().toStdString();
+    EXPECT_EQ(session().explanation()->method, "ttame");
+    EXPECT_TRUE(QString::fromStdString(session().explanation()->notes.front()).contains("one.mask.safetensors"));
+    // Back at the settings, the next mask would not replace this one unasked.
+    click("trainAgain");
+    EXPECT_EQ(run().stage(), Stage::Setup);
+    EXPECT_FALSE(run().aboutTheFile().isEmpty());
+}
+
+TEST_F(TrainPanelTest, AHoverIsAnsweredWhileTrainingRuns) {
+    set_up(1'000'000);
+    click("trainStart");
+    ASSERT_TRUE(wait_until([&] { return step() >= 1 || run().stage() == Stage::Setup; }));
+    ASSERT_TRUE(run().busy()) << trouble().toStdString();
+    if (!session().look()->heads.empty()) {
+        for (const Token token : {Token{1, 1}, Token{0, 2}}) {
+            session().hover(token);
+            ASSERT_TRUE(wait_until([&] { return session().row() && session().row()->token == token; }));
+        }
+        session().hover(std::nullopt);
+    }
+    // Explaining goes on beside it as well.
+    session().setMethod("rollout");
+    session().refreshExplanation();
+    ASSERT_TRUE(wait_until([&] { return session().explanation() && !session().explaining(); }));
+    EXPECT_EQ(run().stage(), Stage::Running) << "all of it while training";
+    const auto before = step();
+    ASSERT_TRUE(wait_until([&] { return step() > before; }));
+    click("trainStop");
+    ASSERT_TRUE(wait_until([&] { return run().stage() == Stage::Setup; }));
+    EXPECT_EQ(trouble(), "");
+    EXPECT_TRUE(run().doing().startsWith("Stopped at step")) << run().doing().toStdString();
+    EXPECT_TRUE(QFileInfo::exists(run().out() + ".checkpoint")) << "nothing is lost";
+    EXPECT_FALSE(run().aboutTheFile().isEmpty());
+}
+
+TEST_F(TrainPanelTest, WhatCannotBeTrainedOnIsSaidInOneSentenceAndTheFormStays) {
+    set_up(3);
+    const auto says = [&](const QString& folder) {
+        run().setData(folder);
+        click("trainStart");
+        EXPECT_TRUE(wait_until([&] { return run().stage() == Stage::Setup; }));
+        return trouble();
+    };
+    const auto nowhere = folder_.filePath("not_there");
+    EXPECT_EQ(says(nowhere).toStdString(), ("There is nothing at " + nowhere).toStdString());
+    EXPECT_EQ(run().data(), nowhere);
+    EXPECT_EQ(run().settings().at("batch"), "2");
+    ASSERT_TRUE(QDir().mkpath(folder_.filePath("empty")));
+    const auto empty = says(folder_.filePath("empty"));
+    EXPECT_FALSE(empty.isEmpty());
+    EXPECT_FALSE(empty.contains('\n')) << empty.toStdString();
+    EXPECT_FALSE(empty.contains("--")) << empty.toStdString();
+    run().setOut(folder_.filePath("no/such/folder/a.safetensors"));
+    EXPECT_TRUE(says(folder_.filePath("pictures")).contains("cannot be written"));
+    // What was wrong is forgotten once it is changed, and the same form trains.
+    run().setOut(folder_.filePath("two.mask.safetensors"));
+    EXPECT_EQ(trouble(), "");
+    click("trainStart");
+    ASSERT_TRUE(wait_until([&] { return run().stage() == Stage::Ended || run().stage() == Stage::Setup; }));
+    EXPECT_EQ(run().stage(), Stage::Ended) << trouble().toStdString();
+    EXPECT_EQ(run().curve().size(), 3u);
+}
+
+TEST_F(TrainPanelTest, AWindowThatIsClosedWhileTrainingLeavesACheckpoint) {
+    set_up(1'000'000);
+    const auto file = folder_.filePath("one.mask.safetensors.checkpoint");
+    click("trainStart");
+    ASSERT_TRUE(wait_until([&] { return step() >= 1 || run().stage() == Stage::Setup; }));
+    ASSERT_TRUE(run().busy()) << trouble().toStdString();
+    window_.reset();
+    EXPECT_TRUE(QFileInfo::exists(file));
+}
+
+}  // namespace
+}  // namespace vitrine::app
