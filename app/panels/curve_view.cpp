@@ -100,7 +100,7 @@ void CurveView::paintEvent(QPaintEvent*) {
     if (curve_.empty()) {
         QPainterPath frame;
         frame.addRoundedRect(QRectF(rect()).adjusted(0.5, 0.5, -0.5, -0.5), 6, 6);
-        painter.fillPath(frame, t.faint);
+        painter.strokePath(frame, QPen(t.line));
         painter.setFont(sans(11));
         painter.setPen(t.secondary);
         painter.drawText(rect().adjusted(24, 12, -24, -12), Qt::AlignCenter | Qt::TextWordWrap, empty_);
@@ -188,7 +188,7 @@ void CurveView::paintEvent(QPaintEvent*) {
     }
     painter.restore();
 
-    // What the legend says is of the step under the cursor, else of the last.
+    // The tooltip tells the figures of the step under the cursor.
     const MaskRun::Point* said = &curve_.back();
     if (cursor_ >= box.left() && cursor_ <= box.right()) {
         for (const auto& point : curve_)
@@ -197,22 +197,21 @@ void CurveView::paintEvent(QPaintEvent*) {
         const double x = std::round(xOf(said->step)) + 0.5;
         painter.drawLine(QPointF(x, box.top()), QPointF(x, box.bottom()));
     }
-    const int third = width() / 3;
+    const QFontMetrics letters(sans(11));
+    int x = 0, row = 0;
     for (int c = 0; c < kCurves; ++c) {
-        const int row = c == 0 ? 0 : (c - 1) / 2, col = c == 0 ? 0 : (c - 1) % 2 + 1;
-        const QRect cell(col * third, row * kLegendRow, third, kLegendRow);
+        constexpr int kSample = 20, kGap = 16;
+        const int wide = kSample + letters.horizontalAdvance(nameOf(c));
+        if (c == 3) x = 0, row = 1;
+        const double y = row * kLegendRow + kLegendRow / 2 + 0.5;
         painter.setPen(penOf(c));
-        const double y = cell.center().y() + 0.5;
-        painter.drawLine(QPointF(cell.left(), y), QPointF(cell.left() + 16, y));
+        painter.drawLine(QPointF(x, y), QPointF(x + 14, y));
         painter.setFont(sans(11));
         painter.setPen(t.text);
-        painter.drawText(cell.adjusted(20, 0, 0, 0), Qt::AlignLeft | Qt::AlignVCenter, nameOf(c));
+        painter.drawText(QRect(x + kSample, row * kLegendRow, wide, kLegendRow), Qt::AlignLeft | Qt::AlignVCenter,
+                         nameOf(c));
+        x += wide + kGap;
     }
-    painter.setFont(mono(11));
-    painter.setPen(t.secondary);
-    if (said != &curve_.back() || cursor_ >= 0)
-        painter.drawText(QRect(0, kLegendRow, third, kLegendRow), Qt::AlignLeft | Qt::AlignVCenter,
-                         tr("at %1").arg(count(said->step)));
 }
 
 void CurveView::mouseMoveEvent(QMouseEvent* event) {

@@ -15,8 +15,8 @@ class CurveView : public QWidget {
     void setCurve(const std::vector<MaskRun::Point>& curve);
     void setLogarithmic(bool logarithmic);
     void setEmptyWords(const QString& words);
-    QSize sizeHint() const override { return {272, 196}; }
-    QSize minimumSizeHint() const override { return {200, 168}; }
+    QSize sizeHint() const override { return {272, 176}; }
+    QSize minimumSizeHint() const override { return {200, 160}; }
 
   protected:
     void paintEvent(QPaintEvent* event) override;

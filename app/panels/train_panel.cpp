@@ -134,7 +134,7 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     };
     data_ = new PathLine;
     data_->setObjectName(QStringLiteral("trainData"));
-    data_->setPlaceholderText(tr("A folder, which can be dropped here"));
+    data_->setPlaceholderText(tr("Drop a folder here"));
     auto* choose_data = chooser(QStringLiteral("chooseTrainData"));
     setup->addWidget(captioned(tr("Pictures"), row_of({data_, choose_data})));
     out_ = new PathLine;
@@ -145,6 +145,9 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     out_->setAccessibleName(tr("Write the mask to"));
     about_file_ = quiet();
     setup->addWidget(about_file_);
+    column->addWidget(setup_);
+    settings_ = new QWidget;
+    auto* settings = column_in(settings_, 8);
     auto* title = new QHBoxLayout;
     title->addWidget(heading(tr("Settings")));
     title->addStretch(1);
@@ -152,9 +155,9 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     reset_->setText(tr("Defaults"));
     reset_->setObjectName(QStringLiteral("resetTraining"));
     title->addWidget(reset_);
-    setup->addLayout(title);
+    settings->addLayout(title);
     first_ = new SettingsForm(true);
-    setup->addWidget(first_);
+    settings->addWidget(first_);
     fold_ = new QToolButton;
     fold_->setObjectName(QStringLiteral("foldTraining"));
     fold_->setText(tr("More"));
@@ -165,12 +168,11 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     auto* fold_row = new QHBoxLayout;
     fold_row->addWidget(fold_);
     fold_row->addStretch(1);
-    setup->addLayout(fold_row);
+    settings->addLayout(fold_row);
     more_box_ = new QWidget;
     more_ = new SettingsForm(true);
     column_in(more_box_, 0)->addWidget(more_);
-    setup->addWidget(more_box_);
-    column->addWidget(setup_);
+    settings->addWidget(more_box_);
 
     // During and after.
     of_run_ = quiet();
@@ -194,11 +196,11 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
         if (primary) made->setProperty("primary", true);
         return made;
     };
-    start_ = button(tr("Start training"), "trainStart");
+    start_ = button(tr("Start training"), "trainStart", true);
     pause_ = button(tr("Pause"), "trainPause");
-    resume_ = button(tr("Resume"), "trainResume");
+    resume_ = button(tr("Resume"), "trainResume", true);
     stop_ = button(tr("Stop"), "trainStop");
-    explain_ = button(tr("Explain with it"), "trainExplain");
+    explain_ = button(tr("Explain with it"), "trainExplain", true);
     again_ = button(tr("Train another"), "trainAgain");
     pause_->setToolTip(tr("Writes a checkpoint after this step and waits"));
     resume_->setToolTip(tr("Goes on from the checkpoint"));
@@ -212,6 +214,7 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     doing_ = quiet();
     doing_->setObjectName(QStringLiteral("trainDoing"));
     column->addWidget(doing_);
+    column->addWidget(settings_);
 
     held_ = new QWidget;
     held_->setObjectName(QStringLiteral("trainHeld"));
@@ -345,6 +348,7 @@ void TrainPanel::refresh() {
     const auto stage = run_.stage();
     const bool setup = stage == Stage::Setup, ended = stage == Stage::Ended, paused = stage == Stage::Paused;
     setup_->setVisible(setup);
+    settings_->setVisible(setup);
     data_->setPath(run_.data());
     out_->setPath(run_.out());
     const auto about = run_.aboutTheFile();
@@ -413,7 +417,7 @@ void TrainPanel::refreshFigures() {
     doing_->setVisible(!run_.doing().isEmpty());
     curves_->setCurve(run_.curve());
     const bool any = !run_.curve().empty();
-    logarithmic_->setEnabled(any);
+    logarithmic_->setVisible(any);
     running_->setVisible(run_.moment().has_value());
     const auto none = QStringLiteral("–");
     if (const auto& now = run_.moment()) {

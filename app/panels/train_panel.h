@@ -60,7 +60,7 @@ class TrainPanel : public QWidget {
 
     Session& session_;
     MaskRun& run_;
-    QWidget *setup_, *running_, *more_box_, *held_, *trouble_;
+    QWidget *setup_, *settings_, *running_, *more_box_, *held_, *trouble_;
     PathLine *data_, *out_;
     QLabel *about_file_, *of_run_, *trouble_sign_, *trouble_words_, *doing_, *preview_words_, *held_words_, *notes_;
     SettingsForm *first_, *more_;

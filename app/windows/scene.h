@@ -21,7 +21,7 @@ struct Reading {
     std::int64_t row = 0, col = 0;
     double value = 0;
     bool has_value = false;
-    bool pixel = false;                          ///< row and col count the model's pixels
+    bool pixel = false;  ///< row and col count the model's pixels
     std::optional<std::array<float, 3>> colour;  ///< of a map that is itself a picture, in place of the value
 
     QString words() const;  ///< "0.0413", or "0.31 0.72 0.10" of a colour; empty where there is no value
