@@ -496,20 +496,8 @@ Status measure(const Common& common, const MeasureOptions& options, const Proces
 }  // namespace
 
 Status measure(const Common& common, const MeasureOptions& options) {
-    Processes processes = VITRINE_TRY(Processes::join(options.mpi));
-    const Status done = [&]() -> Status {
-        try {
-            return measure(common, options, processes);
-        } catch (const std::exception& error) {
-            // The others wait for this process; alone it may say it as every command does.
-            if (processes.size() == 1) throw;
-            say(fmt::format("vitrine: process {}: {}", processes.rank(), error.what()));
-            processes.abort(1);
-        }
-    }();
-    processes.leave();
-    if (!done && processes.rank() > 0) return {};  // rank 0 says it
-    return done;
+    return shared_by_processes(options.mpi,
+                               [&](const Processes& processes) { return measure(common, options, processes); });
 }
 
 }  // namespace vitrine::cli

@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "cli/common.h"
+
 namespace vitrine::cli {
 
 namespace fs = std::filesystem;
@@ -128,6 +130,23 @@ void Processes::leave() {
 void Processes::abort(int status) const {
     if (mpi_) mpi_->abort(status);
     std::_Exit(status);
+}
+
+Status shared_by_processes(bool asked, const std::function<Status(const Processes&)>& work) {
+    Processes processes = VITRINE_TRY(Processes::join(asked));
+    const Status done = [&]() -> Status {
+        try {
+            return work(processes);
+        } catch (const std::exception& error) {
+            // The others wait for this process; alone it may say it as every command does.
+            if (processes.size() == 1) throw;
+            say(fmt::format("vitrine: process {}: {}", processes.rank(), error.what()));
+            processes.abort(1);
+        }
+    }();
+    processes.leave();
+    if (!done && processes.rank() > 0) return {};  // rank 0 says it
+    return done;
 }
 
 }  // namespace vitrine::cli

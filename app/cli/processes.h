@@ -1,6 +1,7 @@
 // Several processes that share a job, started by mpirun; one where there is none.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -45,5 +46,9 @@ class Processes {
     std::shared_ptr<Library> mpi_;  ///< null where there is one process
     int rank_ = 0, size_ = 1;
 };
+
+/// Runs a command's work in this process and those that share it. Rank 0 says the error; one that is thrown while
+/// others wait ends them all.
+Status shared_by_processes(bool asked, const std::function<Status(const Processes&)>& work);
 
 }  // namespace vitrine::cli

@@ -222,20 +222,8 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments, con
 }  // namespace
 
 Status train_mask(const Common& common, const TrainMaskArguments& arguments) {
-    Processes processes = VITRINE_TRY(Processes::join(arguments.mpi));
-    const Status done = [&]() -> Status {
-        try {
-            return train_mask(common, arguments, processes);
-        } catch (const std::exception& error) {
-            // The others wait for this process; alone it may say it as every command does.
-            if (processes.size() == 1) throw;
-            say(fmt::format("vitrine: process {}: {}", processes.rank(), error.what()));
-            processes.abort(1);
-        }
-    }();
-    processes.leave();
-    if (!done && processes.rank() > 0) return {};  // rank 0 says it
-    return done;
+    return shared_by_processes(arguments.mpi,
+                               [&](const Processes& processes) { return train_mask(common, arguments, processes); });
 }
 
 }  // namespace vitrine::cli
