@@ -192,6 +192,8 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments, con
                            {"processes", processes.size()},
                            {"notes", summary.notes}};
         if (summary.floor_pictures_per_second > 0) out["floor_pictures_per_second"] = summary.floor_pictures_per_second;
+        if (summary.recorded_floor_pictures_per_second > 0)
+            out["recorded_floor_pictures_per_second"] = summary.recorded_floor_pictures_per_second;
         if (held.pictures > 0)
             out["held"] = {{"pictures", held.pictures},
                            {"agreement", held.agreement},
@@ -208,8 +210,11 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments, con
     fmt::print("{}: {} parameters, {}, trained on {} pictures by {}\n", arguments.out, count_text(summary.parameters),
                size_text(summary.size_bytes), summary.pictures, fmt::join(summary.layers, ", "));
     if (summary.floor_pictures_per_second > 0)
-        fmt::print("{:.0f} pictures/s; two forwards and one backward alone: {:.0f}\n", summary.pictures_per_second,
-                   summary.floor_pictures_per_second);
+        fmt::print("{:.0f} pictures/s; two forwards and one backward alone: {:.0f}{}\n", summary.pictures_per_second,
+                   summary.floor_pictures_per_second,
+                   summary.recorded_floor_pictures_per_second > 0
+                       ? fmt::format(", recorded: {:.0f}", summary.recorded_floor_pictures_per_second)
+                       : "");
     if (held.pictures > 0)
         fmt::print(
             "{} pictures held out, 100 / 50 / 15 % kept: average drop {:.1f} / {:.1f} / {:.1f} %, increase {:.1f} / "

@@ -1,8 +1,10 @@
 // Finds libtorch_cuda's graph functions in the library that device.cpp loaded, and records with them.
 #include "device_graph.h"
 
-#include <vitrine/device.h>
+#include <cstdlib>
+#include <string_view>
 
+#include <vitrine/device.h>
 #include <vitrine/torch_errors.h>
 
 #if VITRINE_DEVICE_KERNELS
@@ -14,6 +16,11 @@
 #endif
 
 namespace vitrine {
+
+bool graphs_allowed(at::Device device) {
+    const char* graphs = std::getenv("VITRINE_GRAPHS");
+    return device.is_cuda() && (graphs == nullptr || std::string_view(graphs) != "off");
+}
 
 #if VITRINE_DEVICE_KERNELS
 

@@ -11,6 +11,9 @@
 
 namespace vitrine {
 
+/// Whether work on this device may be recorded: VITRINE_GRAPHS=off in the environment forbids it.
+bool graphs_allowed(at::Device device);
+
 /// A CUDA graph through libtorch_cuda's class, whose allocator must know that memory belongs to a recording. Nothing of
 /// that library is linked, so its functions are looked up by name.
 class DeviceGraph {

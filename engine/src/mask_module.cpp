@@ -399,11 +399,9 @@ at::Tensor masked(const at::Tensor& pixels, const at::Tensor& mask, MaskPolicy p
     const at::Tensor m = resized_to(mask, pixels.size(2), pixels.size(3));
     if (policy == MaskPolicy::Mean) return m * pixels;
     // normalise(m * colours) = m * normalised + (1 - m) * normalise(black)
-    at::Tensor black = at::empty({1, 3, 1, 1});
-    for (std::int64_t c = 0; c < 3; ++c)
-        black.mutable_data_ptr<float>()[c] = static_cast<float>(-preprocess.mean[static_cast<std::size_t>(c)] /
-                                                                preprocess.std[static_cast<std::size_t>(c)]);
-    black = black.to(pixels.device());
+    at::Tensor black = at::empty({1, 3, 1, 1}, pixels.options());
+    for (std::size_t c = 0; c < 3; ++c)  // filled where it is: a copy would wait for the device
+        black.select(1, static_cast<std::int64_t>(c)).fill_(-preprocess.mean[c] / preprocess.std[c]);
     return black + m * (pixels - black);
 }
 

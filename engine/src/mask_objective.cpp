@@ -8,6 +8,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
 
 namespace vitrine {
@@ -60,20 +62,31 @@ MaskSgd::MaskSgd(std::vector<std::pair<std::string, at::Tensor>> parameters, dou
 }
 
 void MaskSgd::step(double learning_rate, double momentum) {
+    set(learning_rate, momentum);
+    apply();
+}
+
+void MaskSgd::set(double learning_rate, double momentum) {
+    if (parameters_.empty()) return;
+    if (!learning_rate_now_.defined()) {
+        learning_rate_now_ = at::empty({}, parameters_.front().second.options().requires_grad(false));
+        momentum_now_ = at::empty_like(learning_rate_now_);
+    }
+    learning_rate_now_.fill_(learning_rate);
+    momentum_now_.fill_(momentum);
+}
+
+void MaskSgd::apply() {
     const at::NoGradGuard no_grad;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         auto& [name, tensor] = parameters_[i];
         if (!tensor.grad().defined()) continue;
         at::Tensor gradient = tensor.grad();
         if (weight_decay_ > 0 && !name.ends_with("bias")) gradient = gradient + weight_decay_ * tensor;
-        if (begun_)
-            momentum_[i].mul_(momentum).add_(gradient);
-        else
-            momentum_[i].copy_(gradient);
-        tensor.sub_(learning_rate * (gradient + momentum * momentum_[i]));
+        momentum_[i].mul_(momentum_now_).add_(gradient);
+        tensor.sub_(learning_rate_now_ * (gradient + momentum_now_ * momentum_[i]));
         tensor.mutable_grad() = at::Tensor();
     }
-    begun_ = true;
 }
 
 std::vector<std::pair<std::string, at::Tensor>> MaskSgd::state() const {
@@ -91,7 +104,6 @@ bool MaskSgd::restore(const std::vector<std::pair<std::string, at::Tensor>>& sta
                 momentum_[i].copy_(tensor);
                 ++found;
             }
-    begun_ = true;
     return found == parameters_.size();
 }
 

@@ -46,6 +46,10 @@ class MaskSgd {
   public:
     MaskSgd(std::vector<std::pair<std::string, at::Tensor>> parameters, double weight_decay);
     void step(double learning_rate, double momentum);
+    /// The same in two halves: numbers for the steps to come, written where `apply` reads them, and one step without
+    /// the host, which a device graph can record.
+    void set(double learning_rate, double momentum);
+    void apply();
     /// "momentum.NAME"
     std::vector<std::pair<std::string, at::Tensor>> state() const;
     bool restore(const std::vector<std::pair<std::string, at::Tensor>>& state);
@@ -53,8 +57,8 @@ class MaskSgd {
   private:
     std::vector<std::pair<std::string, at::Tensor>> parameters_;
     std::vector<at::Tensor> momentum_;
+    at::Tensor learning_rate_now_, momentum_now_;  // scalars, where the parameters are
     double weight_decay_;
-    bool begun_ = false;
 };
 
 }  // namespace vitrine

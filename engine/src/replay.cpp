@@ -53,9 +53,8 @@ std::string full_key(Model& model, const std::string& key, const std::vector<at:
 bool recordable(Model& model, const std::vector<at::Tensor>& inputs) {
     if (!model.is_native() || inputs.empty()) return false;
     for (const at::Tensor& x : inputs)
-        if (!x.is_cuda()) return false;
-    const char* graphs = std::getenv("VITRINE_GRAPHS");
-    return graphs == nullptr || std::string(graphs) != "off";
+        if (!graphs_allowed(x.device())) return false;
+    return true;
 }
 
 }  // namespace

@@ -28,6 +28,7 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
@@ -41,6 +42,7 @@
 
 #include "augment.h"
 #include "dataset.h"
+#include "device_graph.h"
 #include "mask_objective.h"
 #include "shared_sums.h"
 #include "tensor_io.h"
@@ -108,6 +110,7 @@ namespace {
 constexpr const char* kCheckpointFormat = "vitrine.mask.training";
 constexpr std::uint64_t kOrder = 0x6d61736b, kCrop = 0x63726f70, kHeld = 0x68656c64;
 constexpr std::int64_t kPatience = 100;  // steps with masks that hide all or nothing, before the run gives up
+constexpr std::int64_t kAhead = 64, kBeforeRecording = 2;  // steps
 
 class MaskTraining {
   public:
@@ -123,6 +126,11 @@ class MaskTraining {
         bool stop = false, report = false, checkpoint = false;
     };
 
+    /// Where a view lies in a picture.
+    struct Cut {
+        std::int64_t picture, top, left, mirrored;
+    };
+
     Status settle();
     Status open_pictures();
     Status begin();
@@ -132,13 +140,18 @@ class MaskTraining {
     Status write_mask();
     Status finish();
     std::string record() const;
-    at::Tensor views(const std::vector<std::int64_t>& pictures, std::int64_t round) const;
+    std::vector<Cut> cuts_of(std::int64_t step);
+    at::Tensor to_device(const std::vector<Cut>& cuts) const;
+    at::Tensor next_cuts(std::int64_t step);
+    at::Tensor pieces(const at::Tensor& cuts) const;
     at::Tensor centred(const std::vector<std::int64_t>& pictures) const;
     std::vector<std::int64_t> drawn(std::int64_t step);
     std::vector<std::int64_t> share_of(const std::vector<std::int64_t>& batch) const;
     Status step(Due& due);
     void share_gradients(at::Tensor& figures, Due& due);
-    void time_floor();
+    Status time_floor();
+    Status record_step(const at::Tensor& cuts);
+    Result<at::Tensor> pass(const at::Tensor& cuts, Due* due);
     bool several() const { return options_.peers != nullptr && options_.peers->count() > 1; }
     bool first() const { return !several() || options_.peers->rank() == 0; }
     Status agree(const Status& mine) const { return several() ? options_.peers->agree(mine) : mine; }
@@ -167,7 +180,14 @@ class MaskTraining {
     TrainMaskSummary summary_;
     at::Tensor last_;  // [6] of the last step, on the device: the terms, coverage, agreement
     std::vector<at::Tensor> waiting_;
-    double floor_seconds_ = 0;
+    std::optional<DeviceGraph> graph_;
+    at::Tensor recorded_cuts_, recorded_figures_;  // what the recorded step reads and gives
+    bool not_recorded_ = false;
+    std::int64_t stepped_ = 0;  // in this run
+    at::Tensor ahead_;  // int64 [kAhead, this process's batch, 4] on the device: cuts of the steps from ahead_from_
+    std::int64_t ahead_from_ = 0;
+    at::Tensor mean_, std_;  // [1, 3, 1, 1]
+    double floor_seconds_ = 0, recorded_floor_seconds_ = 0, aside_seconds_ = 0;
     std::int64_t floor_count_ = 0;
 };
 
@@ -222,6 +242,13 @@ Status MaskTraining::open_pictures() {
                         packs.front().size(), pack.size());
         images.push_back(pack.images);
     }
+    const auto channels = [&](const std::array<double, 3>& values) {
+        return at::tensor({static_cast<float>(values[0]), static_cast<float>(values[1]), static_cast<float>(values[2])})
+            .view({1, 3, 1, 1})
+            .to(device_);
+    };
+    mean_ = channels(model_.preprocess().mean);
+    std_ = channels(model_.preprocess().std);
     images_ = (images.size() == 1 ? images.front() : at::cat(images)).to(device_);
     const std::int64_t count = images_.size(0);
     const auto order = StepRandom(seed_, 0, kHeld).permutation(count);
@@ -383,48 +410,52 @@ std::vector<std::int64_t> MaskTraining::drawn(std::int64_t step) {
     return out;
 }
 
-namespace {
-
-/// Pieces of 8-bit pictures, normalised. `top`, `left`, `mirrored`: of each.
-at::Tensor pieces(const at::Tensor& images, const std::vector<std::int64_t>& which,
-                  const std::vector<std::int64_t>& top, const std::vector<std::int64_t>& left,
-                  const std::vector<bool>& mirrored, std::int64_t height, std::int64_t width,
-                  const Preprocess& preprocess) {
-    const auto n = static_cast<std::int64_t>(which.size());
-    at::Tensor picture = at::empty({n, 1, 1}, at::kLong), row = at::empty({n, height, 1}, at::kLong),
-               col = at::empty({n, 1, width}, at::kLong);
-    for (std::int64_t i = 0; i < n; ++i) {
-        const auto k = static_cast<std::size_t>(i);
-        picture.mutable_data_ptr<std::int64_t>()[i] = which[k];
-        for (std::int64_t y = 0; y < height; ++y) row.mutable_data_ptr<std::int64_t>()[i * height + y] = top[k] + y;
-        for (std::int64_t x = 0; x < width; ++x)
-            col.mutable_data_ptr<std::int64_t>()[i * width + x] = left[k] + (mirrored[k] ? width - 1 - x : x);
-    }
-    const at::Device device = images.device();
-    const at::Tensor chosen = at::index(images, {picture.to(device), row.to(device), col.to(device)});
-    return normalised(chosen.permute({0, 3, 1, 2}).to(at::kFloat) / 255.0, preprocess.mean, preprocess.std);
+at::Tensor MaskTraining::pieces(const at::Tensor& cuts) const {
+    const std::int64_t n = cuts.size(0);
+    const auto column = [&](std::int64_t c) { return cuts.select(1, c).view({n, 1, 1}); };
+    const at::Tensor x = at::arange(width_, cuts.options()).view({1, 1, width_});
+    const at::Tensor rows = column(1) + at::arange(height_, cuts.options()).view({1, height_, 1});
+    const at::Tensor cols = column(2) + at::where(column(3).gt(0), width_ - 1 - x, x);
+    const at::Tensor chosen = at::index(images_, {column(0), rows, cols});
+    return (chosen.permute({0, 3, 1, 2}).to(at::kFloat) / 255.0 - mean_) / std_;
 }
 
-}  // namespace
-
-at::Tensor MaskTraining::views(const std::vector<std::int64_t>& pictures, std::int64_t round) const {
+std::vector<MaskTraining::Cut> MaskTraining::cuts_of(std::int64_t step) {
     const std::int64_t side = images_.size(1);
-    std::vector<std::int64_t> top, left;
-    std::vector<bool> mirrored;
-    for (const std::int64_t picture : pictures) {
-        StepRandom random(seed_ + mix64(static_cast<std::uint64_t>(round)), static_cast<std::uint64_t>(picture), kCrop);
-        top.push_back(random.below(side - height_ + 1));
-        left.push_back(random.below(side - width_ + 1));
-        mirrored.push_back(random.chance(settings_.number("flip")));
+    const auto round = static_cast<std::uint64_t>(step * batch_ / static_cast<std::int64_t>(used_.size()));
+    std::vector<Cut> out;
+    for (const std::int64_t picture : share_of(drawn(step))) {
+        StepRandom random(seed_ + mix64(round), static_cast<std::uint64_t>(picture), kCrop);
+        const std::int64_t top = random.below(side - height_ + 1), left = random.below(side - width_ + 1);
+        out.push_back({picture, top, left, random.chance(settings_.number("flip")) ? 1 : 0});
     }
-    return pieces(images_, pictures, top, left, mirrored, height_, width_, model_.preprocess());
+    return out;
+}
+
+at::Tensor MaskTraining::to_device(const std::vector<Cut>& cuts) const {
+    static_assert(sizeof(Cut) == 4 * sizeof(std::int64_t));
+    at::Tensor out = at::empty({static_cast<std::int64_t>(cuts.size()), 4}, at::kLong);
+    std::memcpy(out.mutable_data_ptr<std::int64_t>(), cuts.data(), cuts.size() * sizeof(Cut));
+    return out.to(device_);
+}
+
+at::Tensor MaskTraining::next_cuts(std::int64_t step) {
+    // Several steps' cuts travel in one copy: each copy waits for the device.
+    if (step < ahead_from_ || step >= ahead_from_ + kAhead || !ahead_.defined()) {
+        std::vector<Cut> cuts;
+        for (std::int64_t s = step; s < step + kAhead; ++s)
+            for (const Cut& cut : cuts_of(s)) cuts.push_back(cut);
+        ahead_ = to_device(cuts).view({kAhead, -1, 4});
+        ahead_from_ = step;
+    }
+    return ahead_.select(0, step - ahead_from_);
 }
 
 at::Tensor MaskTraining::centred(const std::vector<std::int64_t>& pictures) const {
     const std::int64_t side = images_.size(1);
-    return pieces(images_, pictures, std::vector<std::int64_t>(pictures.size(), (side - height_) / 2),
-                  std::vector<std::int64_t>(pictures.size(), (side - width_) / 2),
-                  std::vector<bool>(pictures.size(), false), height_, width_, model_.preprocess());
+    std::vector<Cut> cuts;
+    for (const std::int64_t picture : pictures) cuts.push_back({picture, (side - height_) / 2, (side - width_) / 2, 0});
+    return pieces(to_device(cuts));
 }
 
 /// This process's part of a batch: as long as the others', or longer by one.
@@ -438,9 +469,8 @@ std::vector<std::int64_t> MaskTraining::share_of(const std::vector<std::int64_t>
     return {at(rank), at(rank + 1)};
 }
 
-Status MaskTraining::step(Due& due) {
-    const auto pictures = share_of(drawn(step_));
-    const at::Tensor pixels = views(pictures, step_ * batch_ / static_cast<std::int64_t>(used_.size()));
+Result<at::Tensor> MaskTraining::pass(const at::Tensor& cuts, Due* due) {
+    const at::Tensor pixels = pieces(cuts);
     const MaskFeatures seen = VITRINE_TRY(mask_features(model_, pixels.to(type_), config_));
     const at::Tensor classes = at::argmax(seen.answer, 1);
     // Every mask is trained on the classes of the whole batch, wherever they were predicted.
@@ -468,12 +498,53 @@ Status MaskTraining::step(Due& due) {
                    own.detach().mean(), at::argmax(answer.detach(), 1).eq(classes).to(at::kFloat).mean()});
     if (several()) {
         figures = figures * share;
-        share_gradients(figures, due);
+        share_gradients(figures, *due);
     }
+    optimizer_->apply();
+    return figures;
+}
+
+Status MaskTraining::step(Due& due) {
+    const at::Tensor cuts = next_cuts(step_);
     const auto [rate, momentum] = schedule_.at(step_);
-    optimizer_->step(rate, momentum);
-    waiting_.push_back(figures);
+    optimizer_->set(rate, momentum);
+    ++stepped_;
+    if (graph_) {
+        recorded_cuts_.copy_(cuts);
+        graph_->replay();
+        waiting_.push_back(recorded_figures_.clone());
+    } else if (stepped_ > kBeforeRecording && !not_recorded_ && !several() && model_.is_native() &&
+               graphs_allowed(device_)) {
+        VITRINE_CHECK(record_step(cuts));
+    } else {
+        waiting_.push_back(VITRINE_TRY(pass(cuts, &due)));
+    }
     ++step_;
+    return {};
+}
+
+/// Takes this step and records it for those to come: small models spend most of a step on launches.
+Status MaskTraining::record_step(const at::Tensor& cuts) {
+    recorded_cuts_ = cuts.clone();
+    bool taken = false;
+    auto graph = DeviceGraph::record(device_, [&]() -> Status {
+        recorded_figures_ = at::Tensor();
+        recorded_figures_ = VITRINE_TRY(pass(recorded_cuts_, nullptr));
+        if (!taken) waiting_.push_back(recorded_figures_.clone());
+        taken = true;
+        return {};
+    });
+    // What ran before lies in memory that the recording cannot use.
+    at::getDeviceAllocator(device_.type())->emptyCache();
+    if (graph) {
+        graph_.emplace(std::move(*graph));
+        return {};
+    }
+    not_recorded_ = true;
+    recorded_figures_ = at::Tensor();
+    for (const auto& [name, tensor] : mask_->parameters())
+        const_cast<at::Tensor&>(tensor).mutable_grad() = at::Tensor();
+    if (!taken) waiting_.push_back(VITRINE_TRY(pass(cuts, nullptr)));
     return {};
 }
 
@@ -498,20 +569,41 @@ void MaskTraining::share_gradients(at::Tensor& figures, Due& due) {
     due = {value[0] > 0, value[1] > 0, value[2] > 0};
 }
 
-void MaskTraining::time_floor() {
-    const at::Tensor pixels = views(share_of(drawn(step_)), 0).to(type_);
-    synchronize(device_);
-    const auto began = Clock::now();
-    {
-        const at::NoGradGuard no_grad;
-        model_.forward(pixels);
-    }
-    const at::AutoGradMode with_graph(true);
-    const at::Tensor leaf = pixels.detach().requires_grad_(true);
-    model_.forward(leaf).sum().backward();
-    synchronize(device_);
-    floor_seconds_ += std::chrono::duration<double>(Clock::now() - began).count();
+/// The frozen model's passes alone, as they come and, where steps are recorded, recorded as well.
+Status MaskTraining::time_floor() {
+    const auto entered = Clock::now();
+    const at::Tensor pixels = pieces(next_cuts(step_)).to(type_);
+    const auto passes = [&]() -> Status {
+        {
+            const at::NoGradGuard no_grad;
+            model_.forward(pixels);
+        }
+        const at::AutoGradMode with_graph(true);
+        const at::Tensor leaf = pixels.detach().requires_grad_(true);
+        model_.forward(leaf).sum().backward();
+        return {};
+    };
+    const auto timed = [&](const std::function<Status()>& work, double& seconds) -> Status {
+        synchronize(device_);
+        const auto began = Clock::now();
+        VITRINE_CHECK(work());
+        synchronize(device_);
+        seconds += std::chrono::duration<double>(Clock::now() - began).count();
+        return {};
+    };
+    VITRINE_CHECK(timed(passes, floor_seconds_));
     ++floor_count_;
+    if (graph_) {
+        const DeviceGraph recorded = VITRINE_TRY(DeviceGraph::record(device_, passes));
+        recorded.replay();
+        const auto again = [&]() -> Status {
+            recorded.replay();
+            return {};
+        };
+        VITRINE_CHECK(timed(again, recorded_floor_seconds_));
+    }
+    aside_seconds_ += std::chrono::duration<double>(Clock::now() - entered).count();
+    return {};
 }
 
 Status MaskTraining::write_checkpoint() {
@@ -646,7 +738,7 @@ Result<TrainMaskSummary> MaskTraining::run() {
             const auto& of = summary_.curve.back();
             now.total = of[0], now.cross_entropy = of[1], now.area = of[2], now.smooth = of[3], now.coverage = of[4];
         }
-        spent = std::chrono::duration<double>(Clock::now() - began).count() - floor_seconds_;
+        spent = std::chrono::duration<double>(Clock::now() - began).count() - aside_seconds_;
         if (step_ > first_step && spent > 0) {
             now.pictures_per_second = static_cast<double>((step_ - first_step) * batch_) / spent;
             now.seconds_left = spent / static_cast<double>(step_ - first_step) * static_cast<double>(steps_ - step_);
@@ -687,7 +779,7 @@ Result<TrainMaskSummary> MaskTraining::run() {
             if (several()) options_.peers->give_up(stepped.error());
             return tl::make_unexpected(stepped.error());
         }
-        if (floor_count_ < floors && step_ > first_step + 3) time_floor();
+        if (floor_count_ < floors && step_ > first_step + kBeforeRecording + 1) VITRINE_CHECK(time_floor());
         if (!several()) due = is_due();
         stop = due.stop;
         if (due.report) VITRINE_CHECK(gather(""));
@@ -703,6 +795,9 @@ Result<TrainMaskSummary> MaskTraining::run() {
     VITRINE_CHECK(gather(""));
     if (floor_count_ > 0)
         summary_.floor_pictures_per_second = static_cast<double>(floor_count_ * batch_) / floor_seconds_;
+    if (recorded_floor_seconds_ > 0)
+        summary_.recorded_floor_pictures_per_second =
+            static_cast<double>(floor_count_ * batch_) / recorded_floor_seconds_;
     VITRINE_CHECK(agree(first() ? finish() : Status{}));
     summary_.finished = true;
     summary_.steps = step_;

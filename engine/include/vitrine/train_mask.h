@@ -66,7 +66,8 @@ struct TrainMaskSummary {
     std::vector<std::array<float, 5>> curve;  ///< total, cross-entropy, area, smoothness, coverage of every step
     double pictures_per_second = 0;           ///< of the steps of this call
     double floor_pictures_per_second = 0;     ///< two forwards and one backward to the input alone; 0: not measured
-    std::vector<std::string> skipped;         ///< one sentence for each picture that could not be read
+    double recorded_floor_pictures_per_second = 0;  ///< the same passes recorded on the device, as its steps are
+    std::vector<std::string> skipped;               ///< one sentence for each picture that could not be read
     std::vector<std::string> notes;
 };
 
