@@ -238,15 +238,6 @@ at::Tensor MaskModule::branch(std::size_t s, const at::Tensor& features, bool tr
     return at::relu(u + features);
 }
 
-at::Tensor MaskModule::fused(const std::vector<at::Tensor>& features, bool training, Peers* peers) const {
-    const std::int64_t rows = std::min(features.front().size(2), kLargestSide),
-                       cols = std::min(features.front().size(3), kLargestSide);
-    std::vector<at::Tensor> branches;
-    for (std::size_t s = 0; s < features.size(); ++s)
-        branches.push_back(resized_to(branch(s, features[s], training, peers), rows, cols));
-    return branches.size() == 1 ? branches.front() : at::cat(branches, 1);
-}
-
 at::Tensor MaskModule::logits(const std::vector<at::Tensor>& features, const at::Tensor& classes, bool training,
                               Peers* peers) const {
     at::Tensor weight = tensor("fuser.weight"), bias = tensor("fuser.bias");
@@ -254,18 +245,29 @@ at::Tensor MaskModule::logits(const std::vector<at::Tensor>& features, const at:
         weight = weight.index_select(0, classes);
         bias = bias.index_select(0, classes);
     }
-    return at::conv2d(fused(features, training, peers), weight, bias);
+    // The definition resizes every channel, then weighs them. Both are linear and act on other axes: the other way
+    // round it is the same, with the few wanted classes to resize instead of all channels.
+    at::Tensor sum;
+    for (std::size_t s = 0; s < features.size(); ++s) {
+        const at::Tensor part = weighed(s, branch(s, features[s], training, peers), weight, features.front());
+        sum = s == 0 ? part : sum + part;
+    }
+    return sum + bias.view({1, -1, 1, 1});
+}
+
+at::Tensor MaskModule::weighed(std::size_t s, const at::Tensor& u, const at::Tensor& weight,
+                               const at::Tensor& shallowest) const {
+    std::int64_t from = 0;
+    for (std::size_t before = 0; before < s; ++before) from += branch_width(before);
+    return resized_to(at::conv2d(u, weight.narrow(1, from, branch_width(s))),
+                      std::min(shallowest.size(2), kLargestSide), std::min(shallowest.size(3), kLargestSide));
 }
 
 at::Tensor MaskModule::contributions(const std::vector<at::Tensor>& features, std::int64_t index) const {
-    const at::Tensor u = fused(features, false, nullptr), weight = tensor("fuser.weight").select(0, index);
+    const at::Tensor weight = tensor("fuser.weight").narrow(0, index, 1);
     std::vector<at::Tensor> out;
-    std::int64_t from = 0;
-    for (std::size_t s = 0; s < features.size(); ++s) {
-        const std::int64_t width = branch_width(s);
-        out.push_back((u.narrow(1, from, width) * weight.narrow(0, from, width)).sum(1, true));
-        from += width;
-    }
+    for (std::size_t s = 0; s < features.size(); ++s)
+        out.push_back(weighed(s, branch(s, features[s], false, nullptr), weight, features.front()));
     return at::cat(out, 1);
 }
 

@@ -10,8 +10,8 @@
 #include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
 
-#include "device_graph.h"
 #include <vitrine/torch_errors.h>
+#include "device_graph.h"
 
 namespace vitrine {
 namespace {

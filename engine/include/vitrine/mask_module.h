@@ -105,7 +105,8 @@ class MaskModule {
     static Result<MaskModule> load(const std::filesystem::path& file, std::vector<std::string> layers = {});
 
   private:
-    at::Tensor fused(const std::vector<at::Tensor>& features, bool training, Peers* peers) const;
+    at::Tensor weighed(std::size_t s, const at::Tensor& u, const at::Tensor& weight,
+                       const at::Tensor& shallowest) const;
     at::Tensor branch(std::size_t s, const at::Tensor& features, bool training, Peers* peers) const;
     const at::Tensor& tensor(const std::string& name) const;
     bool has_norms() const;
