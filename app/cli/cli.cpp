@@ -35,8 +35,8 @@ void add_common(CLI::App* command, Common& common, bool model = true) {
 }
 
 void add_targets(CLI::App* command, TargetOptions& options) {
-    auto* target =
-        command->add_option("--target", options.targets, "a class index or name, several joined by +, label, or top5");
+    auto* target = command->add_option("--target", options.targets,
+                                       "a class index or name, several joined by +, label, top5 or top10");
     target->take_all();
     auto* versus = command->add_option("--versus", options.versus, "a class index or name to explain against");
     auto* reference =
@@ -103,6 +103,12 @@ int run(const std::vector<std::string>& arguments) {
     add_targets(explain_command, explain_options.asked);
     explain_command->add_option("--other", explain_options.other,
                                 "a second picture, for methods that compare two (activation_patching, cdam)");
+    explain_command
+        ->add_option("--seen-through", explain_options.seen_through,
+                     "also write what average_drop shows the model again, with these shares of the map kept, in %: "
+                     "100,50,15")
+        ->delimiter(',')
+        ->check(CLI::Range(0.1, 100.0));
     explain_command->add_option("--out", explain_options.out, "the folder to write")->required();
     explain_command->callback([&] { chosen = [&] { return explain(common, explain_options); }; });
 

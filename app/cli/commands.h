@@ -34,7 +34,8 @@ struct ExplainOptions {
     std::vector<std::string> images;
     std::vector<std::string> methods;
     TargetOptions asked;
-    std::string other;  ///< a second picture, for methods that compare two
+    std::string other;                 ///< a second picture, for methods that compare two
+    std::vector<double> seen_through;  ///< shares of the map in %: what the measures show the model again is written
     std::string out;
 };
 /// With several methods a failing one does not stop the others; the first failure is returned at the end.

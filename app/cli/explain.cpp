@@ -1,6 +1,7 @@
 // vitrine explain: why a model answered so, as raw maps, overlays and a manifest.
 #include <vitrine/base/file.h>
 #include <vitrine/device.h>
+#include <vitrine/seen_through.h>
 
 #include <algorithm>
 #include <chrono>
@@ -25,6 +26,8 @@ std::string unique(std::string name, std::set<std::string>& used) {
 }
 
 using Method = Chosen<Explainer>;
+
+constexpr std::size_t kTop = 5;  // of the predictions that are listed; --target top10 names more
 
 /// A map that is itself a picture, each cell as large as it is in the model's input.
 Image picture_of(const at::Tensor& colours, std::int64_t height, std::int64_t width) {
@@ -70,8 +73,9 @@ struct Overlays {
 /// Runs the methods on one picture and target, writes DIR; returns the first failure, whose place is also in the
 /// manifest.
 Status explain_one(const Common& common, Model& model, const Input& input, ExplainContext& context,
-                   const std::vector<Answer>& answers, const std::vector<Method>& methods, Overlays& overlays,
-                   const fs::path& folder, nlohmann::json& manifest) {
+                   const std::vector<Answer>& answers, const std::vector<Method>& methods,
+                   const std::vector<double>& seen_through, Overlays& overlays, const fs::path& folder,
+                   nlohmann::json& manifest) {
     std::error_code failed;
     fs::create_directories(folder, failed);
     if (failed) return fail(ErrorCode::Io, "the folder {} cannot be made: {}", folder.string(), failed.message());
@@ -91,7 +95,7 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
                      {"seed", common.seed},
                      {"methods", nlohmann::json::array()}});
     auto& predictions = manifest["predictions"] = nlohmann::json::array();
-    for (const auto& answer : answers) predictions.push_back(describe(answer));
+    for (std::size_t i = 0; i < std::min(answers.size(), kTop); ++i) predictions.push_back(describe(answers[i]));
     if (context.other != nullptr)
         manifest["other"] = {{"file", context.other->file.string()}, {"name", context.other->name}};
     if (auto target = describe(context.target, model); !target.is_null()) manifest["target"] = std::move(target);
@@ -147,6 +151,17 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
                                   picture_of(attribution.colours, input.pixels.size(2), input.pixels.size(3))));
                 entry["colours"] = {{"file", name + ".colours.png"}, {"array", name + ".colours.npy"}};
             }
+            if (!seen_through.empty())
+                for (const auto& one : VITRINE_TRY(look_through(context, attribution, seen_through))) {
+                    const std::string file = fmt::format("{}.seen_{:g}.png", name, one.keep);
+                    VITRINE_CHECK(write_picture(folder / file, image_of(one.pixels, model.preprocess())));
+                    entry["seen_through"].push_back({{"keep", one.keep},
+                                                     {"file", file},
+                                                     {"visible", one.visible},
+                                                     {"explained", one.objective.explained},
+                                                     {"whole", one.whole},
+                                                     {"seen", one.seen}});
+                }
 #if VITRINE_VIZ
             if (overlays.compositor) {
                 double clipped = 0;
@@ -198,7 +213,7 @@ Status explain(const Common& common, const ExplainOptions& options) {
 
     const bool many_images = options.images.size() > 1;
     const auto& asked = options.asked.targets;
-    const bool many_targets = asked.size() > 1 || (asked.size() == 1 && asked[0] == "top5");
+    const bool many_targets = asked.size() > 1 || (asked.size() == 1 && (asked[0] == "top5" || asked[0] == "top10"));
     std::set<std::string> used;
     Overlays overlays;
     auto documents = nlohmann::json::array();
@@ -210,7 +225,7 @@ Status explain(const Common& common, const ExplainOptions& options) {
             base.memory_budget = common.memory_bytes;
             const auto capture = VITRINE_TRY(base.capture());
             const auto answers =
-                model->info().classes > 0 ? top(capture->output, model->labels(), 5) : std::vector<Answer>{};
+                model->info().classes > 0 ? top(capture->output, model->labels(), 10) : std::vector<Answer>{};
 
             const auto targets = VITRINE_TRY(maker.of(options.images[i], answers));
 
@@ -226,8 +241,9 @@ Status explain(const Common& common, const ExplainOptions& options) {
                 context.progress = [](const Progress& p) { progress(p); };
                 nlohmann::json manifest;
                 if (smoothing.any()) manifest["smoothing"] = values_of(smoothing.options);
-                const Status status = explain_one(common, *model, input, context, answers, methods, overlays,
-                                                  many_targets ? folder / label : folder, manifest);
+                const Status status =
+                    explain_one(common, *model, input, context, answers, methods, options.seen_through, overlays,
+                                many_targets ? folder / label : folder, manifest);
                 documents.push_back(std::move(manifest));
                 if (!status && worst) worst = status;
             }

@@ -164,9 +164,12 @@ Result<Asked> ask(const Common& common, const MeasureOptions& options) {
         common, options.measures, [](const std::string& name) { return registry().measure(name); }, owners));
     auto smoothing = VITRINE_TRY(smooth(common, methods, owners));
     VITRINE_CHECK(check_owners(common, owners));
-    if (options.asked.targets.size() > 1 || (options.asked.targets.size() == 1 && options.asked.targets[0] == "top5"))
+    const auto& asked = options.asked.targets;
+    if (asked.size() > 1 || (asked.size() == 1 && (asked[0] == "top5" || asked[0] == "top10")))
         return fail(ErrorCode::BadInput, "one target a picture is measured, and {} are asked for",
-                    options.asked.targets[0] == "top5" ? "five" : std::to_string(options.asked.targets.size()));
+                    asked[0] == "top5"    ? "five"
+                    : asked[0] == "top10" ? "ten"
+                                          : std::to_string(asked.size()));
     const Split split = options.split.empty() ? Split{} : VITRINE_TRY(Split::parse(options.split));
     if (options.report && options.state.empty())
         return fail(ErrorCode::BadInput, "--report shows what a file holds; name it by --state");

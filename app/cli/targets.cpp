@@ -126,9 +126,10 @@ Result<TargetMaker> TargetMaker::make(const Common& common, Model& model, const 
     }
     for (const auto& text : options.targets) {
         if (text == "label") continue;
-        if (text == "top5") {
+        if (text == "top5" || text == "top10") {
             if (model.info().classes == 0)
-                return fail(ErrorCode::Unsupported, "{} has no classifier, so it has no top five", model.info().name);
+                return fail(ErrorCode::Unsupported, "{} has no classifier, so it has no {}", model.info().name,
+                            text == "top5" ? "top five" : "top ten");
             continue;
         }
         VITRINE_TRY(classes_of(model, text));
@@ -148,8 +149,9 @@ Result<std::vector<NamedTarget>> TargetMaker::of(const std::filesystem::path& pi
         out.push_back(std::move(named));
     };
     for (const auto& text : targets_) {
-        if (text == "top5")
-            for (const auto& answer : answers) add({answer.index});
+        if (text == "top5" || text == "top10")
+            for (std::size_t i = 0; i < std::min<std::size_t>(answers.size(), text == "top5" ? 5 : 10); ++i)
+                add({answers[i].index});
         else if (text == "label")
             add({true_label ? *true_label : VITRINE_TRY(true_class(*model_, picture))});
         else

@@ -10,7 +10,7 @@
 namespace vitrine::cli {
 
 struct TargetOptions {
-    std::vector<std::string> targets;  ///< each INDEX, NAME, A+B, label or top5
+    std::vector<std::string> targets;  ///< each INDEX, NAME, A+B, label, top5 or top10
     std::string versus;
     std::string reference;  ///< a picture
     std::string region;     ///< ROW,COL[;ROW,COL...]

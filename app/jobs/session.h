@@ -157,6 +157,7 @@ class Session : public QObject {
     friend class Comparison;  // these post their own jobs
     friend class LayerMaps;
     friend class MaskRun;
+    friend class SeenThrough;
     template <class Job, class Then>
     void post(JobLabel label, Job job, Then then) {
         jobs_.post(std::move(label), std::move(job),

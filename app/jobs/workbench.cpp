@@ -7,6 +7,7 @@
 #include <vitrine/engine.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/reads_apart.h>
+#include <vitrine/seen_through.h>
 #include <vitrine/smoothing.h>
 #include <vitrine/torch_errors.h>
 
@@ -274,6 +275,11 @@ Result<Explanation> facts_of(const Made& made, const Flow* flow) {
     out.notes = found.notes;
     for (const auto& check : found.checks) out.checks.push_back({check.name, check.finding, check.passed});
     for (const auto& table : found.tables) out.tables.push_back(facts_of(table, flow));
+    // A method with parts names them in its first table.
+    const auto declared = made.explainer->parameters();
+    if (!found.tables.empty() &&
+        std::any_of(declared.begin(), declared.end(), [](const Parameter& p) { return p.name == "part"; }))
+        out.parts = found.tables.front().rows;
     if (!found.map.defined() || found.map.dim() != 2 || found.map.numel() == 0)
         return fail(ErrorCode::Internal, "{} gave no map", out.title);
     out.plane =
@@ -782,6 +788,23 @@ Result<std::pair<Score, double>> Workbench::score_of(const Wanted& wanted, const
     if (score.left_out) return fail(ErrorCode::Unsupported, "{}", *score.left_out);
     if (!std::isfinite(score.value)) return fail(ErrorCode::Unsupported, "the number is not finite");
     return std::pair{std::move(score), milliseconds_since(start)};
+}
+
+Result<ThroughFacts> Workbench::through(const Wanted& wanted, std::stop_token stop, const Report& report) {
+    const auto made = VITRINE_TRY(attribution(wanted, stop, report, {}, false));
+    ExplainContext context = VITRINE_TRY(context_for(wanted, std::move(stop), report));
+    const auto start = std::chrono::steady_clock::now();
+    auto looked = guarded([&] { return look_through(context, made->attribution, {100, 50, 15}); });
+    if (!looked) return tl::unexpected(in_window(looked.error()));
+    ThroughFacts out;
+    for (const auto& one : *looked) {
+        out.explained = one.objective.explained;
+        out.whole = one.whole;
+        out.kept.push_back({one.keep, one.visible, one.seen,
+                            view_of(std::make_shared<const Image>(image_of(one.pixels, parts_->model->preprocess())))});
+    }
+    out.milliseconds = milliseconds_since(start);
+    return out;
 }
 
 Result<Finding> Workbench::check_randomisation(const Wanted& wanted, std::stop_token stop, const Report& report) {

@@ -224,6 +224,22 @@ struct Explanation {
     std::vector<Finding> checks;
     std::vector<TableFacts> tables;
     std::vector<std::string> notes;
+    std::vector<std::string>
+        parts;  ///< values of the method's setting `part`, where it has one: what adds up to the map
+};
+
+/// What the measures show the model again: the picture through its map, at shares of the map that are kept.
+struct ThroughFacts {
+    struct Kept {
+        double keep = 100;   ///< of the map's highest values, in %
+        double visible = 0;  ///< share of the pixels that are not wholly hidden
+        double number = 0;   ///< the explained number of it
+        ImageView picture;
+    };
+    std::string explained;  ///< "probability of class 3"
+    double whole = 0;       ///< the number of the whole picture
+    std::vector<Kept> kept;
+    double milliseconds = 0;
 };
 
 /// One number of how far a map can be trusted, on one picture.
@@ -302,6 +318,9 @@ class Workbench {
     /// @error Unsupported the measure has no meaning for the method, the model or this picture: why
     Result<ScoreFacts> measure(const Wanted& wanted, const std::string& measure, std::stop_token stop,
                                const Report& report);
+    /// What average drop and its kin show the model again, with 100, 50 and 15 % of the map kept; hidden pixels are
+    /// black.
+    Result<ThroughFacts> through(const Wanted& wanted, std::stop_token stop, const Report& report);
     /// Whether the map changes when the model's weights are shuffled from the head down: passed when the wholly
     /// shuffled model's map is at most half as alike as the sound model's own from another seed.
     Result<Finding> check_randomisation(const Wanted& wanted, std::stop_token stop, const Report& report);

@@ -95,6 +95,20 @@ ExplainPanel::ExplainPanel(Session& session, Comparison& comparison, ViewSetting
     switches->addWidget(show_explanation_, 1);
     switches->addWidget(show_attention_, 1);
     column->addLayout(switches);
+    of_mask_ = new QWidget;
+    auto* of_mask = new QHBoxLayout(of_mask_);
+    of_mask->setContentsMargins(0, 0, 0, 0);
+    of_mask->setSpacing(0);
+    map_ = segment(tr("Map"), "left");
+    mask_ = segment(tr("Training mask"), "middle");
+    inside_ = segment(tr("Inside"), "right");
+    map_->setObjectName(QStringLiteral("maskAsMap"));
+    mask_->setObjectName(QStringLiteral("maskAsMask"));
+    inside_->setObjectName(QStringLiteral("maskInside"));
+    map_->setToolTip(tr("The mask's numbers from their least to their greatest"));
+    inside_->setToolTip(tr("What each layer adds to the mask, and the masks of other classes"));
+    for (auto* one : {map_, mask_, inside_}) of_mask->addWidget(one, 1);
+    column->addWidget(of_mask_);
     evidence_title_ = new QLabel;
     evidence_title_->setObjectName("evidenceTitle");
     evidence_title_->setWordWrap(true);
@@ -185,6 +199,13 @@ ExplainPanel::ExplainPanel(Session& session, Comparison& comparison, ViewSetting
     connect(show_attention_, &QPushButton::clicked, &session_, [this] { session_.preferExplanation(false); });
     connect(refresh_, &QToolButton::clicked, &session_,
             [this] { session_.explaining() ? session_.stopExplaining() : session_.refreshExplanation(); });
+    connect(map_, &QPushButton::clicked, this, [this] { showOf("map"); });
+    connect(mask_, &QPushButton::clicked, this, [this] { showOf("mask"); });
+    connect(inside_, &QPushButton::clicked, this, [this] {
+        refreshMask();
+        Q_EMIT insideWanted();
+    });
+    connect(&session_, &Session::choiceChanged, this, &ExplainPanel::refreshMask);
     connect(check_, &QPushButton::clicked, &comparison_, [this] { comparison_.check(0); });
     connect(&comparison_, &Comparison::cellChanged, this, &ExplainPanel::refreshEvidence);
     connect(live_, &QCheckBox::toggled, &session_, &Session::setLive);
@@ -277,8 +298,33 @@ void ExplainPanel::refreshTables() {
         if (auto* table = qobject_cast<TableView*>(tables_->itemAt(i)->widget())) table->setStale(session_.stale());
 }
 
+/// Takes the part that is shown back as well: one click leads from anywhere to either.
+void ExplainPanel::showOf(const char* which) {
+    session_.preferExplanation(true);
+    session_.setSetting("part", {});
+    session_.setSetting("show", which);
+    refreshMask();
+}
+
+void ExplainPanel::refreshMask() {
+    const auto* method = session_.methodFacts();
+    const bool of_mask = method && method->has("part") && method->has("show");
+    of_mask_->setVisible(of_mask && session_.showsExplanation() && session_.look());
+    if (!of_mask) return;
+    const auto& settings = session_.settings();
+    const auto shows = settings.find("show");
+    const bool part = settings.contains("part"), mask = shows != settings.end() && shows->second == "mask";
+    map_->setChecked(!part && !mask);
+    mask_->setChecked(!part && mask);
+    inside_->setChecked(part);
+    mask_->setEnabled(!session_.versus());
+    mask_->setToolTip(session_.versus() ? tr("A training mask is of one class; the map is the difference of two")
+                                        : tr("What covered the pictures in training, from 0 to 1"));
+}
+
 void ExplainPanel::refreshEvidence() {
     refreshTables();
+    refreshMask();
     const bool explanation = session_.showsExplanation();
     show_explanation_->setChecked(explanation);
     show_attention_->setChecked(!explanation);

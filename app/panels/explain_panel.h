@@ -36,11 +36,14 @@ class ExplainPanel : public QWidget {
   Q_SIGNALS:
     void settingsChanged();
     void secondPictureWanted();
+    void insideWanted();  ///< what the layers of a mask add, and its other classes
 
   private:
     void refreshEvidence();
     void refreshPredictions();
     void refreshTables();
+    void refreshMask();
+    void showOf(const char* which);
 
     Session& session_;
     Comparison& comparison_;
@@ -50,7 +53,8 @@ class ExplainPanel : public QWidget {
     QPushButton *show_explanation_, *show_attention_;
     QLabel *evidence_title_, *evidence_what_, *evidence_facts_;
     QToolButton* refresh_;
-    QPushButton* check_;
+    QPushButton *check_, *map_, *mask_, *inside_;
+    QWidget* of_mask_;  ///< the switch between map and training mask
     MethodSettingsView* method_settings_;
     QVBoxLayout* findings_;
     QString findings_key_;

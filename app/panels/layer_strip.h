@@ -1,4 +1,5 @@
-// The chosen method's map at every layer, from the first to the last: a click picks one.
+// The chosen method's map at every layer, from the first to the last: a click picks one. For a mask: what each layer
+// adds, then the most probable classes.
 #pragma once
 
 #include <QImage>
@@ -33,12 +34,17 @@ class LayerStrip : public QWidget {
   private:
     void rebuild();
     int side() const;
+    bool parts() const;  ///< parts and classes, in two groups with headings
+    int left(int layer) const;
+    int top() const;
+    int words() const;  ///< height of what is written under a cell
     int at(const QPoint& position) const;
 
     LayerMaps& maps_;
     const ViewSettings& settings_;
     std::vector<QImage> images_;
     int hovered_ = -1, offset_ = 0;
+    int full() const;  ///< width of all of it
 };
 
 }  // namespace vitrine::app

@@ -1,6 +1,7 @@
-// The table of measures and the choice of its columns.
+// The table of measures, the choice of its columns and the pictures beside it.
 #include "measures_panel.h"
 
+#include <QBuffer>
 #include <QHBoxLayout>
 #include <QHeaderView>
 #include <QLabel>
@@ -20,6 +21,8 @@ namespace {
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
+constexpr int kPicture = 88;
+
 /// "0.0413", "12.3 %", "2.1 nats".
 QString words(const ScoreFacts& score) {
     const auto unit = text(score.unit);
@@ -28,8 +31,8 @@ QString words(const ScoreFacts& score) {
 
 }  // namespace
 
-MeasuresPanel::MeasuresPanel(Session& session, Comparison& comparison, QWidget* parent)
-    : QWidget(parent), session_(session), comparison_(comparison) {
+MeasuresPanel::MeasuresPanel(Session& session, Comparison& comparison, SeenThrough& through, QWidget* parent)
+    : QWidget(parent), session_(session), comparison_(comparison), through_(through) {
     setObjectName(QStringLiteral("measuresPanel"));
     auto* row = new QHBoxLayout(this);
     row->setContentsMargins(12, 4, 12, 8);
@@ -60,6 +63,36 @@ MeasuresPanel::MeasuresPanel(Session& session, Comparison& comparison, QWidget* 
     empty_ = quiet();
     empty_->setAlignment(Qt::AlignCenter);
     row->addWidget(empty_, 1);
+
+    seen_ = new QWidget;
+    seen_->setObjectName(QStringLiteral("seenThrough"));
+    auto* seen = new QVBoxLayout(seen_);
+    seen->setContentsMargins(0, 0, 0, 0);
+    seen->setSpacing(4);
+    seen_title_ = new ReservedLabel(3 * kPicture + 24);
+    seen_title_->setProperty("role", "small");
+    seen_title_->setObjectName(QStringLiteral("seenTitle"));
+    seen->addWidget(seen_title_);
+    auto* three = new QHBoxLayout;
+    three->setSpacing(12);
+    for (int i = 0; i < 3; ++i) {
+        auto* one = new QVBoxLayout;
+        one->setSpacing(4);
+        pictures_[i] = new PictureBox(kPicture);
+        captions_[i] = quiet();
+        captions_[i]->setFont(mono(11));
+        captions_[i]->setWordWrap(false);
+        captions_[i]->setAlignment(Qt::AlignCenter);
+        captions_[i]->setFixedWidth(kPicture);
+        one->addWidget(pictures_[i]);
+        one->addWidget(captions_[i]);
+        three->addLayout(one);
+    }
+    seen->addLayout(three);
+    seen->addStretch(1);
+    row->addWidget(seen_);
+    connect(table_, &QTableWidget::cellClicked, &through_, &SeenThrough::setCell);
+    connect(&through_, &SeenThrough::changed, this, &MeasuresPanel::refreshThrough);
 
     choose_->setItems(
         [this] {
@@ -107,7 +140,59 @@ void MeasuresPanel::refreshSoon() {
     });
 }
 
+QString MeasuresPanel::caption(int at) const { return captions_[at]->text(); }
+
+void MeasuresPanel::refreshThrough() {
+    const auto& found = through_.found();
+    const auto& cells = comparison_.cells();
+    const auto cell = static_cast<std::size_t>(through_.cell());
+    const bool any = session_.look() && cell < cells.size();
+    seen_->setVisible(any);
+    if (!any) return;
+    // With several maps it is said whose pictures these are.
+    const auto whose = cells.size() > 1 ? cells[cell].title + QStringLiteral(": ") : QString();
+    const auto why = through_.whyNot();
+    seen_title_->setText(found           ? tr("%1seen again, %2 before").arg(whose, value(found->whole))
+                         : why.isEmpty() ? tr("%1seen again through the map").arg(whose)
+                                         : why);
+    seen_title_->setToolTip(found ? tr("What average drop and its kin show the model: the picture through the map, the "
+                                       "rest black.\n%1: %2 of the "
+                                       "whole picture")
+                                        .arg(text(found->explained), value(found->whole))
+                                  : why);
+    constexpr double kShares[] = {100, 50, 15};
+    for (int i = 0; i < 3; ++i) {
+        const auto at = static_cast<std::size_t>(i);
+        if (!found || at >= found->kept.size()) {
+            pictures_[i]->setImage({});
+            pictures_[i]->setToolTip({});
+            captions_[i]->setText(tr("%1 %").arg(kShares[i]));
+            continue;
+        }
+        const auto& one = found->kept[at];
+        const auto& view = one.picture;
+        const QImage image = QImage(view.data, static_cast<int>(view.width), static_cast<int>(view.height),
+                                    static_cast<qsizetype>(view.row_bytes), QImage::Format_RGB888)
+                                 .copy();
+        pictures_[i]->setImage(image);
+        captions_[i]->setText(tr("%1 %  %2").arg(one.keep).arg(value(one.number)));
+        QByteArray png;
+        QBuffer buffer(&png);
+        image.save(&buffer, "PNG");
+        const auto tip = tr("%1 % of the map kept, %2 of the pixels to be seen. %3: %4 before, %5 of this")
+                             .arg(one.keep)
+                             .arg(percent(one.visible), text(found->explained), value(found->whole), value(one.number));
+        pictures_[i]->setAccessibleName(tip);
+        captions_[i]->setToolTip(tip);
+        pictures_[i]->setToolTip(QStringLiteral("<img src=\"data:image/png;base64,%1\"><p>%2</p>")
+                                     .arg(QString::fromLatin1(png.toBase64()), tip.toHtmlEscaped()));
+    }
+    seen_->setEnabled(!through_.stale());
+    for (auto* picture : pictures_) picture->setStale(through_.stale());
+}
+
 void MeasuresPanel::refresh() {
+    refreshThrough();
     const auto& t = Theme::now();
     choose_->setReason(session_.model() ? QString() : tr("Open a model first"));
     const auto& cells = comparison_.cells();

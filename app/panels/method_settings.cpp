@@ -263,7 +263,12 @@ void MethodSettingsView::refresh() {
         form_->build({}, {});
     } else if (facts->name != method_) {
         method_ = facts->name;
-        form_->build(facts->settings,
+        // A mask's parts are chosen in the strip, and what of it is shown by a switch of its own.
+        auto settings = facts->settings;
+        if (facts->has("part"))
+            std::erase_if(settings,
+                          [](const auto& setting) { return setting.name == "part" || setting.name == "show"; });
+        form_->build(settings,
                      [this](const std::string& name, const std::string& value) { session_.setSetting(name, value); });
     }
     if (session_.model() && shared_form_->empty())

@@ -277,6 +277,11 @@ void PictureBox::setImage(const QImage& image) {
     update();
 }
 
+void PictureBox::setStale(bool stale) {
+    stale_ = stale;
+    update();
+}
+
 void PictureBox::paintEvent(QPaintEvent*) {
     const auto& t = Theme::now();
     QPainter painter(this);
@@ -287,6 +292,7 @@ void PictureBox::paintEvent(QPaintEvent*) {
     if (!image_.isNull()) {
         const auto size = QSizeF(image_.size()).scaled(QSizeF(side_, side_), Qt::KeepAspectRatio);
         painter.setClipPath(frame);
+        if (stale_) painter.setOpacity(0.5);
         painter.drawImage(QRectF((side_ - size.width()) / 2, (side_ - size.height()) / 2, size.width(), size.height()),
                           image_);
     }

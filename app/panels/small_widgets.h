@@ -88,6 +88,8 @@ class PictureBox : public QWidget {
   public:
     explicit PictureBox(int side, QWidget* parent = nullptr);
     void setImage(const QImage& image);
+    const QImage& image() const { return image_; }
+    void setStale(bool stale);  ///< dimmed while the next one is on its way
     QSize sizeHint() const override { return {side_, side_}; }
 
   protected:
@@ -95,6 +97,7 @@ class PictureBox : public QWidget {
 
   private:
     int side_;
+    bool stale_ = false;
     QImage image_;
 };
 

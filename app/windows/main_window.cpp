@@ -31,6 +31,7 @@
 #include "jobs/comparison.h"
 #include "jobs/layer_maps.h"
 #include "jobs/mask_run.h"
+#include "jobs/seen_through.h"
 #include "panels/choice_button.h"
 #include "panels/empty_state.h"
 #include "panels/explain_panel.h"
@@ -102,6 +103,7 @@ MainWindow::MainWindow(QWidget* parent)
     session_ = new Session(this);
     comparison_ = new Comparison(*session_);
     layer_maps_ = new LayerMaps(*session_);
+    seen_through_ = new SeenThrough(*session_, *comparison_);
     mask_run_ = new MaskRun(*session_);
     graphics_ = std::make_unique<Graphics>();
     buildTop();
@@ -453,10 +455,11 @@ void MainWindow::buildDocks() {
     strip_dock_ = dock(QStringLiteral("heads"), tr("Layers and heads"), head_strip_, Qt::BottomDockWidgetArea);
     layer_strip_ = new LayerStrip(*layer_maps_, view_settings_);
     layers_dock_ = dock(QStringLiteral("layers"), tr("Layers of the method"), layer_strip_, Qt::BottomDockWidgetArea);
-    measures_ = new MeasuresPanel(*session_, *comparison_);
+    measures_ = new MeasuresPanel(*session_, *comparison_, *seen_through_);
     measures_dock_ = dock(QStringLiteral("measures"), tr("Measures"), measures_, Qt::BottomDockWidgetArea);
     // A dock behind another's tab is no hidden widget, but its own signal knows: nothing is computed that nobody sees.
     connect(measures_dock_, &QDockWidget::visibilityChanged, comparison_, &Comparison::setMeasuring);
+    connect(measures_dock_, &QDockWidget::visibilityChanged, seen_through_, &SeenThrough::setLooking);
     connect(layers_dock_, &QDockWidget::visibilityChanged, layer_maps_, &LayerMaps::setLooking);
     connect(train_dock_, &QDockWidget::visibilityChanged, mask_run_, &MaskRun::setLooking);
     connect(train_, &TrainPanel::folderWanted, this, &MainWindow::chooseTrainingFolder);
@@ -464,6 +467,11 @@ void MainWindow::buildDocks() {
     connect(mask_run_, &MaskRun::moved, this, &MainWindow::refreshJobs);
     connect(explain_, &ExplainPanel::settingsChanged, this, &MainWindow::settingsChanged);
     connect(explain_, &ExplainPanel::secondPictureWanted, this, &MainWindow::openSecondPicture);
+    connect(explain_, &ExplainPanel::insideWanted, this, [this] {
+        if (panels_hidden_) hidePanels(false);
+        layers_dock_->show();
+        layers_dock_->raise();
+    });
 }
 
 void MainWindow::resetLayout() {

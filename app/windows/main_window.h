@@ -36,6 +36,7 @@ class MaskRun;
 class MeasuresPanel;
 class ModelPanel;
 class NoticeBar;
+class SeenThrough;
 class ShortcutSheet;
 class ThinBar;
 class TrainPanel;
@@ -64,6 +65,7 @@ class MainWindow : public QMainWindow {
     MeasuresPanel* measures() const { return measures_; }
     QDockWidget* measuresDock() const { return measures_dock_; }
     MaskRun& maskRun() { return *mask_run_; }
+    SeenThrough& seenThrough() { return *seen_through_; }
     TrainPanel* trainPanel() const { return train_; }
     QDockWidget* trainDock() const { return train_dock_; }
     ChoiceButton* methodButton() const { return method_button_; }
@@ -163,6 +165,7 @@ class MainWindow : public QMainWindow {
     LayerStrip* layer_strip_ = nullptr;
     MeasuresPanel* measures_ = nullptr;
     MaskRun* mask_run_ = nullptr;
+    SeenThrough* seen_through_ = nullptr;
     TrainPanel* train_ = nullptr;
     ShortcutSheet* keys_ = nullptr;
     QLabel *status_value_ = nullptr, *status_place_ = nullptr, *status_work_ = nullptr, *status_size_ = nullptr,

@@ -1,6 +1,7 @@
 // T-TAME: one run of the model gives the masks of all classes, by an attention module that was trained beside it.
 #include "masks.h"
 
+#include <algorithm>
 #include <mutex>
 #include <optional>
 #include <sstream>
@@ -9,7 +10,10 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/StorageImpl.h>
+
+#include <fmt/ranges.h>
 
 #include <vitrine/engine.h>
 #include <vitrine/mask_module.h>
@@ -68,31 +72,41 @@ class TTame final : public Explainer {
                 "training objective)"};
     }
     std::vector<Parameter> parameters() const override {
-        return {{"mask",
-                 std::string(),
-                 "the trained module, as vitrine train-mask writes it; empty: the one that came with the model",
-                 "",
-                 "",
-                 {},
-                 {},
-                 {}},
-                {"show",
-                 std::string("map"),
-                 "map: the module's numbers from their least to their greatest; mask: what covered the pictures in "
-                 "training",
-                 "",
-                 "T-TAME",
-                 {},
-                 {},
-                 {"map", "mask"}},
-                {"layers",
-                 std::string(),
-                 "for a checkpoint of the authors', which names no layers of this program: names with commas between",
-                 "",
-                 "",
-                 {},
-                 {},
-                 {}}};
+        return {
+            {"mask",
+             std::string(),
+             "the trained module, as vitrine train-mask writes it; empty: the one that came with the model",
+             "",
+             "",
+             {},
+             {},
+             {}},
+            {"show",
+             std::string("map"),
+             "map: the module's numbers from their least to their greatest; mask: what covered the pictures in "
+             "training",
+             "",
+             "T-TAME",
+             {},
+             {},
+             {"map", "mask"}},
+            {"part",
+             std::string(),
+             "empty: what `show` says; sum: the module's own numbers, signed; one of the mask's layers, or bias: what "
+             "it adds to them",
+             "",
+             "",
+             {},
+             {},
+             {}},
+            {"layers",
+             std::string(),
+             "for a checkpoint of the authors', which names no layers of this program: names with commas between",
+             "",
+             "",
+             {},
+             {},
+             {}}};
     }
     std::optional<std::string> why_not(const Model& model) const override {
         if (model.info().classes < 1) return model.info().name + " has no classes, whose masks are trained";
@@ -120,39 +134,85 @@ class TTame final : public Explainer {
         if (objective.index < 0)
             return fail(ErrorCode::Unsupported, "T-TAME has masks of classes, and {} is asked for",
                         objective.explained);
-        if (objective.versus || !objective.also.empty())
+        if (!objective.also.empty())
             return fail(ErrorCode::Unsupported, "T-TAME has a mask for each class, none for {}; ask for one class",
                         objective.explained);
 
-        const at::Tensor c = seen.logits[objective.index];
+        const std::int64_t k = objective.index;
+        const at::Tensor c = seen.logits[k];
         Attribution out;
         out.method = "ttame";
-        const bool shows_mask = settings.text("show") == "mask";
-        out.map = (shows_mask ? at::sigmoid(c) : min_max(c)).to(at::kCPU, at::kFloat).contiguous();
         out.class_specific = true;
         out.explained = objective.explained;
-        const double probability = at::softmax(seen.features.answer[0], 0)[objective.index].item<double>();
-        // The layers' shares add up to the module's number.
-        const at::Tensor parts = seen.mask->contributions(seen.features.maps, objective.index)[0];
-        Table shares;
-        shares.name = "share_of_each_layer";
-        shares.unit = "mean over the map";
-        shares.cols = {"mean", "standard deviation"};
-        for (std::size_t s = 0; s < seen.mask->config().layers.size(); ++s) {
-            const at::Tensor part = parts[static_cast<std::int64_t>(s)];
-            shares.rows.push_back(seen.mask->config().layers[s]);
-            shares.values.push_back({part.mean().item<double>(), part.std(false).item<double>()});
-        }
-        out.tables.push_back(std::move(shares));
+        VITRINE_CHECK(draw(out, seen, k, objective.versus, settings.text("show") == "mask", settings.text("part")));
         out.notes.push_back(fmt::format(
             "mask {}: {} of {}, its own mask covers {:.0f} %", file.filename().string(), seen.mask->config().version,
             seen.mask->facts.count("model") != 0 ? seen.mask->facts.at("model") : "a checkpoint",
             100 * at::sigmoid(c).mean().item<double>()));
-        if (probability < 0.01)
-            out.notes.push_back(fmt::format(
-                "the model gives this class {:.2g}: masks of improbable classes are weakly trained", probability));
+        for (const std::int64_t one : objective.versus ? std::vector{k, *objective.versus} : std::vector{k}) {
+            const double probability = at::softmax(seen.features.answer[0], 0)[one].item<double>();
+            if (probability >= 0.01) continue;
+            out.notes.push_back(
+                fmt::format("weakly trained: the model gives {} {:.2g} %, and masks of improbable classes "
+                            "have seen little of them",
+                            one == k ? "this class" : "the class compared with", 100 * probability));
+        }
         if (std::string doubt = seen.mask->doubt(model); !doubt.empty()) out.notes.push_back(std::move(doubt));
         return out;
+    }
+
+    /// The map, and the table and check of what the layers add to it.
+    static Status draw(Attribution& out, const Seen& seen, std::int64_t k, std::optional<std::int64_t> versus,
+                       bool as_mask, const std::string& part) {
+        // The fuser is linear: differences of classes split among the layers as classes do.
+        const auto of = [&](const auto& numbers) {
+            return (versus ? numbers(k) - numbers(*versus) : numbers(k)).to(at::kCPU, at::kFloat).contiguous();
+        };
+        const at::Tensor c = of([&](std::int64_t i) { return seen.logits[i]; });
+        const at::Tensor layers =
+            of([&](std::int64_t i) { return seen.mask->contributions(seen.features.maps, i)[0]; });
+        const at::Tensor bias = of([&](std::int64_t i) {
+            for (const auto& [name, tensor] : seen.mask->parameters())
+                if (name == "fuser.bias") return tensor[i].to(at::kFloat);
+            return at::zeros({});
+        });
+        std::vector<std::pair<std::string, at::Tensor>> parts;
+        for (std::size_t s = 0; s < seen.mask->config().layers.size(); ++s)
+            parts.emplace_back(seen.mask->config().layers[s], layers[static_cast<std::int64_t>(s)]);
+        parts.emplace_back("bias", bias.expand_as(c).contiguous());
+        parts.emplace_back("sum", c);
+
+        Table adds;
+        adds.name = "what_each_layer_adds";
+        adds.cols = {"mean", "standard deviation"};
+        const at::Tensor* chosen = nullptr;
+        for (const auto& [name, map] : parts) {
+            adds.rows.push_back(name);
+            adds.values.push_back({map.mean().item<double>(), map.std(false).item<double>()});
+            if (name == part) chosen = &map;
+        }
+        if (!part.empty() && chosen == nullptr)
+            return fail(ErrorCode::BadInput, "the mask has no part '{}'; it has {}", part, fmt::join(adds.rows, ", "));
+        if (part.empty() && as_mask && versus)
+            return fail(
+                ErrorCode::Unsupported,
+                "a training mask is of one class: take the other class away, or show the map, which is then the "
+                "difference");
+        const double off = (layers.sum(0) + bias - c).abs().max().item<double>(),
+                     reach = std::max(1.0, c.abs().max().item<double>());
+        out.checks.push_back({"layers and bias add up", off <= 1e-5 * reach, fmt::format("within {:.0e}", off)});
+        out.tables.push_back(std::move(adds));
+
+        out.is_signed = chosen != nullptr || versus.has_value();
+        out.map = chosen != nullptr ? *chosen : versus ? c : as_mask ? at::sigmoid(c) : min_max(c);
+        const std::string classes =
+            versus ? fmt::format("class {} minus class {}", k, *versus) : fmt::format("class {}", k);
+        if (part == "sum" || (part.empty() && versus))
+            out.explained = "the mask's numbers for " + classes;
+        else if (chosen != nullptr)
+            out.explained =
+                fmt::format("what {} adds to the mask's numbers for {}", part == "bias" ? "the bias" : part, classes);
+        return {};
     }
 
     static Result<Seen> see(ExplainContext& context, const fs::path& file, const std::string& names, bool built_in) {

@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/flip.h>
+#include <ATen/ops/zeros_like.h>
 #include <gmock/gmock.h>
 #include <vitrine/engine.h>
 #include <vitrine/mask_module.h>
@@ -67,8 +68,56 @@ TEST_F(TTame, ShuffledWeightsGiveAnotherMapAndTheOldOneComesBack) {
     EXPECT_TRUE(at::equal(after->map, before->map));
 }
 
+TEST_F(TTame, LayersAndBiasAddUpToTheNumbersAtNoFurtherRun) {
+    const auto whole = explain({.index = 3}), sum = explain({.index = 3}, {{"part", "sum"}});
+    ASSERT_TRUE(whole.has_value() && sum.has_value());
+    ASSERT_EQ(whole->tables.size(), 1U);
+    const auto& rows = whole->tables.front().rows;
+    ASSERT_GE(rows.size(), 4U) << "layers, bias, sum";
+    EXPECT_EQ(rows.back(), "sum");
+    at::Tensor added = at::zeros_like(sum->map);
+    double means = 0;
+    for (std::size_t i = 0; i + 1 < rows.size(); ++i) {
+        const auto part = explain({.index = 3}, {{"part", rows[i]}});
+        ASSERT_TRUE(part.has_value()) << part.error().message;
+        EXPECT_TRUE(part->is_signed);
+        EXPECT_EQ(part->map.sizes(), sum->map.sizes());
+        added += part->map;
+        means += whole->tables.front().values[i][0];
+    }
+    EXPECT_LT((added - sum->map).abs().max().item<double>(), 1e-5);
+    EXPECT_NEAR(means, whole->tables.front().values.back()[0], 1e-5);
+    EXPECT_LT((min_max(sum->map) - whole->map).abs().max().item<double>(), 1e-6) << "the map is of the same numbers";
+    ASSERT_EQ(whole->checks.size(), 1U);
+    EXPECT_TRUE(whole->checks.front().passed) << whole->checks.front().finding;
+    EXPECT_EQ(model_->forwards(), 1);
+}
+
+TEST_F(TTame, TwoClassesGiveTheSignedDifferenceOfTheirNumbers) {
+    const std::vector<std::pair<std::string, std::string>> sum{{"part", "sum"}};
+    const auto a = explain({.index = 3}, sum), b = explain({.index = 4}, sum),
+               both = explain({.index = 3, .versus = 4});
+    ASSERT_TRUE(a.has_value() && b.has_value() && both.has_value());
+    EXPECT_TRUE(both->is_signed);
+    EXPECT_LT((both->map - (a->map - b->map)).abs().max().item<double>(), 1e-6);
+    EXPECT_GT(both->map.abs().max().item<double>(), 0);
+    EXPECT_TRUE(both->checks.front().passed) << "layers add up to the difference";
+    EXPECT_EQ(model_->forwards(), 1);
+    EXPECT_THAT(explain({.index = 3, .versus = 4}, {{"show", "mask"}}).error().message,
+                testing::HasSubstr("one class"));
+}
+
+TEST_F(TTame, AnImprobableClassIsSaidToBeWeaklyTrained) {
+    const auto capture = run(*model_, input_.pixels);
+    ASSERT_TRUE(capture.has_value());
+    const auto least = capture->argmin(1)[0].item<std::int64_t>(), most = capture->argmax(1)[0].item<std::int64_t>();
+    EXPECT_THAT(explain({.index = least})->notes, testing::Contains(testing::HasSubstr("weakly trained")));
+    EXPECT_THAT(explain({.index = most})->notes, testing::Not(testing::Contains(testing::HasSubstr("weakly trained"))));
+}
+
 TEST_F(TTame, SaysWhatItCannotExplain) {
-    EXPECT_THAT(explain({.index = 3, .versus = 4}).error().message, testing::HasSubstr("ask for one class"));
+    EXPECT_THAT(explain({.index = 3, .also = {4}}).error().message, testing::HasSubstr("ask for one class"));
+    EXPECT_THAT(explain({.index = 3}, {{"part", "nowhere"}}).error().message, testing::HasSubstr("bias, sum"));
     EXPECT_THAT(explain({.index = 3}, {{"mask", "/nowhere/m.safetensors"}}).error().message,
                 testing::HasSubstr("no mask at"));
     const auto other = registry().architecture("vit").value()->tiny(0);

@@ -14,14 +14,12 @@
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randperm.h>
 #include <ATen/ops/reflection_pad2d.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/upsample_bilinear2d.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -33,22 +31,6 @@ namespace vitrine::plugin::measures {
 
 at::Generator generator(std::uint64_t seed, std::uint64_t stream) {
     return at::make_generator<at::CPUGeneratorImpl>(random_bits(seed, stream, 0));
-}
-
-Result<at::Tensor> native_map(const Attribution& attribution) {
-    const at::Tensor& map = attribution.map;
-    if (!map.defined() || map.dim() != 2 || map.numel() == 0)
-        return fail(ErrorCode::BadInput, "{} gave no map of rows and columns", attribution.method);
-    const at::Tensor out = map.detach().to(at::kCPU, at::kFloat).contiguous();
-    if (!at::isfinite(out).all().item<bool>())
-        return fail(ErrorCode::BadInput, "the map of {} holds numbers that are none", attribution.method);
-    return out;
-}
-
-at::Tensor upsampled(const at::Tensor& map, std::int64_t height, std::int64_t width) {
-    if (map.size(0) == height && map.size(1) == width) return map;
-    return at::upsample_bilinear2d(map.reshape({1, 1, map.size(0), map.size(1)}), {height, width}, false)
-        .reshape({height, width});
 }
 
 Result<at::Tensor> pixel_map(const ExplainContext& context, const Attribution& attribution) {
@@ -67,12 +49,6 @@ Result<at::Tensor> patch_map(const ExplainContext& context, const Attribution& a
     return at::adaptive_avg_pool2d(upsampled(map, pixels.size(2), pixels.size(3)).unsqueeze(0),
                                    {layout.rows, layout.cols})
         .squeeze(0);
-}
-
-at::Tensor unit_range(const at::Tensor& map) {
-    const at::Tensor low = map.min(), range = map.max() - low;
-    if (range.item<double>() <= 0) return at::zeros_like(map);
-    return (map - low) / range;
 }
 
 std::vector<std::int64_t> ranked(const at::Tensor& map, std::uint64_t seed) {

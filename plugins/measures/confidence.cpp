@@ -3,13 +3,6 @@
 
 #include <algorithm>
 
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/quantile.h>
-#include <ATen/ops/tensor.h>
-#include <ATen/ops/where.h>
-#include <ATen/ops/zeros_like.h>
-
 namespace vitrine::plugin::measures {
 
 namespace {
@@ -79,25 +72,14 @@ class Confidence final : public Basic {
     std::optional<bool> higher_is_better() const override { return kind_ != Kind::Drop; }
 
     Result<Score> measure(ExplainContext& context, const Subject& subject, const Settings& settings) const override {
-        const Objective objective = VITRINE_TRY(context.objective(Scale::Probability));
-        const at::Tensor native = VITRINE_TRY(native_map(subject.attribution));
-        const at::Tensor pixels = context.input.pixels.to(at::kCPU, at::kFloat);
-        // torchcam's maps come to the size of the input after they were brought to [0, 1], T-TAME's likewise.
-        at::Tensor mask = upsampled(unit_range(native), pixels.size(2), pixels.size(3));
-        const double keep = settings.number("keep");
-        if (keep < 100) {
-            const at::Tensor floor = at::quantile(mask.flatten(), 1 - keep / 100);
-            mask = at::where(mask < floor, at::zeros_like(mask), mask);
-        }
-        const at::Tensor hidden =
-            settings.text("preset") == "torchcam" ? at::zeros_like(pixels) : substitute(context, "black", 0);
-        const at::Tensor numbers =
-            VITRINE_TRY(context.scores(objective, at::cat({pixels, hidden + mask * (pixels - hidden)})));
-        const double whole = numbers[0].item<double>(), seen = numbers[1].item<double>();
+        const MaskPolicy policy = settings.text("preset") == "torchcam" ? MaskPolicy::Mean : MaskPolicy::Black;
+        const auto looked =
+            VITRINE_TRY(look_through(context, subject.attribution, {settings.number("keep")}, policy)).front();
+        const double whole = looked.whole, seen = looked.seen;
         Score out;
         out.unit = "%";
-        out.notes.push_back(
-            fmt::format("{}: {:.4g} of the whole picture, {:.4g} through the map", objective.explained, whole, seen));
+        out.notes.push_back(fmt::format("{}: {:.4g} of the whole picture, {:.4g} through the map",
+                                        looked.objective.explained, whole, seen));
         switch (kind_) {
             case Kind::Drop:
                 if (!(whole > 0)) {

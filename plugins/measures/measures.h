@@ -12,6 +12,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <vitrine/measure.h>
+#include <vitrine/seen_through.h>
 
 namespace vitrine::plugin::measures {
 
@@ -48,16 +49,10 @@ at::Generator generator(std::uint64_t seed, std::uint64_t stream);
 
 // ---- maps -----------------------------------------------------------------------------------------------------------
 
-/// The map as it is, float32 on the CPU. @error BadInput  not two-dimensional, empty, or with a number that is none
-Result<at::Tensor> native_map(const Attribution& attribution);
-/// Bilinear, align_corners = false; a map that has the size is given back untouched. [rows, cols] -> [height, width]
-at::Tensor upsampled(const at::Tensor& map, std::int64_t height, std::int64_t width);
 /// The map over the model's input. [input height, input width]
 Result<at::Tensor> pixel_map(const ExplainContext& context, const Attribution& attribution);
 /// Over the patch grid: as it is where it has that size, else the mean over each patch of the map over the input.
 Result<at::Tensor> patch_map(const ExplainContext& context, const Attribution& attribution);
-/// From 0 to 1; zero where the map is flat.
-at::Tensor unit_range(const at::Tensor& map);
 
 /// Places by falling value; equal values in an order drawn from the seed. [count] indices into the flattened map
 std::vector<std::int64_t> ranked(const at::Tensor& map, std::uint64_t seed);

@@ -213,6 +213,30 @@ TEST_F(Measures, OnlyTheBudgetIsKept) {
                 1e-2);
 }
 
+TEST_F(Measures, WhatTheyShowTheModelIsThePictureTheyScore) {
+    target.scale = Scale::Probability;
+    explainer.map = at::arange(kSide * kSide).reshape({kSide, kSide}).to(at::kFloat);
+    ExplainContext context(model, input, target);
+    Attribution attribution;
+    attribution.method = "given";
+    attribution.map = explainer.map;
+    const auto looked = look_through(context, attribution, {100, 50, 15});
+    ASSERT_TRUE(looked.has_value()) << looked.error().message;
+    ASSERT_EQ(looked->size(), 3u);
+    const at::NoGradGuard no_grad;
+    for (const auto& one : *looked) {
+        EXPECT_NEAR(one.seen, model.forward(one.pixels).softmax(1)[0][0].item<double>(), 1e-6);
+        EXPECT_NEAR(one.whole, model.forward(input.pixels).softmax(1)[0][0].item<double>(), 1e-6);
+        const auto keep = std::to_string(one.keep);
+        EXPECT_NEAR(score(make_average_drop(), {{"keep", keep.c_str()}})->value,
+                    100 * std::max(0.0, one.whole - one.seen) / one.whole, 1e-4);
+        // The map is a ramp from 0 without ties: its lowest place is hidden in any case.
+        EXPECT_NEAR(one.visible, std::min(63.0, std::ceil(63 * one.keep / 100)) / 64, 1.0 / 64);
+    }
+    attribution.map = at::full({2, 2}, std::nan(""));
+    EXPECT_FALSE(look_through(context, attribution, {50}).has_value());
+}
+
 TEST_F(Measures, AnExplanationThatIsTheModelHasNoErrors) {
     explainer.make = [&](ExplainContext&) { return model.first_.clone(); };
     for (const char* change : {"square", "noisy_baseline", "blocks"}) {

@@ -373,6 +373,46 @@ TEST_F(CommandLine, SeveralTargetsGetAFolderEach) {
     EXPECT_EQ(folders, 2);
 }
 
+TEST_F(CommandLine, TheInsideOfAMaskAndWhatTheMeasuresShowAreWritten) {
+    const fs::path pictures = fs::path(VITRINE_SOURCE_DIR) / "resources/pictures";
+    const std::string picture = (pictures / "chelsea.jpg").string();
+    const auto explained = [&](const std::vector<std::string>& more) {
+        const fs::path out = folder_ / "inside";
+        fs::remove_all(out);
+        std::vector<std::string> words{"explain",  "starter", picture, "--method",  "ttame",
+                                       "--target", "3",       "--out", out.string()};
+        words.insert(words.end(), more.begin(), more.end());
+        const auto outcome = vitrine(words);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        return out;
+    };
+    const fs::path out = explained({"--seen-through", "100,50,15", "--set", "ttame.part=sum"});
+    const json method = json::parse(*vitrine::read_text(out / "manifest.json"))["methods"][0];
+    ASSERT_EQ(method["seen_through"].size(), 3u);
+    for (const auto& one : method["seen_through"]) {
+        EXPECT_TRUE(fs::exists(out / one["file"].get<std::string>()));
+        EXPECT_GT(one["whole"].get<double>(), 0);
+        EXPECT_LE(one["visible"].get<double>(), one["keep"].get<double>() / 100 + 0.02);
+    }
+    auto left = read_npy(out / "ttame.npy").values;
+    const auto rows = method["tables"][0]["rows"].get<std::vector<std::string>>();
+    ASSERT_EQ(rows.back(), "sum");
+    for (std::size_t i = 0; i + 1 < rows.size(); ++i) {
+        const auto part = read_npy(explained({"--set", "ttame.part=" + rows[i]}) / "ttame.npy").values;
+        ASSERT_EQ(part.size(), left.size());
+        for (std::size_t at = 0; at < left.size(); ++at) left[at] -= part[at];
+    }
+    for (const float rest : left) EXPECT_NEAR(rest, 0, 1e-5);
+    // The difference of two classes, and ten classes at once.
+    const json versus = json::parse(*vitrine::read_text(explained({"--versus", "5"}) / "manifest.json"))["methods"][0];
+    EXPECT_TRUE(versus["signed"].get<bool>());
+    const fs::path ten = folder_ / "ten";
+    EXPECT_EQ(vitrine({"explain", "starter", picture, "--method", "ttame", "--target", "top10", "--out", ten.string()})
+                  .status,
+              0);
+    EXPECT_EQ(std::distance(fs::directory_iterator(ten), fs::directory_iterator{}), 10);
+}
+
 TEST_F(CommandLine, AnUnknownMethodNamesACloseOne) {
     const auto outcome = vitrine({"explain", model_, photo_, "--method", "rollot", "--out", (folder_ / "x").string()});
     EXPECT_EQ(outcome.status, 1);
