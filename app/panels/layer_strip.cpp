@@ -24,6 +24,22 @@ QString nameOf(const LayerMaps::Layer& one) {
     return one.kind == Kind::Part && one.name == "sum" ? LayerStrip::tr("sum") : QString::fromStdString(one.name);
 }
 
+/// What all layers' names end with is no news: "blocks.7" of "blocks.7.norm1". Bias and sum come last.
+std::size_t commonEnding(const std::vector<LayerMaps::Layer>& layers) {
+    std::string ending;
+    bool first = true;
+    for (const auto& one : layers) {
+        if (one.kind != Kind::Part || one.name == "bias") break;
+        const auto dot = one.name.rfind('.');
+        const auto own = dot == std::string::npos || dot == 0 ? std::string() : one.name.substr(dot);
+        if (!first && own != ending) return 0;
+        ending = own;
+        first = false;
+    }
+    // "features.16" ends with what tells it apart.
+    return ending.find_first_not_of(".0123456789") == std::string::npos ? 0 : ending.size();
+}
+
 /// "+0.31", of all its cells.
 QString signedMean(const Plane& plane) {
     double sum = 0;
@@ -152,6 +168,7 @@ void LayerStrip::paintEvent(QPaintEvent*) {
                                                 : tr("The most probable classes"));
         }
     }
+    const auto ending = static_cast<qsizetype>(commonEnding(maps_.layers()));
     for (int layer = 0; layer < static_cast<int>(maps_.layers().size()); ++layer) {
         const auto box = cell(layer);
         if (box.right() < 0 || box.left() > width()) continue;
@@ -178,9 +195,12 @@ void LayerStrip::paintEvent(QPaintEvent*) {
         painter.setFont(one.kind == Kind::Class ? sans(11) : mono(11));
         painter.setPen(is ? t.accent : t.secondary);
         const QRect under(box.left() - kGap / 2, box.bottom() + 2, box.width() + kGap, parts() ? kLine : kName);
-        painter.drawText(under, Qt::AlignCenter,
-                         painter.fontMetrics().elidedText(
-                             nameOf(one), one.kind == Kind::Class ? Qt::ElideRight : Qt::ElideMiddle, under.width()));
+        auto name = nameOf(one);
+        if (one.kind == Kind::Part && one.name != "bias" && one.name != "sum") name.chop(ending);
+        const auto elide = one.kind == Kind::Class  ? Qt::ElideRight
+                           : one.kind == Kind::Part ? Qt::ElideLeft
+                                                    : Qt::ElideMiddle;
+        painter.drawText(under, Qt::AlignCenter, painter.fontMetrics().elidedText(name, elide, under.width()));
         if (!parts()) continue;
         painter.setFont(mono(11));
         const bool weak = one.kind == Kind::Class && one.probability < LayerMaps::kWeak;

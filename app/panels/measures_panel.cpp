@@ -152,9 +152,14 @@ void MeasuresPanel::refreshThrough() {
     // With several maps it is said whose pictures these are.
     const auto whose = cells.size() > 1 ? cells[cell].title + QStringLiteral(": ") : QString();
     const auto why = through_.whyNot();
-    seen_title_->setText(found           ? tr("%1seen again, %2 before").arg(whose, value(found->whole))
-                         : why.isEmpty() ? tr("%1seen again through the map").arg(whose)
+    const auto number = found ? text(found->explained).section(QStringLiteral(" of "), 0, 0) : QString();
+    seen_title_->setText(found ? tr("%1through the map; %2 before: %3").arg(whose, number, value(found->whole))
+                         : why.isEmpty() ? tr("%1through the map").arg(whose)
                                          : why);
+    if (auto words = seen_title_->text(); !words.isEmpty()) {
+        words[0] = words[0].toUpper();
+        seen_title_->setText(words);
+    }
     seen_title_->setToolTip(found ? tr("What average drop and its kin show the model: the picture through the map, the "
                                        "rest black.\n%1: %2 of the "
                                        "whole picture")
