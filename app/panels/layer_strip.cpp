@@ -202,7 +202,7 @@ void LayerStrip::paintEvent(QPaintEvent*) {
                                                     : Qt::ElideMiddle;
         painter.drawText(under, Qt::AlignCenter, painter.fontMetrics().elidedText(name, elide, under.width()));
         if (!parts()) continue;
-        painter.setFont(mono(11));
+        painter.setFont(one.kind == Kind::Class ? sans(11) : mono(11));
         const bool weak = one.kind == Kind::Class && one.probability < LayerMaps::kWeak;
         QString second = one.kind == Kind::Class ? percent(one.probability) : QString();
         if (weak) second += QStringLiteral(" *");

@@ -2,7 +2,6 @@
 #include <QApplication>
 #include <QDockWidget>
 #include <QDropEvent>
-#include <QElapsedTimer>
 #include <QFileInfo>
 #include <QImage>
 #include <QLabel>
@@ -18,23 +17,11 @@
 
 #include "jobs/mask_run.h"
 #include "panels/train_panel.h"
+#include "patience.h"
 #include "windows/main_window.h"
 
 namespace vitrine::app {
 namespace {
-
-constexpr int kPatience_ms = 120'000;  // a loaded machine
-
-template <class Done>
-bool wait_until(Done done) {
-    QElapsedTimer timer;
-    timer.start();
-    while (!done()) {
-        if (timer.elapsed() > kPatience_ms) return false;
-        QCoreApplication::processEvents(QEventLoop::AllEvents, 20);
-    }
-    return true;
-}
 
 class TrainPanelTest : public testing::Test {
   protected:

@@ -8,7 +8,6 @@
 #include <QDir>
 #include <QDockWidget>
 #include <QDropEvent>
-#include <QElapsedTimer>
 #include <QFile>
 #include <QFileInfo>
 #include <QHelpEvent>
@@ -58,25 +57,13 @@
 #include "panels/second_picture.h"
 #include "panels/small_widgets.h"
 #include "panels/table_view.h"
+#include "patience.h"
 #include "tiny_model.h"
 #include "windows/main_window.h"
 #include "windows/scene.h"
 
 namespace vitrine::app {
 namespace {
-
-constexpr int kPatience_ms = 60'000;  // a loaded machine with a software driver
-
-template <class Done>
-bool wait_until(Done done) {
-    QElapsedTimer timer;
-    timer.start();
-    while (!done()) {
-        if (timer.elapsed() > kPatience_ms) return false;
-        QCoreApplication::processEvents(QEventLoop::AllEvents, 20);
-    }
-    return true;
-}
 
 std::filesystem::path data() {
     const char* set = std::getenv("VITRINE_TEST_DATA");
