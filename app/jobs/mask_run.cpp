@@ -12,6 +12,9 @@ namespace vitrine::app {
 namespace {
 
 constexpr const char* kTag = "train";
+// The trainer gives up after 100 steps outside; a tenth of that is worth a word.
+constexpr double kLeast = 0.02, kMost = 0.98;
+constexpr std::int64_t kPatience = 100, kWord = 10;
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
@@ -154,10 +157,14 @@ QString MaskRun::whyNot() const {
 QString MaskRun::aboutTheFile() const {
     if (out_.isEmpty()) return {};
     const auto file = std::filesystem::path(out_.toStdString());
-    if (isThere(checkpoint_of(file))) return tr("A paused training lies here: with the same settings it goes on");
+    if (goesOn())
+        return tr("A paused training lies here. With the same settings it goes on; started anew, it is kept as %1")
+            .arg(text(checkpoint_of(aside_of(file)).filename().string()));
     if (QFileInfo(out_).isFile()) return tr("There is such a file; it is replaced when the training has ended");
     return {};
 }
+
+bool MaskRun::goesOn() const { return !out_.isEmpty() && isThere(checkpoint_of(out_.toStdString())); }
 
 // ---- driving --------------------------------------------------------------------------------------------------------
 
@@ -177,6 +184,23 @@ void MaskRun::start() {
     go();
 }
 
+void MaskRun::startAnew() {
+    if (!whyNot().isEmpty() || stage_ != Stage::Setup) return;
+    if (!goesOn()) return start();
+    const std::filesystem::path out = QFileInfo(out_).absoluteFilePath().toStdString();
+    const auto aside = checkpoint_of(aside_of(out));
+    std::error_code failed;
+    std::filesystem::rename(checkpoint_of(out), aside, failed);
+    if (failed) {
+        trouble_ = tr("The paused training cannot be moved aside: %1").arg(text(failed.message()));
+        Q_EMIT changed();
+        return;
+    }
+    start();
+    notes_ << tr("The training before is kept as %1").arg(text(aside.filename().string()));
+    Q_EMIT moved();
+}
+
 void MaskRun::resume() {
     if (stage_ == Stage::Paused) go();
 }
@@ -187,6 +211,7 @@ void MaskRun::go() {
     doing_ = tr("Starting");
     share_ = -1;
     leaving_ = false;
+    sound_ = curve_.empty() ? 0 : curve_.back().step;
     stop_ = std::stop_source();
     picture_->set(session_.picture() ? session_.picture()->file : std::filesystem::path());
     jobs_.post(
@@ -196,6 +221,7 @@ void MaskRun::go() {
             MaskReports reports;
             reports.doing = [&](std::string doing, std::int64_t done, std::int64_t total) {
                 job.show([this, doing = std::move(doing), done, total] {
+                    if (stage_ == Stage::Pausing) return;  // what is said then stays
                     doing_ = total > 0 ? tr("%1, %2 of %3").arg(text(doing)).arg(done).arg(total) : text(doing);
                     share_ = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : -1;
                     Q_EMIT moved();
@@ -207,6 +233,9 @@ void MaskRun::go() {
                     const bool says = !moment.note.empty();
                     if (says) notes_ << sentence(moment.note);
                     if (!says || !moment_) moment_ = moment;
+                    // A run that goes on starts from what its last step left.
+                    if (says && curve_.empty()) sound_ = moment.step;
+                    if (!says && moment.coverage >= kLeast && moment.coverage <= kMost) sound_ = moment.step;
                     if (!says)
                         curve_.push_back({moment.step,
                                           {static_cast<float>(moment.total), static_cast<float>(moment.answer),
@@ -256,7 +285,7 @@ void MaskRun::took(Result<MaskOutcome> outcome) {
             doing_ = tr("Trained in %1 steps on %2 pictures").arg(step).arg(outcome->pictures);
         } else if (leaving_) {
             stage_ = Stage::Setup;
-            doing_ = step > 0 ? tr("Stopped at step %1. Start goes on from there, with the same settings").arg(step)
+            doing_ = step > 0 ? tr("Stopped at step %1. It can go on from there, with the same settings").arg(step)
                               : tr("Stopped before the first step");
         } else {
             stage_ = Stage::Paused;
@@ -270,10 +299,28 @@ void MaskRun::took(Result<MaskOutcome> outcome) {
     Q_EMIT moved();
 }
 
+QString MaskRun::stopping(bool leaving) const {
+    if (stage_ == Stage::Starting)
+        return leaving ? tr("Stopping before the first step") : tr("Pausing before the first step");
+    return leaving ? tr("Stopping after this step") : tr("Pausing after this step");
+}
+
+QString MaskRun::warning() const {
+    if (!busy() || !moment_ || curve_.empty()) return {};
+    const auto steps = curve_.back().step - sound_;
+    if (steps < kWord) return {};
+    return tr("For %1 steps the masks have covered %2 of the pictures: they hide all or nothing. After %3 such steps "
+              "the "
+              "training ends; hidden parts of another kind, a lower learning rate or another area weight may help")
+        .arg(steps)
+        .arg(QString::number(100 * static_cast<double>(curve_.back().values[4]), 'f', 1) + QStringLiteral(" %"))
+        .arg(kPatience);
+}
+
 void MaskRun::pause() {
     if (stage_ != Stage::Starting && stage_ != Stage::Running) return;
+    doing_ = stopping(false);
     stage_ = Stage::Pausing;
-    doing_ = tr("Pausing after this step");
     stop_.request_stop();
     Q_EMIT changed();
     Q_EMIT moved();
@@ -282,12 +329,12 @@ void MaskRun::pause() {
 void MaskRun::stop() {
     if (busy()) {
         leaving_ = true;
+        doing_ = stopping(true);
         stage_ = Stage::Pausing;
-        doing_ = tr("Stopping after this step");
         stop_.request_stop();
     } else if (stage_ == Stage::Paused) {
         stage_ = Stage::Setup;
-        doing_ = tr("Stopped at step %1. Start goes on from there, with the same settings")
+        doing_ = tr("Stopped at step %1. It can go on from there, with the same settings")
                      .arg(outcome_ ? outcome_->steps : 0);
         layersNow();
     }
@@ -323,7 +370,6 @@ QString MaskRun::whyNotExplain() const {
 
 void MaskRun::explainWithIt() {
     if (!whyNotExplain().isEmpty()) return;
-    session_.setVersus(std::nullopt);  // there is a mask for a class, none for a difference
     session_.setMethod(QStringLiteral("ttame"));
     session_.setSetting("mask", plan_.out.string());
     session_.refreshExplanation();  // the file may hold another mask than when it was last read

@@ -41,9 +41,11 @@ class MaskRun : public QObject {
     const MethodSettings& settings() const { return settings_; }
     QString whyNot() const;        ///< why training cannot start; empty when it can
     QString aboutTheFile() const;  ///< what is there already; empty when nothing is
+    bool goesOn() const;           ///< a paused training lies there: starting goes on with it
 
     // ---- driving ----------------------------------------------------------------------------------------------------
     void start();
+    void startAnew();  ///< from the first step; the paused training that lies there is moved aside
     void pause();
     void resume();
     void stop();   ///< back to the settings; the checkpoint stays
@@ -58,6 +60,7 @@ class MaskRun : public QObject {
     const QString& doing() const { return doing_; }             ///< one line
     double share() const;                                       ///< 0 to 1; negative where it is not known
     const QString& trouble() const { return trouble_; }
+    QString warning() const;  ///< masks that hide all or nothing, before the training gives up; empty when all is well
     const QStringList& notes() const { return notes_; }
     const std::vector<Point>& curve() const { return curve_; }
     const std::optional<MaskMoment>& moment() const { return moment_; }
@@ -72,6 +75,7 @@ class MaskRun : public QObject {
 
   private:
     void go();
+    QString stopping(bool leaving) const;
     void took(Result<MaskOutcome> outcome);
     void followModel();
     void layersNow();
@@ -90,6 +94,7 @@ class MaskRun : public QObject {
     double share_ = -1;
     bool leaving_ = false;  ///< stopped, not paused
     std::vector<Point> curve_;
+    std::int64_t sound_ = 0;  ///< the last step whose masks hid neither all nor nothing
     std::optional<MaskMoment> moment_;
     std::optional<MaskPreview> preview_;
     std::optional<MaskOutcome> outcome_;

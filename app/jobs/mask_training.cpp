@@ -18,6 +18,35 @@ namespace fs = std::filesystem;
 
 namespace {
 
+/// What the panel calls the trainer's settings, and what they are counted in where the trainer does not say.
+struct Caption {
+    const char *name, *words, *unit;
+};
+constexpr Caption kCaptions[] = {
+    {"layers", "Layers", ""},
+    {"version", "Version", ""},
+    {"policy", "Hidden parts", ""},
+    {"masking", "Masks weighed", ""},
+    {"mode", "Mode", ""},
+    {"epochs", "Passes", ""},
+    {"steps", "Steps", ""},
+    {"batch", "Batch", "pictures"},
+    {"lr", "Learning rate", ""},
+    {"weight_decay", "Weight decay", ""},
+    {"cross_entropy", "Answer weight", ""},
+    {"area", "Area weight", ""},
+    {"smooth", "Roughness weight", ""},
+    {"flip", "Chance of mirroring", ""},
+    {"held", "Share held out", ""},
+    {"side", "Side before crop", "pixels"},
+    {"seed", "Seed", ""},
+    {"preview_every", "Preview every", "steps"},
+    {"checkpoint_seconds", "Checkpoint every", "s"},
+    {"report_seconds", "Report every", "s"},
+    {"floor", "Timed passes", ""},
+    {"precision", "Number format", ""},
+};
+
 /// Errors of the trainer speak of the command line; here the same is done in a panel.
 Error in_panel(Error error) {
     const auto put = [&](std::string_view there, std::string_view here) {
@@ -27,6 +56,12 @@ Error in_panel(Error error) {
     put("another --out", "another file");
     put("; give it with --out", "");
     put("layers=A,B,C (vitrine info MODEL --points lists them)", "commas between, under Layers");
+    put("use the same settings or remove the checkpoint", "use the same settings, or start anew");
+    put("remove it to start anew", "start anew instead");
+    put("lower lr (now", "lower the learning rate (now");
+    put("a lower lr or another weight of area", "a lower learning rate or another area weight");
+    for (const auto& one : kCaptions)
+        put(fmt::format("trained with {} =", one.name), fmt::format("trained with “{}” =", one.words));
     return error;
 }
 
@@ -101,11 +136,28 @@ Status can_be_done(const MaskPlan& plan) {
 
 std::vector<SettingFacts> mask_settings() {
     std::vector<SettingFacts> out;
-    for (const auto& parameter : mask_parameters()) out.push_back(setting_of(parameter));
+    for (const auto& parameter : mask_parameters()) {
+        out.push_back(setting_of(parameter));
+        for (const auto& one : kCaptions) {
+            if (parameter.name != one.name) continue;
+            out.back().caption = one.words;
+            out.back().unit = one.unit;
+        }
+    }
     return out;
 }
 
 fs::path checkpoint_of(const fs::path& out) { return out.string() + ".checkpoint"; }
+
+fs::path aside_of(const fs::path& out) {
+    std::error_code ignored;
+    for (int i = 1;; ++i) {
+        auto name =
+            out.stem().string() + (i == 1 ? "-before" : fmt::format("-before-{}", i)) + out.extension().string();
+        auto file = out.parent_path() / name;
+        if (!fs::exists(file, ignored) && !fs::exists(checkpoint_of(file), ignored)) return file;
+    }
+}
 
 Result<MaskOutcome> MaskTrainer::train(const MaskPlan& plan, const PreviewPicture& picture, std::stop_token stop,
                                        const MaskReports& reports) {

@@ -74,6 +74,8 @@ struct MaskReports {
 std::vector<SettingFacts> mask_settings();
 /// Where a plan's checkpoint lies once it was paused.
 std::filesystem::path checkpoint_of(const std::filesystem::path& out);
+/// A free name beside it, under which a paused training is kept where another begins: it goes on as that file's.
+std::filesystem::path aside_of(const std::filesystem::path& out);
 
 /// Trains on the calling thread, which gives way to others from then on. It has nothing of its own.
 class MaskTrainer {

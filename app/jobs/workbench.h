@@ -57,6 +57,7 @@ struct SettingFacts {
     enum class Kind : std::uint8_t { Flag, Integer, Number, Choice, Text };
     Kind kind = Kind::Text;
     std::string name, meaning, unit, source;
+    std::string caption;               ///< what a panel calls it; empty: its name
     std::string standard;              ///< the default, as text
     std::optional<double> low, high;   ///< for numbers, inclusive
     std::vector<std::string> choices;  ///< for Choice

@@ -58,8 +58,10 @@ QString tipOf(const LayerMaps::Layer& one) {
                     ? LayerStrip::tr("\n* Weakly trained: masks of improbable classes have seen little of them")
                     : QString());
     if (!one.plane) return name;
-    const auto range = LayerStrip::tr("from %1 to %2, mean %3")
-                           .arg(value(one.plane->low), value(one.plane->high), signedMean(*one.plane));
+    const auto range = one.plane->low == one.plane->high
+                           ? signedMean(*one.plane)
+                           : LayerStrip::tr("from %1 to %2, mean %3")
+                                 .arg(value(one.plane->low), value(one.plane->high), signedMean(*one.plane));
     return (one.name == "sum"    ? LayerStrip::tr("The mask's own numbers: the layers and the bias together")
             : one.name == "bias" ? LayerStrip::tr("The bias, the same everywhere")
                                  : LayerStrip::tr("What %1 adds to the mask's numbers").arg(name)) +

@@ -78,7 +78,8 @@ void SettingsForm::build(const std::vector<SettingFacts>& settings, const Set& s
     clearLayout(grid_);
     int row = 0;
     for (const auto& setting : settings) {
-        auto* caption = new QLabel(words(setting.name));
+        const auto called = setting.caption.empty() ? words(setting.name) : text(setting.caption);
+        auto* caption = new QLabel(called);
         auto* control = make(setting, set);
         caption->setBuddy(control);
         const auto tip = QStringLiteral("<p>%1.</p><p>%2</p>")
@@ -90,7 +91,7 @@ void SettingsForm::build(const std::vector<SettingFacts>& settings, const Set& s
                                                : QStringLiteral(" (%1)").arg(text(setting.source).toHtmlEscaped())));
         caption->setToolTip(tip);
         control->setToolTip(tip);
-        control->setAccessibleName(words(setting.name));
+        control->setAccessibleName(called);
         control->setAccessibleDescription(text(setting.meaning));
         if (wide_words_ && setting.kind == SettingFacts::Kind::Text) {
             grid_->addWidget(caption, row++, 0, 1, 2);

@@ -177,19 +177,23 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     // During and after.
     of_run_ = quiet();
     column->addWidget(of_run_);
-    trouble_ = new QWidget;
-    trouble_->setObjectName(QStringLiteral("trainTrouble"));
-    auto* trouble = new QHBoxLayout(trouble_);
-    trouble->setContentsMargins(0, 0, 0, 0);
-    trouble->setSpacing(8);
-    trouble_sign_ = new QLabel;
-    trouble_words_ = new QLabel;
-    trouble_words_->setObjectName(QStringLiteral("trainTroubleWords"));
-    trouble_words_->setWordWrap(true);
-    trouble_words_->setTextInteractionFlags(Qt::TextSelectableByMouse);
-    trouble->addWidget(trouble_sign_, 0, Qt::AlignTop);
-    trouble->addWidget(trouble_words_, 1);
-    column->addWidget(trouble_);
+    const auto said = [column](QWidget*& box, QLabel*& sign, QLabel*& words, const QString& name) {
+        box = new QWidget;
+        box->setObjectName(name);
+        auto* row = new QHBoxLayout(box);
+        row->setContentsMargins(0, 0, 0, 0);
+        row->setSpacing(8);
+        sign = new QLabel;
+        words = new QLabel;
+        words->setObjectName(name + QStringLiteral("Words"));
+        words->setWordWrap(true);
+        words->setTextInteractionFlags(Qt::TextSelectableByMouse);
+        row->addWidget(sign, 0, Qt::AlignTop);
+        row->addWidget(words, 1);
+        column->addWidget(box);
+    };
+    said(trouble_, trouble_sign_, trouble_words_, QStringLiteral("trainTrouble"));
+    said(warning_, warning_sign_, warning_words_, QStringLiteral("trainWarning"));
     const auto button = [](const QString& words, const char* name, bool primary = false) {
         auto* made = new QPushButton(words);
         made->setObjectName(QLatin1String(name));
@@ -197,6 +201,7 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
         return made;
     };
     start_ = button(tr("Start training"), "trainStart", true);
+    anew_ = button(tr("Start anew"), "trainAnew");
     pause_ = button(tr("Pause"), "trainPause");
     resume_ = button(tr("Resume"), "trainResume", true);
     stop_ = button(tr("Stop"), "trainStop");
@@ -207,7 +212,7 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     stop_->setToolTip(tr("Back to the settings; the checkpoint stays, so that this training can go on"));
     auto* buttons = new QHBoxLayout;
     buttons->setSpacing(8);
-    for (auto* one : {start_, pause_, resume_, explain_, stop_, again_}) buttons->addWidget(one, 1);
+    for (auto* one : {start_, anew_, pause_, resume_, explain_, stop_, again_}) buttons->addWidget(one, 1);
     column->addLayout(buttons);
     bar_ = new ThinBar;
     column->addWidget(bar_);
@@ -293,6 +298,7 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     connect(reset_, &QToolButton::clicked, &run_, &MaskRun::resetSettings);
     connect(fold_, &QToolButton::toggled, this, &TrainPanel::unfold);
     connect(start_, &QPushButton::clicked, &run_, &MaskRun::start);
+    connect(anew_, &QPushButton::clicked, &run_, &MaskRun::startAnew);
     connect(pause_, &QPushButton::clicked, &run_, &MaskRun::pause);
     connect(resume_, &QPushButton::clicked, &run_, &MaskRun::resume);
     connect(stop_, &QPushButton::clicked, &run_, &MaskRun::stop);
@@ -318,6 +324,7 @@ QWidget* TrainPanel::control(const std::string& setting) const {
 void TrainPanel::restyle() {
     fold_->setIcon(icon(QStringLiteral("chevron_down")));
     trouble_sign_->setPixmap(iconPixmap(QStringLiteral("failure"), Theme::now().error, 16, devicePixelRatioF()));
+    warning_sign_->setPixmap(iconPixmap(QStringLiteral("warning"), Theme::now().warning, 16, devicePixelRatioF()));
     refresh();
     refreshFigures();
     refreshPreview();
@@ -352,7 +359,7 @@ void TrainPanel::refresh() {
     data_->setPath(run_.data());
     out_->setPath(run_.out());
     const auto about = run_.aboutTheFile();
-    about_file_->setText(about);
+    about_file_->setText(breakable(about));
     about_file_->setVisible(!about.isEmpty());
     first_->fill(run_.settings());
     more_->fill(run_.settings());
@@ -366,8 +373,13 @@ void TrainPanel::refresh() {
     trouble_words_->setText(breakable(run_.trouble()));
     start_->setVisible(setup);
     const auto why_not = run_.whyNot();
+    start_->setText(run_.goesOn() ? tr("Go on") : tr("Start training"));
     start_->setEnabled(why_not.isEmpty());
     start_->setToolTip(why_not);
+    anew_->setVisible(setup && run_.goesOn());
+    anew_->setEnabled(why_not.isEmpty());
+    anew_->setToolTip(why_not.isEmpty() ? tr("From the first step; the paused training is moved aside, not lost")
+                                        : why_not);
     pause_->setVisible(run_.busy());
     pause_->setEnabled(stage != Stage::Pausing);
     resume_->setVisible(paused);
@@ -427,6 +439,9 @@ void TrainPanel::refreshFigures() {
         figures_[3]->setText(now->pictures_per_second > 0 ? QString::number(now->pictures_per_second, 'f', 1) : none);
         figures_[4]->setText(busy && now->pictures_per_second > 0 ? wait(now->seconds_left) : none);
     }
+    const auto warning = run_.warning();
+    warning_words_->setText(warning);
+    warning_->setVisible(!warning.isEmpty());
     notes_->setText(breakable(run_.notes().join(QLatin1Char('\n'))));
     notes_->setVisible(!run_.notes().isEmpty());
 }

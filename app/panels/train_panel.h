@@ -60,12 +60,13 @@ class TrainPanel : public QWidget {
 
     Session& session_;
     MaskRun& run_;
-    QWidget *setup_, *settings_, *running_, *more_box_, *held_, *trouble_;
+    QWidget *setup_, *settings_, *running_, *more_box_, *held_, *trouble_, *warning_;
     PathLine *data_, *out_;
-    QLabel *about_file_, *of_run_, *trouble_sign_, *trouble_words_, *doing_, *preview_words_, *held_words_, *notes_;
+    QLabel *about_file_, *of_run_, *trouble_sign_, *trouble_words_, *warning_sign_, *warning_words_, *doing_,
+        *preview_words_, *held_words_, *notes_;
     SettingsForm *first_, *more_;
     QToolButton *fold_, *reset_, *logarithmic_;
-    QPushButton *start_, *pause_, *resume_, *stop_, *explain_, *again_;
+    QPushButton *start_, *anew_, *pause_, *resume_, *stop_, *explain_, *again_;
     ThinBar* bar_;
     CurveView* curves_;
     QLabel* figures_[5];

@@ -24,6 +24,10 @@ Error error_of(const std::string& text) {
         return {ErrorCode::Unsupported,
                 "the model writes over an activation that its gradient needs, so it has no gradient as it is written; "
                 "methods that only run it work"};
+    if (text.starts_with("derivative for ") && text.find(" is not implemented") != std::string::npos)
+        return {ErrorCode::Unsupported, "the model was written with a step that has no gradient (" +
+                                            text.substr(15, text.find(" is not") - 15) +
+                                            "): trace it with gradients on; methods that only run it work"};
     return {ErrorCode::Internal, text};
 }
 

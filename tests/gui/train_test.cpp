@@ -2,6 +2,7 @@
 #include <QApplication>
 #include <QDockWidget>
 #include <QDropEvent>
+#include <QFile>
 #include <QFileInfo>
 #include <QImage>
 #include <QLabel>
@@ -10,14 +11,21 @@
 #include <QMimeData>
 #include <QPainter>
 #include <QPushButton>
+#include <QSpinBox>
 #include <QTemporaryDir>
+#include <QToolButton>
 #include <QtTest/QTest>
+
+#include <cmath>
+#include <cstdlib>
 
 #include <gtest/gtest.h>
 
 #include "jobs/mask_run.h"
+#include "panels/small_widgets.h"
 #include "panels/train_panel.h"
 #include "patience.h"
+#include "tiny_model.h"
 #include "windows/main_window.h"
 
 namespace vitrine::app {
@@ -213,6 +221,168 @@ TEST_F(TrainPanelTest, WhatCannotBeTrainedOnIsSaidInOneSentenceAndTheFormStays) 
     ASSERT_TRUE(wait_until([&] { return run().stage() == Stage::Ended || run().stage() == Stage::Setup; }));
     EXPECT_EQ(run().stage(), Stage::Ended) << trouble().toStdString();
     EXPECT_EQ(run().curve().size(), 3u);
+}
+
+TEST_F(TrainPanelTest, CaptionsAreWordsAndSayWhatIsCounted) {
+    auto* panel = window_->trainPanel();
+    QStringList captions;
+    for (const auto& setting : run().declared()) {
+        ASSERT_FALSE(setting.caption.empty()) << setting.name << " has no caption";
+        captions << QString::fromStdString(setting.caption);
+        auto* control = panel->control(setting.name);
+        ASSERT_NE(control, nullptr) << setting.name;
+        EXPECT_EQ(control->accessibleName(), captions.back());
+    }
+    EXPECT_EQ(captions.removeDuplicates(), 0);
+    EXPECT_TRUE(captions.contains("Learning rate"));
+    EXPECT_TRUE(qobject_cast<QSpinBox*>(panel->control("batch"))->suffix().contains("pictures"));
+    EXPECT_TRUE(qobject_cast<QSpinBox*>(panel->control("preview_every"))->suffix().contains("steps"));
+    // None is wider than the panel, folded open or not.
+    panel->findChild<QToolButton*>("foldTraining")->setChecked(true);
+    QCoreApplication::processEvents();
+    for (const auto& setting : run().declared()) {
+        auto* control = panel->control(setting.name);
+        EXPECT_TRUE(wait_until([&] {
+            return control->mapTo(panel, QPoint(control->width(), 0)).x() <= panel->width();
+        })) << setting.name;
+    }
+}
+
+TEST_F(TrainPanelTest, APausedTrainingGoesOnOrIsKeptWhereAnotherStartsAnew) {
+    set_up(1'000'000);
+    auto* panel = window_->trainPanel();
+    auto* start = panel->findChild<QPushButton*>("trainStart");
+    EXPECT_EQ(start->text(), "Start training");
+    EXPECT_FALSE(panel->findChild<QPushButton*>("trainAnew")->isVisibleTo(panel));
+    click("trainStart");
+    ASSERT_TRUE(wait_until([&] { return step() >= 1 || run().stage() == Stage::Setup; }));
+    click("trainStop");
+    EXPECT_EQ(run().stage(), Stage::Pausing) << "at once";
+    EXPECT_TRUE(run().doing().startsWith("Stopping")) << run().doing().toStdString();
+    ASSERT_TRUE(wait_until([&] { return run().stage() == Stage::Setup; }));
+    ASSERT_TRUE(run().goesOn()) << trouble().toStdString();
+    EXPECT_EQ(start->text(), "Go on");
+    // Other settings do not go on, and what to do is said in the panel's own words.
+    run().set("steps", "2");
+    run().set("lr", "0.002");
+    click("trainStart");
+    ASSERT_TRUE(wait_until([&] { return !run().busy(); }));
+    EXPECT_TRUE(trouble().contains("start anew")) << trouble().toStdString();
+    EXPECT_FALSE(trouble().contains("lr =")) << trouble().toStdString();
+    EXPECT_TRUE(run().goesOn()) << "nothing is lost";
+    const auto kept = folder_.filePath("one.mask-before.safetensors");
+    EXPECT_TRUE(run().aboutTheFile().contains("one.mask-before.safetensors.checkpoint"))
+        << run().aboutTheFile().toStdString();
+    QFile before(run().out() + ".checkpoint");
+    ASSERT_TRUE(before.open(QIODevice::ReadOnly));
+    const auto bytes = before.readAll();
+    click("trainAnew");
+    ASSERT_TRUE(wait_until([&] { return !run().busy(); }));
+    ASSERT_EQ(run().stage(), Stage::Ended) << trouble().toStdString();
+    EXPECT_EQ(run().curve().size(), 2u) << "from the first step";
+    EXPECT_TRUE(run().notes().join(' ').contains("one.mask-before.safetensors.checkpoint"));
+    EXPECT_FALSE(run().notes().join(' ').contains("Resumed"));
+    QFile after(kept + ".checkpoint");
+    ASSERT_TRUE(after.open(QIODevice::ReadOnly));
+    EXPECT_EQ(after.readAll(), bytes) << "as it was";
+    // It goes on as the file it is kept for; the next one that is moved aside takes another name.
+    click("trainAgain");
+    run().setOut(kept);
+    EXPECT_TRUE(run().goesOn());
+    EXPECT_EQ(aside_of(folder_.filePath("one.mask.safetensors").toStdString()).filename(),
+              "one.mask-before-2.safetensors");
+}
+
+TEST_F(TrainPanelTest, APauseIsAnsweredAtOnceWhateverIsBeingDone) {
+    set_up(1'000'000);
+    click("trainStart");
+    ASSERT_EQ(run().stage(), Stage::Starting);
+    click("trainPause");
+    EXPECT_EQ(run().stage(), Stage::Pausing);
+    EXPECT_EQ(run().doing(), "Pausing before the first step");
+    auto* words = window_->trainPanel()->findChild<QLabel*>("trainDoing");
+    ASSERT_TRUE(wait_until([&] {
+        if (run().stage() == Stage::Pausing) {
+            EXPECT_EQ(words->text(), "Pausing before the first step");
+        }
+        return run().stage() != Stage::Pausing;
+    }));
+    EXPECT_TRUE(run().stage() == Stage::Paused || run().stage() == Stage::Setup);
+    EXPECT_EQ(trouble(), "");
+    EXPECT_TRUE(run().doing().contains("before the first step")) << run().doing().toStdString();
+}
+
+TEST_F(TrainPanelTest, MasksThatHideAllAreWarnedOfAndThenEndTheTraining) {
+    // A model so small that a hundred steps are over at once.
+    const auto model = folder_.filePath("tiny");
+    ASSERT_TRUE(test::write_tiny_model(model.toStdString()));
+    session().openModel(model);
+    ASSERT_TRUE(wait_until([&] { return session().model()->request == model.toStdString() && session().look(); }));
+    set_up(1000);
+    run().set("cross_entropy", "0");
+    run().set("smooth", "0");
+    run().set("area", "100");
+    run().set("lr", "0.5");
+    run().set("preview_every", "0");
+    QString said;
+    const auto listening = QObject::connect(&run(), &MaskRun::moved, [&] {
+        if (said.isEmpty()) said = run().warning();
+    });
+    click("trainStart");
+    ASSERT_TRUE(wait_until([&] { return !said.isEmpty() || !run().busy(); }));
+    QObject::disconnect(listening);
+    ASSERT_FALSE(said.isEmpty()) << trouble().toStdString();
+    EXPECT_TRUE(said.contains("hide all or nothing")) << said.toStdString();
+    auto* words = window_->trainPanel()->findChild<QLabel*>("trainWarningWords");
+    EXPECT_TRUE(words->isVisibleTo(window_->trainPanel()));
+    ASSERT_TRUE(wait_until([&] { return !run().busy(); }));
+    EXPECT_EQ(run().stage(), Stage::Setup);
+    EXPECT_TRUE(trouble().contains("hide all or nothing")) << trouble().toStdString();
+    EXPECT_TRUE(trouble().contains("learning rate")) << trouble().toStdString();
+    EXPECT_FALSE(words->isVisibleTo(window_->trainPanel())) << "one of the two is enough";
+}
+
+TEST_F(TrainPanelTest, ConvolutionalNetworksAndProgramsAreTrainedOnOrRefusedWithTheReason) {
+    const char* set = std::getenv("VITRINE_TEST_DATA");
+    const QString data = set ? QString(set) : QStringLiteral(VITRINE_SOURCE_DIR "/../shared/data");
+    const QString parity = QStringLiteral(VITRINE_SOURCE_DIR "/tests/parity/data/");
+    struct Case {
+        QString file, refused;
+    };
+    const Case cases[] = {{data + "/resnet_cifar10/resnet20.safetensors", {}},
+                          {data + "/mobilenet_v2_tf/model.safetensors", {}},
+                          {parity + "capture_timm_plain_traced.pt", {}},
+                          {parity + "capture_encoder_pre_traced.pt", "which layers of"},
+                          {parity + "capture_torchvision_traced.pt", "no gradient"}};
+    int trained = 0;
+    for (const auto& one : cases) {
+        SCOPED_TRACE(one.file.toStdString());
+        if (!QFileInfo::exists(one.file)) continue;
+        session().openModel(one.file, true);
+        ASSERT_TRUE(wait_until([&] {
+            return session().model() && session().model()->request == one.file.toStdString() && session().look();
+        })) << window_->notice()->sentence().toStdString();
+        set_up(2);
+        run().setOut(folder_.filePath(QString("%1.mask.safetensors").arg(++trained)));
+        click("trainStart");
+        ASSERT_TRUE(wait_until([&] { return !run().busy(); }));
+        if (!one.refused.isEmpty()) {
+            EXPECT_EQ(run().stage(), Stage::Setup);
+            EXPECT_TRUE(trouble().contains(one.refused, Qt::CaseInsensitive)) << trouble().toStdString();
+            EXPECT_FALSE(trouble().contains("vitrine info")) << trouble().toStdString();
+            continue;
+        }
+        ASSERT_EQ(run().stage(), Stage::Ended) << trouble().toStdString();
+        ASSERT_TRUE(run().preview());
+        EXPECT_EQ(run().preview()->trouble, "");
+        click("trainExplain");
+        ASSERT_TRUE(wait_until([&] { return session().explanation() && !session().explaining(); }))
+            << session().explainTrouble().toStdString();
+        EXPECT_EQ(session().explanation()->method, "ttame");
+        EXPECT_TRUE(session().explanation()->checks.front().passed) << session().explanation()->checks.front().finding;
+        click("trainAgain");
+    }
+    EXPECT_GE(trained, 3);
 }
 
 TEST_F(TrainPanelTest, AWindowThatIsClosedWhileTrainingLeavesACheckpoint) {
