@@ -40,6 +40,35 @@ Result<std::vector<Chosen<T>>> choose(const Common& common, const std::vector<st
     return out;
 }
 
+/// NAME, or NAME:key=value:key=value, so that one run can hold a method or measure with several settings. The whole
+/// text is the name of it in tables and files.
+template <class T, class Find>
+Result<std::vector<Chosen<T>>> choose_each(const Common& common, const std::vector<std::string>& texts,
+                                           const Find& find, std::vector<std::string>& owners) {
+    std::vector<Chosen<T>> out;
+    for (const std::string& text : texts) {
+        std::vector<std::string> parts;
+        for (std::size_t at = 0; at <= text.size();) {
+            const std::size_t end = std::min(text.find(':', at), text.size());
+            parts.push_back(text.substr(at, end - at));
+            at = end + 1;
+        }
+        Chosen<T> chosen = VITRINE_TRY(choose<T>(common, {parts.front()}, find, owners)).front();
+        for (std::size_t i = 1; i < parts.size(); ++i) {
+            const std::size_t equals = parts[i].find('=');
+            if (equals == std::string::npos || equals == 0)
+                return fail(ErrorCode::BadInput, "'{}' is in {}, expected NAME:key=value", parts[i], text);
+            auto set = chosen.settings.set(parts[i].substr(0, equals), parts[i].substr(equals + 1));
+            if (!set) return tl::make_unexpected(std::move(set).error().with_context(text));
+        }
+        chosen.name = text;
+        for (const auto& other : out)
+            if (other.name == text) return fail(ErrorCode::BadInput, "{} is named twice", text);
+        out.push_back(std::move(chosen));
+    }
+    return out;
+}
+
 /// The options that all methods take, and the methods under them.
 struct Smooth {
     Settings options;

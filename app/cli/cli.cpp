@@ -97,7 +97,9 @@ int run(const std::vector<std::string>& arguments) {
     auto* explain_command = app.add_subcommand("explain", "why a model answered so, as maps, overlays and a manifest");
     add_common(explain_command, common);
     explain_command->add_option("images", explain_options.images, "pictures")->required();
-    explain_command->add_option("--method", explain_options.methods, "methods, separated by commas")
+    explain_command
+        ->add_option("--method", explain_options.methods,
+                     "methods, separated by commas, each NAME or NAME:key=value:key=value")
         ->required()
         ->delimiter(',');
     add_targets(explain_command, explain_options.asked);

@@ -104,17 +104,19 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
                               {"label", model.labels().name(*context.target.versus)}};
 
     Status first;
+    std::set<std::string> used;
     for (const auto& method : methods) {
-        const std::string name = method.plugin->description().name;
-        nlohmann::json entry{
-            {"name", name}, {"settings", values_of(method.settings)}, {"source", method.plugin->description().source}};
+        const std::string name = unique(slug(method.name), used);  // of its files
+        nlohmann::json entry{{"name", method.plugin->description().name},
+                             {"settings", values_of(method.settings)},
+                             {"source", method.plugin->description().source}};
         if (const auto passes = method.plugin->passes(model, method.settings))
             entry["passes"] = {{"forwards", passes->forwards}, {"backwards", passes->backwards}};
         reset_peak_bytes(at::Device(common.device));
         const auto begin = std::chrono::steady_clock::now();
         auto result = [&]() -> Result<Attribution> {
             if (auto why = method.plugin->why_not(model))
-                return fail(ErrorCode::Unsupported, "{} cannot run on {}: {}", name, model.info().name, *why);
+                return fail(ErrorCode::Unsupported, "{} cannot run on {}: {}", method.name, model.info().name, *why);
             return method.plugin->explain(context, method.settings);
         }();
         entry["time_ms"] = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
@@ -183,10 +185,10 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
         if (!finish) {
             entry["error"] = finish.error().message;
             entry["exit_status"] = exit_status(finish.error());
-            say(fmt::format("{}: {}", name, finish.error().message));
+            say(fmt::format("{}: {}", method.name, finish.error().message));
             if (first) first = finish;
         } else {
-            say(fmt::format("{}: {} in {:.0f} ms{}", name, (folder / (name + ".npy")).string(),
+            say(fmt::format("{}: {} in {:.0f} ms{}", method.name, (folder / (name + ".npy")).string(),
                             entry["time_ms"].get<double>(),
                             overlays.missing.empty() ? "" : " (no overlay: " + overlays.missing + ")"));
         }
@@ -202,7 +204,7 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
 
 Status explain(const Common& common, const ExplainOptions& options) {
     std::vector<std::string> owners{"preprocess", "target"};
-    auto methods = VITRINE_TRY(choose<Explainer>(
+    auto methods = VITRINE_TRY(choose_each<Explainer>(
         common, options.methods, [](const std::string& name) { return registry().explainer(name); }, owners));
     const auto smoothing = VITRINE_TRY(smooth(common, methods, owners));
     VITRINE_CHECK(check_owners(common, owners));

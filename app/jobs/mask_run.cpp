@@ -285,7 +285,7 @@ void MaskRun::took(Result<MaskOutcome> outcome) {
             doing_ = tr("Trained in %1 steps on %2 pictures").arg(step).arg(outcome->pictures);
         } else if (leaving_) {
             stage_ = Stage::Setup;
-            doing_ = step > 0 ? tr("Stopped at step %1. It can go on from there, with the same settings").arg(step)
+            doing_ = step > 0 ? tr("Stopped at step %1; its checkpoint is written").arg(step)
                               : tr("Stopped before the first step");
         } else {
             stage_ = Stage::Paused;
@@ -334,8 +334,7 @@ void MaskRun::stop() {
         stop_.request_stop();
     } else if (stage_ == Stage::Paused) {
         stage_ = Stage::Setup;
-        doing_ = tr("Stopped at step %1. It can go on from there, with the same settings")
-                     .arg(outcome_ ? outcome_->steps : 0);
+        doing_ = tr("Stopped at step %1; its checkpoint is written").arg(outcome_ ? outcome_->steps : 0);
         layersNow();
     }
     Q_EMIT changed();

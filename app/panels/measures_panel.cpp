@@ -184,13 +184,18 @@ void MeasuresPanel::refreshThrough() {
         QByteArray png;
         QBuffer buffer(&png);
         image.save(&buffer, "PNG");
-        const auto tip = tr("%1 % of the map kept, %2 of the pixels to be seen. %3: %4 before, %5 of this")
-                             .arg(one.keep)
-                             .arg(percent(one.visible), text(found->explained), value(found->whole), value(one.number));
+        auto number = text(found->explained);
+        if (!number.isEmpty()) number[0] = number[0].toUpper();
+        const auto kept =
+            tr("%1 % of the map kept, %2 of the pixels to be seen").arg(one.keep).arg(percent(one.visible));
+        const auto change = tr("%1: %2 before, %3 of this").arg(number, value(found->whole), value(one.number));
+        const auto tip = kept + QLatin1Char('\n') + change;
         pictures_[i]->setAccessibleName(tip);
         captions_[i]->setToolTip(tip);
-        pictures_[i]->setToolTip(QStringLiteral("<img src=\"data:image/png;base64,%1\"><p>%2</p>")
-                                     .arg(QString::fromLatin1(png.toBase64()), tip.toHtmlEscaped()));
+        pictures_[i]->setToolTip(
+            QStringLiteral("<img width=\"%1\" src=\"data:image/png;base64,%2\"><p>%3<br>%4</p>")
+                .arg(std::max(256, image.width()))
+                .arg(QString::fromLatin1(png.toBase64()), kept.toHtmlEscaped(), change.toHtmlEscaped()));
     }
     seen_->setEnabled(!through_.stale());
     for (auto* picture : pictures_) picture->setStale(through_.stale());

@@ -403,6 +403,10 @@ TEST_F(CommandLine, TheInsideOfAMaskAndWhatTheMeasuresShowAreWritten) {
         for (std::size_t at = 0; at < left.size(); ++at) left[at] -= part[at];
     }
     for (const float rest : left) EXPECT_NEAR(rest, 0, 1e-5);
+    // Several of them in one run.
+    const fs::path both = explained({"--method", "ttame:part=sum,ttame:part=bias"});
+    EXPECT_TRUE(fs::exists(both / "ttame_part_sum.npy"));
+    EXPECT_TRUE(fs::exists(both / "ttame_part_bias.npy"));
     // The difference of two classes, and ten classes at once.
     const json versus = json::parse(*vitrine::read_text(explained({"--versus", "5"}) / "manifest.json"))["methods"][0];
     EXPECT_TRUE(versus["signed"].get<bool>());
