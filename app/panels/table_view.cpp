@@ -68,7 +68,7 @@ double TableView::labels() const {
     int widest = 0;
     for (int row = 0; row < static_cast<int>(table_.rows.size()); ++row)
         widest = std::max(widest, metrics.horizontalAdvance(rowName(row)));
-    return std::min(widest + 8, width() / 3);
+    return std::min(widest + 8, width() * 2 / 5);
 }
 
 double TableView::step() const {

@@ -184,7 +184,7 @@ class TTame final : public Explainer {
 
         Table adds;
         adds.name = "what_each_layer_adds";
-        adds.cols = {"mean", "standard deviation"};
+        adds.cols = {"mean", "deviation"};
         const at::Tensor* chosen = nullptr;
         for (const auto& [name, map] : parts) {
             adds.rows.push_back(name);
