@@ -233,6 +233,11 @@ TEST_F(Measures, WhatTheyShowTheModelIsThePictureTheyScore) {
         // The map is a ramp from 0 without ties: its lowest place is hidden in any case.
         EXPECT_NEAR(one.visible, std::min(63.0, std::ceil(63 * one.keep / 100)) / 64, 1.0 / 64);
     }
+    // What is shown to a person has the colours that the model got.
+    const Image shown = image_of(at::full({1, 3, 2, 3}, 0.25), model.preprocess());
+    EXPECT_EQ(shown.width, 3);
+    EXPECT_EQ(shown.height, 2);
+    EXPECT_THAT(shown.pixels, testing::Each(64));
     attribution.map = at::full({2, 2}, std::nan(""));
     EXPECT_FALSE(look_through(context, attribution, {50}).has_value());
 }
