@@ -1,0 +1,108 @@
+// Sparse autoencoders: dictionaries that write a token's activation as a sum of few concepts.
+//
+//     Autoencoder concepts = VITRINE_TRY(Autoencoder::load("concepts.safetensors"));
+//     VITRINE_CHECK(concepts.fits(model));
+//     Codes codes = concepts.encode(tokens);                    // tokens [n, width], codes.active [n, latents]
+//     at::Tensor again = concepts.decode(codes.active, codes);  // [n, width]
+//
+// Sources of the kinds: T. Bricken et al., "Towards Monosemanticity", 2023 (ReLU); S. Rajamanoharan et al., "Improving
+// Dictionary Learning with Gated Sparse Autoencoders", 2024, and "Jumping Ahead", 2024 (JumpReLU); L. Gao et al.,
+// "Scaling and evaluating sparse autoencoders", 2024 (top-k); B. Bussmann et al., "BatchTopK Sparse Autoencoders",
+// 2024, and "Learning Multi-Level Features with Matryoshka Sparse Autoencoders", 2025. Written from the definitions.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <vitrine/base/result.h>
+#include <vitrine/model.h>
+
+namespace vitrine {
+
+struct AutoencoderConfig {
+    /// "relu", "gated", "top_k", "batch_top_k", "jump_relu".
+    std::string kind = "top_k";
+    std::int64_t width = 0, latents = 0;
+    std::int64_t k = 32;  ///< of the two top-k kinds
+    /// What is done to a token before it is encoded, and undone after it is decoded: "none"; "layer_norm" (its own mean
+    /// and unbiased deviation, with 1e-5 on the way in); "constant_norm" (to the length sqrt(width));
+    /// "expected_average" (one factor for all, `scale`).
+    std::string normalise = "none";
+    double scale = 1;
+    bool subtract_decoder_bias = true;  ///< before encoding; saev does not
+    bool keep_negative = false;         ///< top_k keeps the chosen numbers' sign, as saev does; else ReLU follows
+    /// Latents compete for the k places by what they add: each weighed by its decoder row's length (SAELens).
+    bool weigh_by_decoder = false;
+    std::string point;           ///< the named point whose tokens are encoded: "blocks.9"
+    std::string tokens = "all";  ///< "all", "class", "patches"
+};
+std::vector<std::string> autoencoder_kinds();
+
+/// What encoding found, and what undoing the normalisation needs.
+struct Codes {
+    at::Tensor before;  ///< [n, latents], before the activation; gated: of the gate
+    at::Tensor active;  ///< [n, latents]: what decodes; zero where a latent is silent
+    at::Tensor shift;   ///< [n, 1], added after decoding; undefined: nothing
+    at::Tensor scale;   ///< [n, 1], multiplied after decoding, before the shift; undefined: 1
+};
+
+class Autoencoder {
+  public:
+    /// Fresh weights: rows of the decoder uniform, then of length 1; the encoder a copy of its transpose; biases 0.
+    /// @error BadInput  an unknown kind or normalisation, no width, k beyond the latents
+    static Result<Autoencoder> make(AutoencoderConfig config, std::uint64_t seed);
+
+    /// @param tokens  [n, width], any floating type; coded in float32 (float64 when the weights are)
+    /// @param batch   batch_top_k chooses over this whole batch, as in training, instead of by its threshold
+    Codes encode(const at::Tensor& tokens, bool batch = false) const;
+    /// Codes of given numbers before the activation: encode is this after the product.
+    at::Tensor activate(const at::Tensor& before, bool batch = false) const;
+    /// What the concepts say of the tokens. [n, width]
+    ///
+    /// @param active   [n, latents]: of `codes`, or changed
+    /// @param latents  only the first so many count (a Matryoshka prefix); 0: all
+    at::Tensor decode(const at::Tensor& active, const Codes& codes, std::int64_t latents = 0) const;
+    /// What a change of the codes adds to the tokens: x + this is exact for what the autoencoder does not explain.
+    /// [n, width]
+    at::Tensor difference(const at::Tensor& changed, const Codes& codes) const;
+
+    const AutoencoderConfig& config() const { return config_; }
+    /// "W_enc" [width, latents], "b_enc" [latents], "W_dec" [latents, width], "b_dec" [width]; gated: "b_gate",
+    /// "r_mag", "b_mag" [latents] instead of b_enc; jump_relu: "threshold" [latents]; batch_top_k: "threshold", one
+    /// number.
+    const std::vector<std::pair<std::string, at::Tensor>>& tensors() const { return tensors_; }
+    const at::Tensor& tensor(const std::string& name) const;
+    void to(at::Device device);
+
+    /// What the file says beside the weights: "model", "weights" (their hash), "tokens_seen", "explained_variance", ...
+    std::map<std::string, std::string> facts;
+
+    /// Why these concepts cannot be read from this model: no such point, another width, other weights.
+    Status fits(Model& model) const;
+
+    Status save(const std::filesystem::path& file) const;
+    /// Our own file, or one of SAELens, ViT-Prisma, saev or OpenAI (safetensors with cfg.json or config.json beside it,
+    /// or torch.save through the restricted reader).
+    ///
+    /// @param given  what a file does not say itself, by AutoencoderConfig's names ("point", "kind", "k", ...); these
+    ///               hold before the file's own
+    /// @error BadInput  no autoencoder in it; tensors that are missing, of other shapes or not finite
+    static Result<Autoencoder> load(const std::filesystem::path& file,
+                                    const std::map<std::string, std::string>& given = {});
+
+  private:
+    AutoencoderConfig config_;
+    std::vector<std::pair<std::string, at::Tensor>> tensors_;
+};
+
+/// Decoder rows brought to length 1, encoder and biases so that every reconstruction stays what it was.
+/// @error Unsupported  top_k without weigh_by_decoder: other latents would be chosen
+Status fold_decoder_norms(Autoencoder& autoencoder);
+
+}  // namespace vitrine
