@@ -28,7 +28,7 @@ Result<TensorFile> read_sharded_safetensors(const std::filesystem::path& index);
 /// Any other global is refused and named. Storages borrow the mapping; zip entries must be stored, not compressed.
 ///
 /// Dictionaries become names joined with '.', lists count from 0 (`optimizer.state.0.exp_avg`), a file that is one tensor
-/// calls it `tensor`. Scalars in dictionaries go to `metadata`; those in lists, None, bytes and texts above 64 KB are dropped.
+/// calls it `tensor`. Scalars in dictionaries and texts in lists go to `metadata`; numbers in lists, None, bytes and texts above 64 KB do not.
 /// Beside tensors these are read as plain values: OrderedDict, defaultdict, Counter, sets, torch.Size, dtypes, devices,
 /// numpy's scalars (as numbers), and argparse.Namespace (as a dictionary: `args.lr` in `metadata`), which training scripts
 /// keep in their checkpoints. numpy arrays are refused. An OrderedDict's attributes (a state_dict's _metadata) are ignored.

@@ -67,10 +67,11 @@ class Collector {
             case Kind::Tuple:
             case Kind::Set:
                 for (std::size_t i = 0; i < value.items.size(); ++i) {
-                    // Scalars in lists (an optimiser's parameter numbers, a schedule) say nothing by their position.
+                    // Numbers in lists (an optimiser's parameter numbers, a schedule) say nothing by their position;
+                    // words do: the layers that a training script was given.
                     const Kind kind = pickle_[value.items[i]].kind;
                     if (kind != Kind::Tensor && kind != Kind::Dict && kind != Kind::List && kind != Kind::Tuple &&
-                        kind != Kind::Set)
+                        kind != Kind::Set && kind != Kind::Text)
                         continue;
                     VITRINE_CHECK(visit_below(fmt::format("{}", i), value.items[i], depth));
                 }

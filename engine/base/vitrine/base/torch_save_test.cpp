@@ -61,7 +61,7 @@ TEST(TorchSave, ReadsATensorWithItsOffsetAndStrides) {
 TEST(TorchSave, NestedContainersAreJoinedWithDotsAndScalarsBecomeMetadata) {
     const std::string t = tensor(kSix, 0, {6}, {1});
     const auto file = parse(
-        torch_zip(whole(dict({{"model", dict({{"a.b", t}, {"c", "](" + t + "K\5e"}})},
+        torch_zip(whole(dict({{"model", dict({{"a.b", t}, {"c", "](" + t + "K\5" + text("layer4") + "e"}})},
                               {"epoch", integer(300)},
                               {"best", "G\x40\x04" + std::string(6, '\0')},
                               {"name", text("vit")},
@@ -76,7 +76,7 @@ TEST(TorchSave, NestedContainersAreJoinedWithDotsAndScalarsBecomeMetadata) {
     EXPECT_EQ(names, (std::vector<std::string>{"model.a.b", "model.c.0", "state.7"}));
     EXPECT_EQ(file->metadata,
               (std::map<std::string, std::string>{
-                  {"epoch", "300"}, {"best", "2.5"}, {"name", "vit"}, {"flag", "true"}, {"args.lr", "1"}}));
+                  {"epoch", "300"}, {"best", "2.5"}, {"name", "vit"}, {"flag", "true"}, {"args.lr", "1"}, {"model.c.2", "layer4"}}));
     EXPECT_EQ(file->tensors.at("model.a.b").data, file->tensors.at("state.7").data) << "a shared storage is shared";
 }
 
