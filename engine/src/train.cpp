@@ -32,13 +32,14 @@
 #include <vitrine/engine.h>
 #include <vitrine/registry.h>
 
+#include <vitrine/torch_errors.h>
 #include "augment.h"
 #include "dataset.h"
 #include "intercept.h"
 #include "optimizer.h"
 #include "tensor_io.h"
 #include "text.h"
-#include <vitrine/torch_errors.h>
+#include "training_checkpoint.h"
 
 namespace vitrine {
 
@@ -726,53 +727,16 @@ Status Training::write_checkpoint() {
 }
 
 Status Training::resume_if_there() {
-    std::error_code ignored;
-    const fs::path file = checkpoint_file();
-    if (!fs::exists(file, ignored)) return {};
-    auto contents = read_safetensors(file);
-    if (!contents)
-        return tl::make_unexpected(std::move(contents.error()).with_context("resuming from " + file.string()));
-    const auto& metadata = contents->metadata;
-    const auto value = [&](const char* key) { return metadata.count(key) ? metadata.at(key) : std::string(); };
-    if (value("format") != kCheckpointFormat)
-        return fail(ErrorCode::BadInput, "{} is no checkpoint of a training run; move it away or choose another --out",
-                    file.string());
     // Whatever changes the run must be the same; where it measures and reports may differ.
-    const auto then = nlohmann::json::parse(value("settings"), nullptr, false);
-    const auto now = nlohmann::json::parse(settings_record());
-    const auto differs = [&](const std::string& name, const nlohmann::json& a, const nlohmann::json& b) {
-        return fail(ErrorCode::BadInput,
-                    "{} was trained with {} = {}, now it is {}; use the same settings or remove the checkpoint",
-                    file.string(), name, a.dump(), b.dump());
-    };
-    if (!then.is_object())
-        return fail(ErrorCode::BadInput, "{} does not say its settings; remove it to start anew", file.string());
-    for (const char* part : {"architecture", "classes", "data", "dtype"})
-        if (then.value(part, nlohmann::json()) != now.at(part))
-            return differs(part, then.value(part, nlohmann::json()), now.at(part));
-    for (const char* part : {"model", "training"}) {
-        const auto& old = then.value(part, nlohmann::json::object());
-        for (const auto& [name, current] : now.at(part).items()) {
-            if (name == "validate" || name == "validate_every" || name == "checkpoint_seconds" ||
-                name == "report_seconds" || name == "precision")
-                continue;
-            const auto before = old.is_object() ? old.value(name, nlohmann::json()) : nlohmann::json();
-            if (before != current) return differs(name, before, current);
-        }
-    }
-    std::int64_t step = -1;
-    try {
-        step = std::stoll(value("step"));
-    } catch (const std::exception&) {
-        step = -1;
-    }
-    if (step < 0 || step > steps_)
-        return fail(ErrorCode::BadInput, "{} stands at step '{}', expected 0 to {}", file.string(), value("step"),
-                    steps_);
-    NamedTensors state;
-    for (const auto& [name, entry] : contents->tensors) state.emplace_back(name, VITRINE_TRY(to_tensor(entry)));
-    VITRINE_CHECK(optimizer_->restore(state, step));
-    step_ = resumed_at_ = step;
+    auto found = VITRINE_TRY(read_training_checkpoint(
+        checkpoint_file(), {.format = kCheckpointFormat,
+                            .of = "a training run",
+                            .settings = settings_record(),
+                            .free = {"validate", "validate_every", "checkpoint_seconds", "report_seconds", "precision"},
+                            .steps = steps_}));
+    if (!found) return {};
+    VITRINE_CHECK(optimizer_->restore(found->state, found->step));
+    step_ = resumed_at_ = found->step;
     summary_.notes.push_back(fmt::format("resumed at step {} of {}", step_, steps_));
     return {};
 }
