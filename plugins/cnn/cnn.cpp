@@ -3,7 +3,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/adaptive_avg_pool2d.h>
-#include <ATen/ops/batch_norm.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/conv2d.h>
@@ -15,6 +14,7 @@
 #include <algorithm>
 
 #include <vitrine/capture.h>
+#include <vitrine/training_mode.h>
 
 namespace vitrine::plugin::cnn {
 
@@ -68,6 +68,13 @@ void CnnModel::to(at::Device device, at::ScalarType dtype) {
     count();
 }
 
+/// "layer1.0.bn1"
+std::string_view CnnModel::norm_name(const Convolution& c) const {
+    std::string_view name = tensors_[static_cast<std::size_t>(c.norm_weight)].first;
+    name.remove_suffix(std::string_view(".weight").size());
+    return name;
+}
+
 at::Tensor CnnModel::convolve(const at::Tensor& x, const Convolution& c) const {
     const auto weight = tensor(c.weight);
     at::Tensor y = x;
@@ -82,8 +89,8 @@ at::Tensor CnnModel::convolve(const at::Tensor& x, const Convolution& c) const {
     }
     y = at::conv2d(y, weight, tensor(c.bias), {c.stride, c.stride}, {padding, padding}, {1, 1}, c.groups);
     if (c.norm_weight >= 0)
-        y = at::batch_norm(y, tensor(c.norm_weight), tensor(c.norm_bias), tensor(c.norm_mean), tensor(c.norm_var),
-                           false, 0.0, config_.norm_eps, false);
+        y = batch_norm_as_run(norm_name(c), y, tensor(c.norm_weight), tensor(c.norm_bias), tensor(c.norm_mean),
+                              tensor(c.norm_var), config_.norm_eps);
     if (c.activation == Activation::Relu) return at::relu(y);
     if (c.activation == Activation::Relu6) return at::clamp(y, 0, 6);
     return y;
@@ -92,6 +99,7 @@ at::Tensor CnnModel::convolve(const at::Tensor& x, const Convolution& c) const {
 at::Tensor CnnModel::forward(const at::Tensor& pixels) {
     TORCH_CHECK(pixels.dim() == 4 && pixels.size(1) == 3, "the input is ", pixels.sizes(),
                 ", expected [batch, 3, height, width]");
+    if (config_.folded) cannot_be_in_training_mode("its batch norms were folded into the weights");
     auto x = pixels.to(tensors_.front().second.device(), tensors_.front().second.scalar_type());
     for (const Block& block : config_.blocks) {
         auto y = x;
@@ -122,6 +130,7 @@ at::Tensor CnnModel::forward(const at::Tensor& pixels) {
     if (points_wanted()) x = point("head_input", x);
     for (std::size_t i = 0; i < config_.classifier.size(); ++i) {
         if (i > 0) x = at::relu(x);
+        if (i > 0 || config_.classifier.size() == 1) x = dropout_as_run(x, config_.dropout);
         x = at::linear(x, tensor(config_.classifier[i].first).flatten(1), tensor(config_.classifier[i].second));
     }
     return x.to(at::kFloat);

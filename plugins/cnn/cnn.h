@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -16,7 +17,7 @@ namespace vitrine::plugin::cnn {
 
 enum class Activation : std::uint8_t { None, Relu, Relu6 };
 
-/// A convolution with its batch norm (in evaluation form) and activation; numbers index the model's tensors, -1 is
+/// A convolution with its batch norm and activation; numbers index the model's tensors, -1 is
 /// none.
 struct Convolution {
     int weight = -1, bias = -1;
@@ -48,6 +49,8 @@ struct CnnConfig {
     std::vector<Block> blocks;
     std::int64_t pool = 1;                        ///< side of the adaptive average pooling before the classifier
     std::vector<std::pair<int, int>> classifier;  ///< weight and bias of linear layers, ReLU between
+    double dropout = 0;   ///< in training mode, before the last linear layer and after every ReLU
+    bool folded = false;  ///< its batch norms were folded into the convolutions before the file was written
     std::int64_t classes = 0;
     std::int64_t width = 0;  ///< channels of the last map
     double norm_eps = 1e-5;  ///< torch.nn.BatchNorm2d
@@ -74,6 +77,7 @@ class CnnModel : public Model {
     at::Tensor tensor(int index) const {
         return index < 0 ? at::Tensor{} : tensors_[static_cast<std::size_t>(index)].second;
     }
+    std::string_view norm_name(const Convolution& c) const;
     at::Tensor convolve(const at::Tensor& x, const Convolution& c) const;
 
     CnnConfig config_;

@@ -225,6 +225,7 @@ Result<CnnConfig> vgg(Taker& taker, std::string& title) {
         from = config.classes;
         ++linears;
     }
+    config.dropout = 0.5;  // torchvision.models.vgg
     title = fmt::format("VGG-{}{}", convolutions + linears, normed ? " BN" : "");
     return config;
 }
@@ -274,6 +275,7 @@ Result<CnnConfig> mobilenet_v2(Taker& taker, std::string& title) {
     config.blocks.push_back(std::move(last));
     config.width = channels;
     config.classifier.push_back(VITRINE_TRY(linear(taker, "classifier.1", channels, &config.classes)));
+    config.dropout = 0.2;  // torchvision.models.mobilenet_v2
     title = "MobileNetV2";
     return config;
 }
@@ -317,6 +319,7 @@ Result<CnnConfig> mobilenet_v2_tf(Taker& taker, std::string& title) {
     config.classes = shape[0];
     const int weight = VITRINE_TRY(taker.take("classifier.weight", {shape[0], channels, 1, 1}));
     config.classifier.emplace_back(weight, VITRINE_TRY(taker.take("classifier.bias", {shape[0]})));
+    config.folded = true;
     title = "MobileNetV2 (TensorFlow)";
     return config;
 }
