@@ -15,6 +15,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/sigmoid.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -169,6 +170,14 @@ TEST(MaskModule, EveryVersionRunsAndUnknownOnesAreNamed) {
             config.layers = {"c"};
             config.channels = {16};
             maps = {maps[2]};
+        } else if (version == "volume") {
+            for (auto& map : maps) map = at::stack({map, map + 1}, 2);
+        } else if (config.reads_tokens()) {
+            const std::int64_t width = version == "attention_v3" ? 128 : 24;
+            config.channels = {width, width, width};
+            config.prefix = 2;
+            auto g = generator(8);
+            for (auto& map : maps) map = at::randn({2, 2 + 9, width}, g, at::kFloat);
         }
         const auto mask = MaskModule::make(config, 0);
         ASSERT_TRUE(mask.has_value()) << mask.error().message;
@@ -176,13 +185,20 @@ TEST(MaskModule, EveryVersionRunsAndUnknownOnesAreNamed) {
         EXPECT_EQ(a.size(1), 5);
         EXPECT_GT(a.min().item<double>(), 0);
         EXPECT_LT(a.max().item<double>(), 1);
-        const at::Tensor sum = mask->contributions(maps, 2).sum(1) + named(*mask, "fuser.bias")[2];
+        const at::Tensor parts = mask->contributions(maps, 2);
+        EXPECT_EQ(parts.defined(), !version.starts_with("attention_v1")) << "they mix the layers";
+        if (!parts.defined()) continue;
+        const at::Tensor sum = parts.sum(1) + named(*mask, "fuser.bias")[2];
         EXPECT_LT((sum - mask->logits(maps).select(1, 2)).abs().max().item<double>(), 1e-5);
     }
     MaskConfig config = tiny();
     config.version = "tam";
     EXPECT_THAT(MaskModule::make(config, 0).error().message, testing::HasSubstr("'tam'"));
     EXPECT_FALSE(MaskModule::make({"l_cam", {"a", "b"}, {8, 8}, 5}, 0).has_value());
+    EXPECT_THAT(MaskModule::make({"attention_v1", {"a", "b"}, {8, 8}, 5}, 0).error().message,
+                testing::HasSubstr("12 heads"));
+    EXPECT_THAT(MaskModule::make({"attention_v3", {"a"}, {96}, 5}, 0).error().message,
+                testing::HasSubstr("heads of 64 channels"));
 }
 
 TEST(MaskModule, OnAWideGridTheMaskIsWideAndAtMost56) {

@@ -82,7 +82,7 @@ void MaskSgd::apply() {
         auto& [name, tensor] = parameters_[i];
         if (!tensor.grad().defined()) continue;
         at::Tensor gradient = tensor.grad();
-        if (weight_decay_ > 0 && !name.ends_with("bias")) gradient = gradient + weight_decay_ * tensor;
+        if (weight_decay_ > 0 && !name.ends_with(".bias")) gradient = gradient + weight_decay_ * tensor;
         momentum_[i].mul_(momentum_now_).add_(gradient);
         tensor.sub_(learning_rate_now_ * (gradient + momentum_now_ * momentum_[i]));
         tensor.mutable_grad() = at::Tensor();

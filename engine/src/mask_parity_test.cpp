@@ -39,7 +39,38 @@ TEST_F(MaskParity, TheAuthorsCheckpointsGiveTheAuthorsLogits) {
         for (const char* i : {"0", "1", "2"}) maps.push_back(kept(name + ".features." + i));
         EXPECT_LT(apart(mask->logits(maps), kept(name + ".eval")), 1e-5);
         EXPECT_LT(apart(mask->logits(maps, {}, true), kept(name + ".train")), 1e-5);
-        EXPECT_THAT(MaskModule::load(kData / (name + ".ckpt")).error().message, testing::HasSubstr("layers=A,B,C"));
+        EXPECT_EQ(MaskModule::load(kData / (name + ".ckpt"))->config().layers,
+                  (std::vector<std::string>{"a", "b", "c"}))
+            << "as the file says";
+    }
+}
+
+TEST_F(MaskParity, AttentionVersionsAndVolumesAreTheAuthors) {
+    const auto outputs = read_safetensors(kData / "versions.safetensors").value();
+    const auto at = [&](const std::string& name) { return *to_tensor(outputs.tensors.at(name)); };
+    for (const auto& [name, version] :
+         std::vector<std::pair<std::string, std::string>>{{"tattentionv1", "attention_v1"},
+                                                          {"tattentionv1_1", "attention_v1_1"},
+                                                          {"tattentionv1_2", "attention_v1_2"},
+                                                          {"tattentionv2", "attention_v2"},
+                                                          {"tattentionv2_1", "attention_v2_1"},
+                                                          {"tattentionv2_2", "attention_v2_2"},
+                                                          {"tattentionv3", "attention_v3"},
+                                                          {"3d_tame", "volume"}}) {
+        SCOPED_TRACE(name);
+        const auto mask = MaskModule::load(kData / (name + ".ckpt"));
+        ASSERT_TRUE(mask.has_value()) << mask.error().message;
+        EXPECT_EQ(mask->config().version, version);
+        EXPECT_EQ(mask->config().layers, (std::vector<std::string>{"blocks.9.norm1", "blocks.11.norm1"}));
+        const std::vector<at::Tensor> maps{at(name + ".features.0"), at(name + ".features.1")};
+        EXPECT_LT(apart(mask->logits(maps), at(name + ".eval")), 1e-5);
+        EXPECT_LT(apart(mask->logits(maps, {}, true), at(name + ".train")), 1e-5);
+        const auto copy = std::filesystem::path(testing::TempDir()) / (name + ".safetensors");
+        ASSERT_TRUE(mask->save(copy, at::kFloat).has_value());
+        const auto again = MaskModule::load(copy);
+        std::filesystem::remove(copy);
+        ASSERT_TRUE(again.has_value()) << again.error().message;
+        EXPECT_LT(apart(again->logits(maps), mask->logits(maps)), 1e-7);
     }
 }
 

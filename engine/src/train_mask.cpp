@@ -39,6 +39,7 @@
 #include <vitrine/device.h>
 #include <vitrine/pack.h>
 #include <vitrine/torch_errors.h>
+#include <vitrine/training_mode.h>
 
 #include "augment.h"
 #include "dataset.h"
@@ -47,6 +48,7 @@
 #include "shared_sums.h"
 #include "tensor_io.h"
 #include "text.h"
+#include "training_checkpoint.h"
 
 namespace vitrine {
 
@@ -82,7 +84,7 @@ std::vector<Parameter> mask_parameters() {
               {"random", "diagonal"}, paper),
         words("mode", "default",
               "default: the frozen model answers as always and smoothness is rescaled to a batch of 32; reference: the "
-              "published run, no rescaling",
+              "published run, the frozen model in training mode, no rescaling",
               {"default", "reference"}, paper),
         number("epochs", 8, "passes over all pictures", 0, 1e6, paper),
         whole("steps", 0, "optimiser steps; 0 takes them from epochs", "", ""),
@@ -94,6 +96,11 @@ std::vector<Parameter> mask_parameters() {
         number("smooth", 0.01, "weight of the masks' roughness", 0, 1000, paper),
         number("flip", 0.5, "chance of a mirrored picture", 0, 1, paper),
         number("held", 0.1, "share of the pictures that is held out and measured at the end", 0, 0.9, ""),
+        whole(
+            "best_every", 0,
+            "steps between looks at the pictures held out; the mask with the least AD at 15 % is written. 0: the last "
+            "step's, as published",
+            "", paper),
         whole("side", 0, "side to which pictures are brought before a random crop; 0: 256 / 224 of the input's",
               "pixels", paper),
         whole("seed", 0, "every random choice follows from it", "", ""),
@@ -144,10 +151,14 @@ class MaskTraining {
     at::Tensor to_device(const std::vector<Cut>& cuts) const;
     at::Tensor next_cuts(std::int64_t step);
     at::Tensor pieces(const at::Tensor& cuts) const;
+    NamedTensors state() const;
     at::Tensor centred(const std::vector<std::int64_t>& pictures) const;
     std::vector<std::int64_t> drawn(std::int64_t step);
     std::vector<std::int64_t> share_of(const std::vector<std::int64_t>& batch) const;
+    RunOfStep run_of_step() const;
     Status step(Due& due);
+    Status look();
+    Result<MaskFigures> held_figures();
     void share_gradients(at::Tensor& figures, Due& due);
     Status time_floor();
     Status record_step(const at::Tensor& cuts);
@@ -164,6 +175,7 @@ class MaskTraining {
     MaskConfig config_;
     MaskPolicy policy_ = MaskPolicy::Black;
     MaskWeights weights_;
+    std::optional<TrainingMode> frozen_;  // of mode=reference
     std::optional<MaskModule> mask_;
     std::unique_ptr<MaskSgd> optimizer_;
     OneCycle schedule_;
@@ -178,7 +190,6 @@ class MaskTraining {
     double rescale_ = 1;
     bool reference_ = false, random_ = true;
     TrainMaskSummary summary_;
-    at::Tensor last_;  // [6] of the last step, on the device: the terms, coverage, agreement
     std::vector<at::Tensor> waiting_;
     std::optional<DeviceGraph> graph_, floor_graph_;
     at::Tensor floor_pixels_;
@@ -189,6 +200,13 @@ class MaskTraining {
     std::int64_t ahead_from_ = 0;
     at::Tensor mean_, std_;  // [1, 3, 1, 1]
     double floor_seconds_ = 0, recorded_floor_seconds_ = 0, aside_seconds_ = 0;
+    double agreement_ = 0;  // of the last step that was read
+    /// The mask with the least AD at 15 % of those that were looked at.
+    struct Best {
+        std::int64_t step = 0;
+        double drop = 0;
+        NamedTensors tensors;
+    } best_;
     std::int64_t floor_count_ = 0;
 };
 
@@ -289,14 +307,16 @@ Status MaskTraining::settle() {
     height_ = model_.preprocess().input_height;
     width_ = model_.preprocess().input_width;
     reference_ = settings_.text("mode") == "reference";
-    if (reference_)
-        for (const auto& [name, tensor] : model_.parameters())
-            if (tensor.dim() == 1 &&
-                (name.find("bn") != std::string::npos || name.find("batch_norm") != std::string::npos))
-                return fail(ErrorCode::Unsupported,
-                            "mode=reference runs batch norms on the batch's statistics, which {} cannot do here; use "
-                            "mode=default",
-                            model_.info().name);
+    if (reference_ && !model_.is_native())
+        return fail(ErrorCode::Unsupported,
+                    "mode=reference runs the frozen model in training mode, and {} is a program that runs as it was "
+                    "exported; use mode=default",
+                    model_.info().name);
+    if (reference_) {
+        frozen_.emplace();
+        frozen_->seed = seed_;
+        frozen_->peers = options_.peers;
+    }
     random_ = settings_.text("masking") == "random";
     const std::string policy = settings_.text("policy");
     policy_ = policy == "mean" || (policy == "auto" && model_.info().layers > 0) ? MaskPolicy::Mean : MaskPolicy::Black;
@@ -324,10 +344,16 @@ Status MaskTraining::settle() {
     summary_.layers = config_.layers;
 
     const at::Tensor nothing = at::zeros({1, 3, height_, width_}, at::TensorOptions().device(device_).dtype(type_));
+    if (config_.reads_tokens())
+        config_.prefix = static_cast<std::int64_t>(model_.layout(height_, width_).prefix.size());
+    const InTrainingMode listing(frozen_ ? &*frozen_ : nullptr, {});
     const MaskFeatures seen = VITRINE_TRY(mask_features(model_, nothing, config_));
+    if (frozen_ && !frozen_->refused.empty())
+        return fail(ErrorCode::Unsupported, "mode=reference runs {} in training mode, and {}; use mode=default",
+                    model_.info().name, frozen_->refused);
     for (const at::Tensor& map : seen.maps) {
-        config_.channels.push_back(map.size(1));
-        if (batch_ * map.size(2) * map.size(3) < 2)
+        config_.channels.push_back(config_.channels_of(map));
+        if (batch_ * map.numel() / map.size(0) / config_.channels_of(map) < 2)
             return fail(ErrorCode::BadInput,
                         "a batch of 1 has one number a channel in a 1 x 1 map, too few for a norm");
     }
@@ -470,7 +496,13 @@ std::vector<std::int64_t> MaskTraining::share_of(const std::vector<std::int64_t>
     return {at(rank), at(rank + 1)};
 }
 
+/// Which of the batch's pictures this process has, for what the frozen model does in training mode.
+RunOfStep MaskTraining::run_of_step() const {
+    return {step_, several() ? batch_ * options_.peers->rank() / options_.peers->count() : 0, batch_};
+}
+
 Result<at::Tensor> MaskTraining::pass(const at::Tensor& cuts, Due* due) {
+    const InTrainingMode scope(frozen_ ? &*frozen_ : nullptr, run_of_step());
     const at::Tensor pixels = pieces(cuts);
     const MaskFeatures seen = VITRINE_TRY(mask_features(model_, pixels.to(type_), config_));
     const at::Tensor classes = at::argmax(seen.answer, 1);
@@ -514,8 +546,8 @@ Status MaskTraining::step(Due& due) {
         recorded_cuts_.copy_(cuts);
         graph_->replay();
         waiting_.push_back(recorded_figures_.clone());
-    } else if (stepped_ > kBeforeRecording && !not_recorded_ && !several() && model_.is_native() &&
-               graphs_allowed(device_)) {
+    } else if (stepped_ > kBeforeRecording && !not_recorded_ && !several() && !frozen_ && model_.is_native() &&
+               graphs_allowed(device_)) {  // in training mode dropout is drawn anew on the CPU in every step
         VITRINE_CHECK(record_step(cuts));
     } else {
         waiting_.push_back(VITRINE_TRY(pass(cuts, &due)));
@@ -610,11 +642,42 @@ Status MaskTraining::time_floor() {
     return {};
 }
 
+/// All that training changes in the mask, and in the frozen model's statistics: the tensors themselves.
+NamedTensors MaskTraining::state() const {
+    NamedTensors out = mask_->parameters();
+    for (const auto& item : mask_->statistics()) out.push_back(item);
+    if (frozen_)
+        for (const auto& [name, tensor] : frozen_->statistics) out.emplace_back("backbone." + name, tensor);
+    return out;
+}
+
+Result<MaskFigures> MaskTraining::held_figures() {
+    if (frozen_) mask_->backbone = frozen_->statistics;
+    return mask_figures(model_, *mask_, policy_, static_cast<std::int64_t>(held_.size()),
+                        [&](std::int64_t from, std::int64_t count) {
+                            return centred({held_.begin() + from, held_.begin() + from + count});
+                        });
+}
+
+/// Keeps the mask if none before was as good on the pictures held out.
+Status MaskTraining::look() {
+    const auto began = Clock::now();
+    if (!held_.empty()) {
+        const double drop = VITRINE_TRY(held_figures()).average_drop[2];
+        if (best_.step == 0 || drop < best_.drop) {
+            best_ = {step_, drop, state()};
+            for (auto& [name, tensor] : best_.tensors) tensor = tensor.detach().clone();
+        }
+    }
+    aside_seconds_ += std::chrono::duration<double>(Clock::now() - began).count();
+    return {};
+}
+
 Status MaskTraining::write_checkpoint() {
     if (!first()) return {};
-    NamedTensors tensors = mask_->parameters();
-    for (const auto& item : mask_->statistics()) tensors.push_back(item);
+    NamedTensors tensors = state();
     for (const auto& item : optimizer_->state()) tensors.push_back(item);
+    for (const auto& [name, tensor] : best_.tensors) tensors.emplace_back("best." + name, tensor);
     at::Tensor curve = at::empty({static_cast<std::int64_t>(summary_.curve.size()), 5});
     std::memcpy(curve.mutable_data_ptr<float>(), summary_.curve.data(),
                 summary_.curve.size() * sizeof(summary_.curve[0]));
@@ -623,68 +686,56 @@ Status MaskTraining::write_checkpoint() {
                          {{"format", kCheckpointFormat},
                           {"step", std::to_string(step_)},
                           {"collapsed", std::to_string(collapsed_)},
+                          {"agreement", fmt::format("{}", agreement_)},
+                          {"best_step", std::to_string(best_.step)},
+                          {"best_drop", fmt::format("{}", best_.drop)},
                           {"weights", mask_->facts["weights"]},
                           {"settings", record()}});
 }
 
 Status MaskTraining::resume_if_there() {
-    std::error_code ignored;
     const fs::path file = checkpoint_file();
-    if (!fs::exists(file, ignored)) return {};
-    auto contents = read_safetensors(file);
-    if (!contents)
-        return tl::make_unexpected(std::move(contents.error()).with_context("resuming from " + file.string()));
-    const auto& metadata = contents->metadata;
-    const auto fact = [&](const char* key) { return metadata.count(key) != 0 ? metadata.at(key) : std::string(); };
-    if (fact("format") != kCheckpointFormat)
-        return fail(ErrorCode::BadInput, "{} is no checkpoint of a mask; move it away or choose another --out",
-                    file.string());
-    const auto then = nlohmann::json::parse(fact("settings"), nullptr, false);
-    const auto now = nlohmann::json::parse(record());
-    if (!then.is_object())
-        return fail(ErrorCode::BadInput, "{} does not say its settings; remove it to start anew", file.string());
-    for (const auto& [name, value] : now.items()) {
-        if (name == "report_seconds" || name == "checkpoint_seconds" || name == "preview_every" ||
-            name == "precision" || name == "floor")
-            continue;
-        const auto before = then.value(name, nlohmann::json());
-        if (before != value)
-            return fail(ErrorCode::BadInput,
-                        "{} was trained with {} = {}, now it is {}; use the same settings or remove the checkpoint",
-                        file.string(), name, before.dump(), value.dump());
-    }
-    if (fact("weights") != mask_->facts["weights"])
+    auto found = VITRINE_TRY(read_training_checkpoint(
+        file, {.format = kCheckpointFormat,
+               .of = "a mask",
+               .settings = record(),
+               .free = {"report_seconds", "checkpoint_seconds", "preview_every", "precision", "floor"},
+               .steps = steps_}));
+    if (!found) return {};
+    if (found->fact("weights") != mask_->facts["weights"])
         return fail(ErrorCode::BadInput, "{} was trained for other weights of {}; remove it to start anew",
                     file.string(), model_.info().name);
-    const auto whole = [&](const char* key) {
-        std::int64_t value = -1;
-        const std::string text = fact(key);
-        std::from_chars(text.data(), text.data() + text.size(), value);
-        return value;
-    };
-    const std::int64_t step = whole("step");
-    NamedTensors state;
-    for (const auto& [name, entry] : contents->tensors)
-        state.emplace_back(name, VITRINE_TRY(to_tensor(entry)).to(device_));
     const at::NoGradGuard no_grad;
+    const NamedTensors own = state();
     std::size_t taken = 0;
     const at::Tensor* curve = nullptr;
-    for (const auto& [name, tensor] : state) {
+    for (auto& [name, tensor] : found->state) {
+        tensor = tensor.to(device_);
         if (name == "curve") curve = &tensor;
-        for (const auto* list : {&mask_->parameters(), &mask_->statistics()})
-            for (const auto& [own, to] : *list)
-                if (own == name && to.sizes() == tensor.sizes()) {
-                    const_cast<at::Tensor&>(to).copy_(tensor);
-                    ++taken;
-                }
+        if (name.starts_with("best.")) best_.tensors.emplace_back(name.substr(5), tensor);
+        for (const auto& [key, to] : own)
+            if (key == name && to.sizes() == tensor.sizes()) {
+                const_cast<at::Tensor&>(to).copy_(tensor);
+                ++taken;
+            }
     }
-    if (step < 1 || step > steps_ || taken != mask_->parameters().size() + mask_->statistics().size() ||
-        !optimizer_->restore(state) || curve == nullptr || curve->dim() != 2 || curve->size(0) != step ||
-        curve->size(1) != 5)
+    best_.step = found->whole("best_step");
+    best_.drop = found->number("best_drop");
+    const bool best_fits =
+        best_.step <= 0 ? best_.tensors.empty()
+                        : best_.step <= found->step && best_.tensors.size() == own.size() &&
+                              std::all_of(best_.tensors.begin(), best_.tensors.end(), [&](const auto& item) {
+                                  return std::any_of(own.begin(), own.end(), [&](const auto& other) {
+                                      return other.first == item.first && other.second.sizes() == item.second.sizes();
+                                  });
+                              });
+    if (found->step < 1 || taken != own.size() || !best_fits || !optimizer_->restore(found->state) ||
+        curve == nullptr || curve->dim() != 2 || curve->size(0) != found->step || curve->size(1) != 5)
         return fail(ErrorCode::BadInput, "{} is broken or of another mask; remove it to start anew", file.string());
-    step_ = step;
-    collapsed_ = std::max<std::int64_t>(0, whole("collapsed"));
-    summary_.curve.resize(static_cast<std::size_t>(step));
+    step_ = found->step;
+    collapsed_ = std::max<std::int64_t>(0, found->whole("collapsed"));
+    agreement_ = found->number("agreement");
+    summary_.curve.resize(static_cast<std::size_t>(step_));
     const at::Tensor host = curve->to(at::kCPU).contiguous();
     std::memcpy(summary_.curve.data(), host.const_data_ptr<float>(), summary_.curve.size() * sizeof(summary_.curve[0]));
     summary_.notes.push_back(fmt::format("resumed at step {} of {}", step_, steps_));
@@ -692,7 +743,8 @@ Status MaskTraining::resume_if_there() {
 }
 
 Status MaskTraining::write_mask() {
-    const auto& last = summary_.curve.back();
+    const auto& last =
+        best_.step > 0 ? summary_.curve[static_cast<std::size_t>(best_.step - 1)] : summary_.curve.back();
     mask_->facts["losses"] = nlohmann::json{
         {"total", last[0]},
         {"cross_entropy", last[1]},
@@ -717,7 +769,8 @@ Result<TrainMaskSummary> MaskTraining::run() {
     auto reported = began, kept = began;
     const std::int64_t first_step = step_;
     double spent = 0;
-    const std::int64_t preview_every = settings_.integer("preview_every"), floors = settings_.integer("floor");
+    const std::int64_t preview_every = settings_.integer("preview_every"), floors = settings_.integer("floor"),
+                       best_every = settings_.integer("best_every");
     // Figures stay on the device until someone asks: reading each would wait for each step.
     const auto gather = [&](std::string note) -> Status {
         if (waiting_.empty() && note.empty()) return {};
@@ -732,6 +785,7 @@ Result<TrainMaskSummary> MaskTraining::run() {
             for (std::int64_t i = 0; i < figures.size(0); ++i, value += 6) {
                 summary_.curve.push_back({value[0], value[1], value[2], value[3], value[4]});
                 collapsed_ = value[4] < 0.02F || value[4] > 0.98F ? collapsed_ + 1 : 0;
+                agreement_ = value[5];
             }
             const at::Tensor mean = figures.mean(0);
             const auto* of = mean.const_data_ptr<float>();
@@ -741,6 +795,7 @@ Result<TrainMaskSummary> MaskTraining::run() {
         } else if (!summary_.curve.empty()) {  // nothing new: the last step's, as after resuming
             const auto& of = summary_.curve.back();
             now.total = of[0], now.cross_entropy = of[1], now.area = of[2], now.smooth = of[3], now.coverage = of[4];
+            now.agreement = agreement_;
         }
         spent = std::chrono::duration<double>(Clock::now() - began).count() - aside_seconds_;
         if (step_ > first_step && spent > 0) {
@@ -785,6 +840,8 @@ Result<TrainMaskSummary> MaskTraining::run() {
         }
         if (floor_count_ < floors && step_ > first_step + kBeforeRecording + 1) VITRINE_CHECK(time_floor());
         if (!several()) due = is_due();
+        if (best_every > 0 && (step_ % best_every == 0 || step_ == steps_))
+            VITRINE_CHECK(agree(first() ? look() : Status{}));
         stop = due.stop;
         if (due.report) VITRINE_CHECK(gather(""));
         if (options_.preview && first() && preview_every > 0 && step_ % preview_every == 0)
@@ -810,13 +867,17 @@ Result<TrainMaskSummary> MaskTraining::run() {
 
 /// Measures the mask on the pictures held out and writes it.
 Status MaskTraining::finish() {
-    if (!held_.empty()) {
-        const auto make = [&](std::int64_t from, std::int64_t count) {
-            return centred({held_.begin() + from, held_.begin() + from + count});
-        };
-        summary_.held =
-            VITRINE_TRY(mask_figures(model_, *mask_, policy_, static_cast<std::int64_t>(held_.size()), make));
+    if (best_.step > 0) {
+        const at::NoGradGuard no_grad;
+        for (const auto& [name, to] : state())
+            for (const auto& [kept, from] : best_.tensors)
+                if (kept == name) const_cast<at::Tensor&>(to).copy_(from);
+        summary_.best_step = best_.step;
+        summary_.notes.push_back(fmt::format("step {} of {} was written, where AD at 15 % was least: {:.2f} %",
+                                             best_.step, steps_, best_.drop));
     }
+    if (frozen_) mask_->backbone = frozen_->statistics;
+    if (!held_.empty()) summary_.held = VITRINE_TRY(held_figures());
     VITRINE_CHECK(write_mask());
     std::error_code ignored;
     fs::remove(checkpoint_file(), ignored);
@@ -839,7 +900,13 @@ Result<MaskFigures> mask_figures(Model& model, const MaskModule& mask, MaskPolic
         for (std::int64_t from = 0; from < count; from += kPiece) {
             const std::int64_t n = std::min(kPiece, count - from);
             const at::Tensor pictures = pixels(from, n);
-            const MaskFeatures seen = VITRINE_TRY(mask_features(model, pictures.to(type), mask.config()));
+            MaskFeatures seen;
+            {
+                const WithStatistics scope(mask.backbone);
+                seen = VITRINE_TRY(mask_features(model, pictures.to(type), mask.config()));
+            }
+            // What is measured is the model as it was opened.
+            if (!mask.backbone.empty()) seen.answer = model.forward(pictures.to(type)).to(at::kFloat);
             const at::Tensor classes = at::argmax(seen.answer, 1, true);
             const at::Tensor whole = at::softmax(seen.answer, 1).gather(1, classes);
             // Only the rows that are looked at.

@@ -15,6 +15,7 @@
 #include <ATen/ops/batch_norm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
@@ -24,6 +25,7 @@
 
 #include <vitrine/capture.h>
 #include <vitrine/pack.h>
+#include <vitrine/training_mode.h>
 
 #include "shared_sums.h"
 
@@ -61,6 +63,30 @@ class SquareModel final : public Model {
                 {"flat", "cells in a row [batch, width]"}};
     }
     void to(at::Device, at::ScalarType) override {}
+};
+
+/// The same behind a batch norm and a dropout.
+class NormedSquareModel final : public Model {
+  public:
+    NormedSquareModel() {
+        inner_.info().name = "normed squares";
+        info_ = inner_.info();
+        preprocess_ = inner_.preprocess();
+    }
+    at::Tensor forward(const at::Tensor& pixels) override {
+        if (folded) cannot_be_in_training_mode("its batch norms were folded into the weights");
+        const at::Tensor x = batch_norm_as_run("bn", pixels, at::ones({3}), at::zeros({3}), mean, variance, 1e-5);
+        return dropout_as_run(inner_.forward(0.3 * x + 0.4), 0.1);
+    }
+    TokenLayout layout(std::int64_t height, std::int64_t width) const override { return inner_.layout(height, width); }
+    std::vector<NamedPoint> points() const override { return inner_.points(); }
+    bool is_native() const override { return !program; }
+    void to(at::Device, at::ScalarType) override {}
+    at::Tensor mean = at::full({3}, 0.4), variance = at::full({3}, 0.09);
+    bool folded = false, program = false;
+
+  private:
+    SquareModel inner_;
 };
 
 class TrainMask : public testing::Test {
@@ -263,6 +289,99 @@ TEST_F(TrainMask, WithoutNormsAndDropoutTheReferenceIsTheDefaultAtABatchOf32) {
     EXPECT_FLOAT_EQ(c->curve[0][3], 4 * d->curve[0][3]) << "smoothness is rescaled to a batch of 32";
 }
 
+TEST_F(TrainMask, TheReferenceRunsTheFrozenModelInTrainingModeAndResumesToTheBit) {
+    NormedSquareModel model;
+    const at::Tensor mean = model.mean.clone(), variance = model.variance.clone();
+    const auto run = [&](const std::string& out, std::int64_t until) {
+        std::stop_source stop;
+        auto o = options(out, {{"mode", "reference"}, {"held", "0.1"}, {"best_every", "5"}, {"steps", "11"}});
+        o.stop = stop.get_token();
+        o.progress = [&](const MaskStep& at) {
+            if (at.step == until) stop.request_stop();
+        };
+        return train_mask(model, o);
+    };
+    const auto whole = run("whole.safetensors", -1);
+    ASSERT_TRUE(whole.has_value()) << whole.error().message;
+    ASSERT_FALSE(run("parts.safetensors", 6)->finished);
+    const auto rest = run("parts.safetensors", -1);
+    ASSERT_TRUE(rest.has_value()) << rest.error().message;
+    EXPECT_EQ(rest->curve, whole->curve);
+    EXPECT_EQ(rest->best_step, whole->best_step);
+    EXPECT_EQ(rest->held.average_drop, whole->held.average_drop);
+    const auto a = MaskModule::load(folder_ / "whole.safetensors"), b = MaskModule::load(folder_ / "parts.safetensors");
+    ASSERT_TRUE(a && b);
+    ASSERT_EQ(a->backbone.size(), 2U);
+    for (const auto& [name, tensor] : a->backbone) EXPECT_TRUE(at::equal(tensor, b->backbone.at(name))) << name;
+    for (std::size_t i = 0; i < a->parameters().size(); ++i)
+        EXPECT_TRUE(at::equal(a->parameters()[i].second, b->parameters()[i].second)) << a->parameters()[i].first;
+    EXPECT_FALSE(at::equal(a->backbone.at("bn.running_mean"), mean)) << "the run's own moved";
+    EXPECT_TRUE(at::equal(model.mean, mean) && at::equal(model.variance, variance)) << "the opened model's did not";
+    const auto plain = train_mask(model, options("plain", {{"steps", "11"}, {"held", "0.1"}, {"batch", "32"}})),
+               reference = train_mask(
+                   model,
+                   options("reference", {{"steps", "11"}, {"held", "0.1"}, {"batch", "32"}, {"mode", "reference"}}));
+    ASSERT_TRUE(plain && reference);
+    EXPECT_NE(plain->curve, reference->curve);
+    EXPECT_TRUE(MaskModule::load(folder_ / "plain")->backbone.empty());
+
+    model.folded = true;
+    EXPECT_THAT(train_mask(model, options("m", {{"mode", "reference"}})).error().message,
+                testing::HasSubstr("its batch norms were folded"));
+    model.folded = false;
+    model.program = true;
+    EXPECT_THAT(train_mask(model, options("m", {{"mode", "reference"}})).error().message,
+                testing::HasSubstr("runs as it was exported"));
+}
+
+TEST_F(TrainMask, TheBestByTheHeldPicturesIsWritten) {
+    // A rate that falls to nothing at the end, after one that ruins the mask in the middle.
+    const auto set = [](std::int64_t every) {
+        return std::vector<std::pair<std::string, std::string>>{
+            {"held", "0.3"}, {"steps", "24"}, {"lr", "0.3"}, {"best_every", std::to_string(every)}};
+    };
+    const auto best = train_mask(model_, options("best", set(1)));
+    ASSERT_TRUE(best.has_value()) << best.error().message;
+    const auto last = train_mask(model_, options("last", set(0)));
+    ASSERT_TRUE(last.has_value());
+    EXPECT_EQ(last->best_step, 0);
+    EXPECT_GE(best->best_step, 1);
+    EXPECT_EQ(best->curve, last->curve) << "looking changes nothing";
+    EXPECT_LE(best->held.average_drop[2], last->held.average_drop[2]);
+    // What was written is the mask of that step, as a preview sees it.
+    auto again = options("again", set(0));
+    again.settings.emplace_back("preview_every", "1");
+    at::Tensor then;
+    again.preview = [&](const MaskModule& mask, std::int64_t step) {
+        if (step == best->best_step) then = mask.parameters().back().second.detach().clone();
+    };
+    ASSERT_TRUE(train_mask(model_, again).has_value());
+    const auto written = MaskModule::load(folder_ / "best"), end = MaskModule::load(folder_ / "last");
+    ASSERT_TRUE(written && end);
+    EXPECT_TRUE(at::equal(written->parameters().back().second, then));
+    EXPECT_EQ(best->best_step == 24, at::equal(end->parameters().back().second, then));
+    EXPECT_LT(best->best_step, 24) << "else the setting shows nothing here";
+}
+
+TEST_F(TrainMask, TheFirstReportAfterResumingHasTheAgreement) {
+    std::stop_source stop;
+    auto half = options("m.safetensors");
+    half.stop = stop.get_token();
+    double before = -1, after = -1;
+    half.progress = [&](const MaskStep& at) {
+        if (at.note.empty()) before = at.agreement;
+        if (at.step == 5) stop.request_stop();
+    };
+    ASSERT_TRUE(train_mask(model_, half).has_value());
+    EXPECT_GT(before, 0);
+    auto rest = options("m.safetensors");
+    rest.progress = [&](const MaskStep& at) {
+        if (after < 0) after = at.agreement;
+    };
+    ASSERT_TRUE(train_mask(model_, rest).has_value());
+    EXPECT_EQ(after, before);
+}
+
 /// Where threads meet that stand for the processes of one training.
 class Meeting {
   public:
@@ -350,22 +469,22 @@ class SharedTraining : public TrainMask {
         });
         return out;
     }
-    static void expect_close(const at::Tensor& a, const at::Tensor& b, const std::string& what) {
-        EXPECT_LE((a - b).abs().max().item<double>(), 1e-5 * a.abs().max().item<double>()) << what;
+    static void expect_close(const at::Tensor& a, const at::Tensor& b, const std::string& what, double within = 1e-5) {
+        EXPECT_LE((a - b).abs().max().item<double>(), within * a.abs().max().item<double>()) << what;
     }
-    static void expect_close(const TrainMaskSummary& a, const TrainMaskSummary& b) {
+    static void expect_close(const TrainMaskSummary& a, const TrainMaskSummary& b, double within = 1e-5) {
         ASSERT_EQ(a.curve.size(), b.curve.size());
         for (std::size_t i = 0; i < a.curve.size(); ++i)
             for (std::size_t k = 0; k < 5; ++k)
-                EXPECT_NEAR(a.curve[i][k], b.curve[i][k], 1e-5 * std::abs(a.curve[i][k])) << i << " " << k;
+                EXPECT_NEAR(a.curve[i][k], b.curve[i][k], within * std::abs(a.curve[i][k])) << i << " " << k;
     }
-    void expect_close_files(const std::string& first, const std::string& second) const {
+    void expect_close_files(const std::string& first, const std::string& second, double within = 1e-5) const {
         const auto a = MaskModule::load(folder_ / first), b = MaskModule::load(folder_ / second);
         ASSERT_TRUE(a && b);
         for (std::size_t i = 0; i < a->parameters().size(); ++i)
-            expect_close(a->parameters()[i].second, b->parameters()[i].second, a->parameters()[i].first);
+            expect_close(a->parameters()[i].second, b->parameters()[i].second, a->parameters()[i].first, within);
         for (std::size_t i = 0; i < a->statistics().size(); ++i)
-            expect_close(a->statistics()[i].second, b->statistics()[i].second, a->statistics()[i].first);
+            expect_close(a->statistics()[i].second, b->statistics()[i].second, a->statistics()[i].first, within);
     }
 };
 
@@ -394,6 +513,28 @@ TEST_F(SharedTraining, FindsWhatOneProcessFinds) {
         EXPECT_NEAR(alone->held.average_drop[0], shared[0]->held.average_drop[0], 1e-3);
         EXPECT_FALSE(fs::exists(folder_ / "shared.safetensors.checkpoint"));
     }
+}
+
+TEST_F(SharedTraining, SharesTheStatisticsOfTheFrozenModel) {
+    NormedSquareModel one;
+    const auto alone = train_mask(one, options("alone.safetensors", {{"mode", "reference"}}));
+    ASSERT_TRUE(alone.has_value()) << alone.error().message;
+    Summaries shared(3, fail(ErrorCode::Internal, "not run"));
+    together(3, [&](Peers& peers) {
+        NormedSquareModel model;
+        auto o = options("shared.safetensors", {{"mode", "reference"}});
+        o.peers = &peers;
+        shared[static_cast<std::size_t>(peers.rank())] = train_mask(model, o);
+    });
+    for (const auto& each : shared) ASSERT_TRUE(each.has_value()) << each.error().message;
+    // One process's norm rounds in fp32, the shared one is summed in double precision, and the model's answer is 12
+    // times what the norm gave.
+    constexpr double kWithin = 5e-5;
+    expect_close(*alone, *shared[0], kWithin);
+    expect_close_files("alone.safetensors", "shared.safetensors", kWithin);
+    const auto a = MaskModule::load(folder_ / "alone.safetensors"),
+               b = MaskModule::load(folder_ / "shared.safetensors");
+    for (const auto& [name, tensor] : a->backbone) expect_close(tensor, b->backbone.at(name), name);
 }
 
 TEST_F(SharedTraining, GoesOnWithAnotherNumberOfProcesses) {

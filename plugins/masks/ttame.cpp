@@ -15,6 +15,7 @@
 
 #include <fmt/ranges.h>
 
+#include <vitrine/capture.h>
 #include <vitrine/engine.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/torch_errors.h>
@@ -101,7 +102,7 @@ class TTame final : public Explainer {
              {}},
             {"layers",
              std::string(),
-             "for a checkpoint of the authors', which names no layers of this program: names with commas between",
+             "for a checkpoint of the authors': layers to be taken in place of those it names, with commas between",
              "",
              "",
              {},
@@ -113,7 +114,8 @@ class TTame final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
-    // The run that keeps the layers; the shared capture does not have them.
+    // The run that keeps the layers; the shared capture does not have them. A mask with statistics of its own needs one
+    // more.
     std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 0}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
@@ -157,6 +159,11 @@ class TTame final : public Explainer {
                             "have seen little of them",
                             one == k ? "this class" : "the class compared with", 100 * probability));
         }
+        if (!seen.mask->backbone.empty())
+            out.notes.push_back(fmt::format(
+                "the layers were read with the {} running statistics of batch norms that training left, not with the "
+                "opened model's; its answers are its own",
+                seen.mask->backbone.size()));
         if (std::string doubt = seen.mask->doubt(model); !doubt.empty()) out.notes.push_back(std::move(doubt));
         return out;
     }
@@ -169,17 +176,19 @@ class TTame final : public Explainer {
             return (versus ? numbers(k) - numbers(*versus) : numbers(k)).to(at::kCPU, at::kFloat).contiguous();
         };
         const at::Tensor c = of([&](std::int64_t i) { return seen.logits[i]; });
+        const bool splits = !seen.mask->config().mixes_layers();
         const at::Tensor layers =
-            of([&](std::int64_t i) { return seen.mask->contributions(seen.features.maps, i)[0]; });
+            splits ? of([&](std::int64_t i) { return seen.mask->contributions(seen.features.maps, i)[0]; })
+                   : at::Tensor();
         const at::Tensor bias = of([&](std::int64_t i) {
             for (const auto& [name, tensor] : seen.mask->parameters())
                 if (name == "fuser.bias") return tensor[i].to(at::kFloat);
             return at::zeros({});
         });
         std::vector<std::pair<std::string, at::Tensor>> parts;
-        for (std::size_t s = 0; s < seen.mask->config().layers.size(); ++s)
+        for (std::size_t s = 0; splits && s < seen.mask->config().layers.size(); ++s)
             parts.emplace_back(seen.mask->config().layers[s], layers[static_cast<std::int64_t>(s)]);
-        parts.emplace_back("bias", bias.expand_as(c).contiguous());
+        if (splits) parts.emplace_back("bias", bias.expand_as(c).contiguous());
         parts.emplace_back("sum", c);
 
         Table adds;
@@ -198,9 +207,11 @@ class TTame final : public Explainer {
                 ErrorCode::Unsupported,
                 "a training mask is of one class: take the other class away, or show the map, which is then the "
                 "difference");
-        const double off = (layers.sum(0) + bias - c).abs().max().item<double>(),
-                     reach = std::max(1.0, c.abs().max().item<double>());
-        out.checks.push_back({"layers and bias add up", off <= 1e-5 * reach, fmt::format("within {:.0e}", off)});
+        if (splits) {
+            const double off = (layers.sum(0) + bias - c).abs().max().item<double>(),
+                         reach = std::max(1.0, c.abs().max().item<double>());
+            out.checks.push_back({"layers and bias add up", off <= 1e-5 * reach, fmt::format("within {:.0e}", off)});
+        }
         out.tables.push_back(std::move(adds));
 
         out.is_signed = chosen != nullptr || versus.has_value();
@@ -249,10 +260,17 @@ class TTame final : public Explainer {
         }
         const at::ScalarType type = first.defined() ? first.scalar_type() : at::kFloat;
         Seen seen{file.string() + names, written, &context.model, first, weights, context.input.pixels, {}, {}, {}};
-        seen.features = VITRINE_TRY(mask_features(context.model, context.input.pixels.to(context.model.device(), type),
-                                                  mask->config(), context.stop));
+        const at::Tensor pixels = context.input.pixels.to(context.model.device(), type);
+        {
+            const WithStatistics scope(mask->backbone);
+            seen.features = VITRINE_TRY(mask_features(context.model, pixels, mask->config(), context.stop));
+        }
+        // What is explained is the model as it was opened.
+        if (!mask->backbone.empty())
+            seen.features.answer = VITRINE_TRY(run(context.model, pixels, context.stop)).to(at::kFloat);
         for (std::size_t s = 0; s < seen.features.maps.size(); ++s)
-            if (const auto found = seen.features.maps[s].size(1); found != mask->config().channels[s])
+            if (const auto found = mask->config().channels_of(seen.features.maps[s]);
+                found != mask->config().channels[s])
                 return fail(ErrorCode::BadInput, "the mask expects {} channels at {}, {} has {}",
                             mask->config().channels[s], mask->config().layers[s], context.model.info().name, found);
         seen.logits = mask->logits(seen.features.maps)[0];

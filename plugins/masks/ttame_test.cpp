@@ -115,6 +115,28 @@ TEST_F(TTame, AnImprobableClassIsSaidToBeWeaklyTrained) {
     EXPECT_THAT(explain({.index = most})->notes, testing::Not(testing::Contains(testing::HasSubstr("weakly trained"))));
 }
 
+TEST(PublishedMask, ExplainsItsNetworkWithItsStatistics) {
+    const auto folder = std::filesystem::path(VITRINE_SOURCE_DIR) / "tests/parity/data/ttame";
+    const auto model = *open_model((folder / "backbone.safetensors").string());
+    const Input input = *load_input(builtin_pictures().at(0), model->preprocess());
+    const Explainer* ttame = registry().explainer("ttame").value();
+    Settings settings(ttame->parameters());
+    ASSERT_TRUE(settings.set("mask", (folder / "published.ckpt").string()));
+    ExplainContext context(*model, input, {});
+    const auto found = ttame->explain(context, settings);
+    ASSERT_TRUE(found.has_value()) << found.error().message;
+    EXPECT_THAT(found->notes, testing::Contains(testing::HasSubstr("26 running statistics")));
+    EXPECT_THAT(found->notes, testing::Not(testing::Contains(testing::HasSubstr("which weights"))));
+    const at::NoGradGuard no_grad;
+    EXPECT_EQ(context.target.index, model->forward(input.pixels)[0].argmax().item<std::int64_t>())
+        << "the opened model's";
+    const auto mask = *MaskModule::load(folder / "published.ckpt");
+    const WithStatistics scope(mask.backbone);
+    const MaskFeatures seen = *mask_features(*model, input.pixels, mask.config());
+    EXPECT_LT((min_max(mask.logits(seen.maps))[0][*context.target.index] - found->map).abs().max().item<double>(),
+              1e-5);
+}
+
 TEST_F(TTame, SaysWhatItCannotExplain) {
     EXPECT_THAT(explain({.index = 3, .also = {4}}).error().message, testing::HasSubstr("ask for one class"));
     EXPECT_THAT(explain({.index = 3}, {{"part", "nowhere"}}).error().message, testing::HasSubstr("bias, sum"));

@@ -21,6 +21,7 @@
 
 #include <vitrine/base/result.h>
 #include <vitrine/model.h>
+#include <vitrine/training_mode.h>
 
 namespace vitrine {
 
@@ -29,25 +30,38 @@ class Peers;
 struct MaskConfig {
     /// "tame"; "ttame", which multiplies each patch token by the class token first; "sigmoid", "no_skip" and
     /// "no_skip_no_norm", the paper's ablations; "l_cam", one convolution on the last layer (I. Gkartzonika et al.,
-    /// 2022).
+    /// 2022); the authors' "attention_v1", "_v1_1", "_v1_2", "_v2", "_v2_1", "_v2_2" and "_v3", where each branch is
+    /// multi-head attention over its layer's tokens, prefix tokens included; "volume" (3D-TAME), on maps with a depth,
+    /// which no model of this program has.
     std::string version = "tame";
     std::vector<std::string> layers;     ///< named points, shallow to deep
     std::vector<std::int64_t> channels;  ///< of each layer
     std::int64_t classes = 0;
+    std::int64_t prefix = 0;  ///< tokens before the patches, which the versions over tokens see and then drop
+    /// True for the versions over tokens.
+    bool reads_tokens() const { return version.starts_with("attention_"); }
+    /// True where the layers are mixed before the last convolution, so that their shares cannot be told.
+    bool mixes_layers() const { return version.starts_with("attention_v1"); }
+    /// Of what mask_features gives of a layer.
+    std::int64_t channels_of(const at::Tensor& map) const { return map.size(reads_tokens() ? 2 : 1); }
 };
 std::vector<std::string> mask_versions();
 
 /// What the layers showed of a batch.
 struct MaskFeatures {
-    std::vector<at::Tensor> maps;  ///< float32 [batch, channels, rows, cols] each, prefix tokens dropped
-    at::Tensor answer;             ///< float32 [batch, classes]
+    /// float32 [batch, channels, rows, cols] each, prefix tokens dropped; for versions over tokens [batch, tokens,
+    /// channels]
+    std::vector<at::Tensor> maps;
+    at::Tensor answer;  ///< float32 [batch, classes]
 };
 
 /// One run of the model without gradients.
 ///
 /// @param pixels  [batch, 3, height, width], normalised
 /// @error BadInput     a layer that the model has not
-/// @error Unsupported  a layer that is no map and no token grid, "ttame" on a model without a class token
+/// @error Unsupported  a layer that is no map and no token grid, "ttame" on a model without a class token, versions
+/// over
+///                     tokens on a grid that is not square
 /// @error Cancelled    stop was requested
 Result<MaskFeatures> mask_features(Model& model, const at::Tensor& pixels, const MaskConfig& config,
                                    std::stop_token stop = {});
@@ -70,14 +84,15 @@ class MaskModule {
 
     /// c, before the sigmoid. Masks are sigmoid(c), the map shown is c scaled to 0 to 1.
     ///
-    /// @param features  [batch, channels, rows, cols] each
+    /// @param features  as mask_features gives them
     /// @param classes   int64 [n], the rows that are wanted; undefined: all
     /// @param training  the norms use and keep the batch's statistics
     /// @param peers     in training, the processes whose pictures together are the batch; null: this one alone
     /// @return          [batch, n, rows, cols] at the shallowest layer's size, 56 at the most
     at::Tensor logits(const std::vector<at::Tensor>& features, const at::Tensor& classes = {}, bool training = false,
                       Peers* peers = nullptr) const;
-    /// What each layer adds to the logits of a class; with the bias they are its logits. [batch, layers, rows, cols]
+    /// What each layer adds to the logits of a class; with the bias they are its logits. [batch, layers, rows, cols];
+    /// undefined for attention_v1*, which mix the layers before the last convolution.
     at::Tensor contributions(const std::vector<at::Tensor>& features, std::int64_t index) const;
 
     const MaskConfig& config() const { return config_; }
@@ -90,6 +105,9 @@ class MaskModule {
 
     /// What the file says beside the weights: "model", "weights" (their hash), "policy", "settings", ...
     std::map<std::string, std::string> facts;
+    /// Running statistics of the frozen model's batch norms as they were when training ended, where it was in training
+    /// mode: the features are to be made with them (WithStatistics). Empty: the model's own.
+    NormStatistics backbone;
 
     /// Why this module cannot explain this model: other classes, missing layers, other channels.
     Status fits(Model& model) const;
@@ -98,21 +116,27 @@ class MaskModule {
 
     /// @param precision  of the written weights: at::kHalf or at::kFloat
     Status save(const std::filesystem::path& file, at::ScalarType precision) const;
-    /// Reads our own file, or a checkpoint of the authors' (`.ckpt`, `.pt`): its `attn_mech` tensors, whose layers are
-    /// given beside them.
+    /// Reads our own file, or a checkpoint of the authors' (`.ckpt`, `.pt`): the attention module, the layers, the
+    /// version and the policy that its hyper_parameters tell, and the frozen model's running statistics. Its other
+    /// weights are not kept but compared with the model's (fits). `layers`, where given, are taken in place of the
+    /// file's.
     ///
     /// @error BadInput  no mask in it; tensors that are missing, of other shapes or not finite
     static Result<MaskModule> load(const std::filesystem::path& file, std::vector<std::string> layers = {});
 
   private:
     at::Tensor weighed(std::size_t s, const at::Tensor& u, const at::Tensor& weight,
-                       const at::Tensor& shallowest) const;
+                       const std::vector<std::int64_t>& size) const;
     at::Tensor branch(std::size_t s, const at::Tensor& features, bool training, Peers* peers) const;
     const at::Tensor& tensor(const std::string& name) const;
     bool has_norms() const;
     std::int64_t branch_width(std::size_t s) const;
+    at::Tensor attended(const at::Tensor& x, const std::string& name, std::int64_t heads) const;
+    at::Tensor tokens_branch(std::size_t s, const at::Tensor& x) const;
+    std::vector<std::int64_t> map_size(const std::vector<at::Tensor>& features) const;
 
     MaskConfig config_;
+    std::map<std::string, std::uint64_t> published_;  // hashes of a checkpoint's frozen weights by torchvision's names
     std::vector<std::pair<std::string, at::Tensor>> parameters_, statistics_;
 };
 

@@ -63,6 +63,7 @@ struct TrainMaskSummary {
     std::int64_t steps = 0, pictures = 0, parameters = 0, size_bytes = 0;
     std::vector<std::string> layers;
     MaskFigures held;                         ///< of the pictures held out; pictures == 0 without any
+    std::int64_t best_step = 0;               ///< whose mask was written, where best_every asked for it; 0: the last
     std::vector<std::array<float, 5>> curve;  ///< total, cross-entropy, area, smoothness, coverage of every step
     double pictures_per_second = 0;           ///< of the steps of this call
     double floor_pictures_per_second = 0;     ///< two forwards and one backward to the input alone; 0: not measured
@@ -74,13 +75,16 @@ struct TrainMaskSummary {
 /// What can be set, with defaults, ranges, meanings and sources.
 std::vector<Parameter> mask_parameters();
 
-/// Trains, or goes on where OUT.checkpoint stopped. The model's weights are not changed.
+/// Trains, or goes on where OUT.checkpoint stopped. The model's weights are not changed, its running statistics neither:
+/// with mode=reference the run has its own, which its file keeps (MaskModule::backbone). AD, IC and agreement are the
+/// opened model's in either mode.
 ///
 /// @error NotFound     no such folder
 /// @error BadInput     no readable picture, an unknown setting or layer, a checkpoint of other settings, a loss that is
 /// no
 ///                     number, masks that have all become black or white
-/// @error Unsupported  a model without classes or without fitting layers
+/// @error Unsupported  a model without classes or without fitting layers; mode=reference on a program of TorchScript or a
+///                     model whose batch norms were folded
 /// @error Io           the disk is full: the checkpoint before stays
 Result<TrainMaskSummary> train_mask(Model& model, const TrainMaskOptions& options);
 
