@@ -194,6 +194,7 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments, con
         if (summary.floor_pictures_per_second > 0) out["floor_pictures_per_second"] = summary.floor_pictures_per_second;
         if (summary.recorded_floor_pictures_per_second > 0)
             out["recorded_floor_pictures_per_second"] = summary.recorded_floor_pictures_per_second;
+        if (summary.best_step > 0) out["best_step"] = summary.best_step;
         if (held.pictures > 0)
             out["held"] = {{"pictures", held.pictures},
                            {"agreement", held.agreement},

@@ -85,8 +85,9 @@ class Preview {
         const at::NoGradGuard no_grad;
         const auto file = picture_.get();
         if (file.empty()) return fail(ErrorCode::NotFound, "open a picture to see its mask here");
-        if (file != file_) {
-            // The model is frozen: what it shows of a picture stays.
+        if (file != file_ || !mask.backbone.empty()) {
+            // A frozen model shows the same of a picture, unless its running statistics move.
+            const WithStatistics scope(mask.backbone);
             auto input = VITRINE_TRY(load_input(file, model_.preprocess()));
             const auto parameters = model_.parameters();
             const auto type = parameters.empty() ? at::kFloat : parameters.front().second.scalar_type();

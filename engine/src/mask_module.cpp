@@ -506,7 +506,7 @@ std::string MaskModule::doubt(Model& model) const {
                                       [&](const auto& item) { return published_.count(item.first) != 0; });
     if (const auto unsure = facts.find("unsure"); unsure != facts.end()) return unsure->second;
     if (facts.count("weights") == 0 && !compared)
-        return "the file does not say which weights the mask was trained for, or by other names";
+        return "which weights the mask was trained for cannot be told from its file";
     if (parameters.empty()) return "the weights of this model cannot be compared with those the mask was trained for";
     return {};
 }

@@ -359,6 +359,7 @@ Status MaskTraining::settle() {
     }
     mask_ = VITRINE_TRY(MaskModule::make(config_, seed_));
     mask_->to(device_);
+    if (frozen_) mask_->backbone = frozen_->statistics;  // the same tensors: they move with every step
     summary_.parameters = mask_->size();
     return {};
 }
@@ -652,7 +653,6 @@ NamedTensors MaskTraining::state() const {
 }
 
 Result<MaskFigures> MaskTraining::held_figures() {
-    if (frozen_) mask_->backbone = frozen_->statistics;
     return mask_figures(model_, *mask_, policy_, static_cast<std::int64_t>(held_.size()),
                         [&](std::int64_t from, std::int64_t count) {
                             return centred({held_.begin() + from, held_.begin() + from + count});
@@ -876,7 +876,6 @@ Status MaskTraining::finish() {
         summary_.notes.push_back(fmt::format("step {} of {} was written, where AD at 15 % was least: {:.2f} %",
                                              best_.step, steps_, best_.drop));
     }
-    if (frozen_) mask_->backbone = frozen_->statistics;
     if (!held_.empty()) summary_.held = VITRINE_TRY(held_figures());
     VITRINE_CHECK(write_mask());
     std::error_code ignored;

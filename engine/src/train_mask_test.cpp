@@ -243,6 +243,9 @@ TEST_F(TrainMask, RefusesInWordsAndLosesNothing) {
     EXPECT_THAT(why(options("m", {{"layers", "flat"}})), testing::HasSubstr("flat"));
     EXPECT_THAT(why(options("m", {{"epoch", "3"}})), testing::HasSubstr("epochs"));
     EXPECT_THAT(why(options("m", {{"version", "ttame"}})), testing::HasSubstr("class token"));
+    EXPECT_THAT(why(options("m", {{"version", "volume"}})), testing::HasSubstr("maps with a depth"));
+    EXPECT_THAT(why(options("m", {{"version", "attention_v1"}})), testing::HasSubstr("reads tokens"));
+    EXPECT_THAT(why(options("m", {{"version", "attention_v3"}})), testing::HasSubstr("heads of 64 channels"));
     auto o = options("m");
     o.data = folder_ / "nowhere";
     EXPECT_THAT(why(o), testing::HasSubstr("nothing at"));
