@@ -201,6 +201,19 @@ TEST(MaskModule, EveryVersionRunsAndUnknownOnesAreNamed) {
                 testing::HasSubstr("heads of 64 channels"));
 }
 
+TEST(MaskModule, FilesThatLieAboutTokensOrStatisticsAreRefused) {
+    const fs::path file = fs::path(testing::TempDir()) / "lying_mask.safetensors";
+    MaskModule mask = *MaskModule::make(tiny(), 1);
+    mask.facts["prefix"] = "-5";
+    ASSERT_TRUE(mask.save(file, at::kFloat).has_value());
+    EXPECT_THAT(MaskModule::load(file).error().message, testing::HasSubstr("-5 tokens before the patches"));
+    mask.facts.erase("prefix");
+    mask.backbone["bn.running_var"] = at::ones({3}) / 0;
+    ASSERT_TRUE(mask.save(file, at::kFloat).has_value());
+    EXPECT_THAT(MaskModule::load(file).error().message, testing::HasSubstr("backbone.bn.running_var"));
+    fs::remove(file);
+}
+
 TEST(MaskModule, OnAWideGridTheMaskIsWideAndAtMost56) {
     const MaskModule mask = *MaskModule::make({"tame", {"a"}, {4}, 2}, 0);
     EXPECT_EQ(mask.logits({at::zeros({1, 4, 8, 60})}).sizes(), (std::vector<std::int64_t>{1, 2, 8, 56}));

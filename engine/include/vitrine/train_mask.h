@@ -75,15 +75,16 @@ struct TrainMaskSummary {
 /// What can be set, with defaults, ranges, meanings and sources.
 std::vector<Parameter> mask_parameters();
 
-/// Trains, or goes on where OUT.checkpoint stopped. The model's weights are not changed, its running statistics neither:
-/// with mode=reference the run has its own, which its file keeps (MaskModule::backbone). AD, IC and agreement are the
-/// opened model's in either mode.
+/// Trains, or goes on where OUT.checkpoint stopped. The model's weights are not changed, its running statistics
+/// neither: with mode=reference the run has its own, which its file keeps (MaskModule::backbone). AD, IC and agreement
+/// are the opened model's in either mode.
 ///
 /// @error NotFound     no such folder
 /// @error BadInput     no readable picture, an unknown setting or layer, a checkpoint of other settings, a loss that is
 /// no
 ///                     number, masks that have all become black or white
-/// @error Unsupported  a model without classes or without fitting layers; mode=reference on a program of TorchScript or a
+/// @error Unsupported  a model without classes or without fitting layers; mode=reference on a program of TorchScript or
+/// a
 ///                     model whose batch norms were folded
 /// @error Io           the disk is full: the checkpoint before stays
 Result<TrainMaskSummary> train_mask(Model& model, const TrainMaskOptions& options);

@@ -74,9 +74,12 @@ TEST(TorchSave, NestedContainersAreJoinedWithDotsAndScalarsBecomeMetadata) {
     std::vector<std::string> names;
     for (const auto& [name, entry] : file->tensors) names.push_back(name);
     EXPECT_EQ(names, (std::vector<std::string>{"model.a.b", "model.c.0", "state.7"}));
-    EXPECT_EQ(file->metadata,
-              (std::map<std::string, std::string>{
-                  {"epoch", "300"}, {"best", "2.5"}, {"name", "vit"}, {"flag", "true"}, {"args.lr", "1"}, {"model.c.2", "layer4"}}));
+    EXPECT_EQ(file->metadata, (std::map<std::string, std::string>{{"epoch", "300"},
+                                                                  {"best", "2.5"},
+                                                                  {"name", "vit"},
+                                                                  {"flag", "true"},
+                                                                  {"args.lr", "1"},
+                                                                  {"model.c.2", "layer4"}}));
     EXPECT_EQ(file->tensors.at("model.a.b").data, file->tensors.at("state.7").data) << "a shared storage is shared";
 }
 
