@@ -32,10 +32,11 @@ class TrainMaskOnADevice : public testing::TestWithParam<const char*> {
         if (!folder_.empty()) fs::remove_all(folder_);
     }
 
-    TrainMaskSummary trained(const std::string& out, const char* graphs, std::int64_t stop_at = 0) {
+    TrainMaskSummary trained(const std::string& out, const char* graphs, std::int64_t stop_at = 0,
+                             at::Device device = at::kCUDA, const std::string& mode = "default") {
         setenv("VITRINE_GRAPHS", graphs, 1);
         auto model = registry().architecture(GetParam()).value()->tiny(3).value();
-        model->to(at::kCUDA, at::kFloat);
+        model->to(device, at::kFloat);
         const auto& wanted = model->preprocess();
         const std::int64_t side = std::max(wanted.input_height, wanted.input_width) + 8;
         Pack pack;
@@ -49,6 +50,7 @@ class TrainMaskOnADevice : public testing::TestWithParam<const char*> {
         options.out = folder_ / out;
         options.settings = {{"batch", "8"}, {"steps", "14"}, {"report_seconds", "0"},
                             {"held", "0"},  {"lr", "0.02"},  {"floor", "2"}};
+        options.settings.emplace_back("mode", mode);
         std::stop_source stop;
         options.stop = stop.get_token();
         options.progress = [&](const MaskStep& now) {
@@ -78,6 +80,16 @@ TEST_P(TrainMaskOnADevice, RecordedStepsAreTheSteps) {
             EXPECT_NEAR(recorded.curve[step][k], each.curve[step][k], 2e-4) << "figure " << k << " of step " << step;
             EXPECT_NEAR(halved.curve[step][k], each.curve[step][k], 2e-4) << "figure " << k << " of step " << step;
         }
+}
+
+TEST_P(TrainMaskOnADevice, ReferenceModeFindsWhatItFindsOnTheCpu) {
+    const TrainMaskSummary here = trained("here.safetensors", "off", 0, at::kCPU, "reference"),
+                           there = trained("there.safetensors", "on", 0, at::kCUDA, "reference");
+    ASSERT_EQ(here.curve.size(), 14U);
+    ASSERT_EQ(there.curve.size(), 14U);
+    for (std::size_t step = 0; step < here.curve.size(); ++step)
+        for (std::size_t k = 0; k < here.curve[step].size(); ++k)
+            EXPECT_NEAR(there.curve[step][k], here.curve[step][k], 1e-3) << "figure " << k << " of step " << step;
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, TrainMaskOnADevice, testing::Values("vit", "cnn"),
