@@ -134,6 +134,13 @@ class DeviceMixing : public testing::TestWithParam<Case> {
         context.setSDPUseCuDNN(backend == "cudnn");
         context.setSDPUseMath(backend == "math");
     }
+    void TearDown() override {  // for the tests that follow in this process
+        at::Context& context = at::globalContext();
+        context.setSDPUseFlash(true);
+        context.setSDPUseMemEfficient(true);
+        context.setSDPUseCuDNN(true);
+        context.setSDPUseMath(true);
+    }
 };
 
 TEST_P(DeviceMixing, AnswersAsItWasUsed) {
