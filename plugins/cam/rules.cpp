@@ -232,7 +232,7 @@ const std::vector<Rule>& rules() {
               "B. Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, arXiv 1512.04150",
               cam_map, "sum_k w_k A_k, w the class's weights in the linear head",
               "Only for networks whose head is global average pooling and one linear layer (Selvaraju et al., "
-              "Grad-CAM, ICCV 2017)");
+              "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017)");
         one.needs = Needs::Linear;
         one.passes = [](const Model& model, const Settings&) {
             return std::optional(model.is_native() ? Passes{1, 1} : Passes{2, 2});
@@ -291,9 +291,11 @@ const std::vector<Rule>& rules() {
 
         begin("eigen_cam", "Eigen-CAM",
               "The layer's activation along its first principal axis; the same for every class",
-              "M. B. Muhammad, M. Yeasin, Eigen-CAM, IJCNN 2020, arXiv 2008.00299", eigen_cam_map,
-              "A v_1, v_1 the first right singular vector of the activation",
-              "Sees no class: the map is the same whatever is asked (Muhammad and Yeasin, IJCNN 2020)");
+              "M. B. Muhammad, M. Yeasin, Eigen-CAM: Class Activation Map using Principal Components, IJCNN 2020, "
+              "arXiv 2008.00299",
+              eigen_cam_map, "A v_1, v_1 the first right singular vector of the activation",
+              "Uses no class score, which Muhammad and Yeasin (IJCNN 2020) name as a strength: the map is the same "
+              "whatever is asked");
         one.needs = Needs::Activation;
         one.class_specific = false;
         one.relu = false;

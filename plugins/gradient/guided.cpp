@@ -11,8 +11,8 @@ namespace vitrine::plugin::gradient {
 namespace {
 
 constexpr const char* kWarning =
-    "fails randomisation checks: it mostly redraws the picture's edges, whatever the model learned (Adebayo et al., "
-    "NeurIPS 2018)";
+    "fails randomisation checks: the map hardly changes when the upper layers' weights are drawn anew (Adebayo et al., "
+    "Sanity Checks for Saliency Maps, NeurIPS 2018)";
 
 std::string weakness() {
     std::string out = kWarning;
@@ -42,7 +42,8 @@ class GuidedBackprop final : public Explainer {
         return {"guided_backprop",
                 "Guided backprop",
                 "The gradient with negative parts dropped at each ReLU; sharp, but fails randomisation checks",
-                "J. Springenberg et al., Striving for Simplicity, ICLR 2015 workshop, arXiv 1412.6806",
+                "J. T. Springenberg et al., Striving for Simplicity: The All Convolutional Net, ICLR 2015 workshop, "
+                "arXiv 1412.6806",
                 0,
                 "Gradients",
                 "df/dx, at each ReLU without what is negative",
@@ -68,7 +69,7 @@ class GuidedGradCam final : public Explainer {
             "guided_grad_cam",
             "Guided Grad-CAM",
             "Guided backprop where Grad-CAM sees the class; sharp, but fails randomisation checks",
-            "R. Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, "
+            "R. R. Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, "
             "ICCV 2017, arXiv 1610.02391",
             0,
             "Gradients",
@@ -80,7 +81,7 @@ class GuidedGradCam final : public Explainer {
                          std::string("paper"),
                          "how the coarse map is enlarged: bilinear as in the paper, or nearest as captum does",
                          "",
-                         "paper: section 3.3; captum 0.9: interpolate_mode=\"nearest\"",
+                         "paper: bilinear; captum 0.9: interpolate_mode=\"nearest\"",
                          {},
                          {},
                          {"paper", "captum"}};

@@ -74,8 +74,7 @@ class IntegratedGradients final : public Explainer {
             "Gradients",
             "(x - x0) * mean over a of df/dx at x0 + a (x - x0)",
             "The baseline decides: what has its colour gets nothing (Sturmfels, Lundberg and Lee, Visualizing the "
-            "Impact "
-            "of Feature Attribution Baselines, Distill 2020)"};
+            "Impact of Feature Attribution Baselines, Distill 2020)"};
     }
     std::vector<Parameter> parameters() const override {
         Parameter preset{

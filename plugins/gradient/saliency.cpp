@@ -15,7 +15,8 @@ class PlainGradient final : public Explainer {
             return {"input_x_gradient",
                     "Input x gradient",
                     "The gradient of the score times the normalised picture",
-                    "A. Shrikumar et al., Not Just a Black Box, 2016, arXiv 1605.01713",
+                    "A. Shrikumar et al., Not Just a Black Box: Learning Important Features Through Propagating "
+                    "Activation Differences, 2016, arXiv 1605.01713",
                     0,
                     "Gradients",
                     "x * df/dx",
@@ -24,13 +25,13 @@ class PlainGradient final : public Explainer {
         return {"saliency",
                 "Saliency",
                 "How strongly the score reacts to each pixel: the size of its gradient",
-                "K. Simonyan, A. Vedaldi, A. Zisserman, Deep Inside Convolutional Networks, ICLR 2014 workshop, arXiv "
-                "1312.6034",
+                "K. Simonyan, A. Vedaldi, A. Zisserman, Deep Inside Convolutional Networks: Visualising Image "
+                "Classification Models and Saliency Maps, ICLR 2014 workshop, arXiv 1312.6034",
                 0,
                 "Gradients",
                 "max over colours of |df/dx|",
-                "Noisy, and blind where the score is saturated (Smilkov et al., SmoothGrad, 2017; Shrikumar et al., "
-                "DeepLIFT, ICML 2017)"};
+                "Noisy (Smilkov et al., SmoothGrad: removing noise by adding noise, 2017), and zero where the score is "
+                "saturated (Shrikumar, Greenside and Kundaje, DeepLIFT, ICML 2017)"};
     }
     std::vector<Parameter> parameters() const override { return {reduce_parameter(times_input_ ? "sum" : "max_abs")}; }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }

@@ -15,15 +15,16 @@ namespace {
 class Occlusion final : public Explainer {
   public:
     Description description() const override {
-        return {"occlusion",
-                "Occlusion",
-                "What the score loses when a window slides over the picture",
-                "M. Zeiler, R. Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014; captum's form",
-                0,
-                "Perturbation",
-                "mean over the windows on a pixel of f(x) - f(x with the window hidden)",
-                "Size and colour of the window decide, and pictures with a hole are unlike what the model was trained "
-                "on (as Hooker et al., NeurIPS 2019, say of all removal)"};
+        return {
+            "occlusion",
+            "Occlusion",
+            "What the score loses when a window slides over the picture",
+            "M. D. Zeiler, R. Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014; captum's form",
+            0,
+            "Perturbation",
+            "mean over the windows on a pixel of f(x) - f(x with the window hidden)",
+            "Size and colour of the window decide (our observation), and pictures with a hole are unlike what the "
+            "model was trained on (as Hooker et al., NeurIPS 2019, say of all removal)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"window", std::int64_t{15}, "side of the window", "pixels", "captum's tutorial", 1, 4096, {}},

@@ -120,8 +120,8 @@ class Rise final : public Explainer {
                 0,
                 "Perturbation",
                 "mean over random masks m of f(x * m) m / P(m = 1)",
-                "Masks are random, so that maps of few differ from run to run, and masked pictures are unlike what the "
-                "model was trained on (as Hooker et al., NeurIPS 2019, say of all removal)"};
+                "Masks are random, so that maps of few differ from run to run (our observation), and masked pictures "
+                "are unlike what the model was trained on (as Hooker et al., NeurIPS 2019, say of all removal)"};
     }
     std::vector<Parameter> parameters() const override {
         return {{"preset",

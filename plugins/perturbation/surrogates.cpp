@@ -123,16 +123,17 @@ Result<at::Tensor> watched_scores(
 class Lime final : public Explainer {
   public:
     Description description() const override {
-        return {"lime",
-                "LIME",
-                "A weighted ridge regression of the score on which superpixels are there",
-                "M. Ribeiro, S. Singh, C. Guestrin, \"Why Should I Trust You?\": Explaining the Predictions of Any "
-                "Classifier, KDD 2016, arXiv 1602.04938; lime_image's settings",
-                0,
-                "Perturbation",
-                "w = argmin of sum over samples z of k(z) (f(z) - w z)^2 + alpha |w|^2",
-                "Hardly another picture gives another map (Alvarez-Melis and Jaakkola, On the Robustness of "
-                "Interpretability Methods, 2018), and so do other samples"};
+        return {
+            "lime",
+            "LIME",
+            "A weighted ridge regression of the score on which superpixels are there",
+            "M. T. Ribeiro, S. Singh, C. Guestrin, \"Why Should I Trust You?\": Explaining the Predictions of Any "
+            "Classifier, KDD 2016, arXiv 1602.04938; lime_image's settings",
+            0,
+            "Perturbation",
+            "w = argmin of sum over samples z of k(z) (f(z) - w z)^2 + alpha |w|^2",
+            "A picture that hardly differs can get quite another map (Alvarez-Melis and Jaakkola, On the Robustness of "
+            "Interpretability Methods, 2018), and so can other samples of the same picture (our observation)"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = feature_parameters("quickshift", "lime_image's: kernel 4, distance 200, ratio 0.2");
@@ -181,17 +182,17 @@ class Lime final : public Explainer {
 class KernelShap final : public Explainer {
   public:
     Description description() const override {
-        return {
-            "kernel_shap",
-            "KernelSHAP",
-            "Shapley values of patches or superpixels by weighted regression",
-            "S. Lundberg, S. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017, "
-            "arXiv 1705.07874; captum's weighting",
-            0,
-            "Perturbation",
-            "phi_i = mean over orders of f(with feature i) - f(without it), by weighted regression on samples",
-            "Features are left out as if they were independent, so that pictures arise that cannot be (Aas, Jullum and "
-            "Loland, Artificial Intelligence 2021)"};
+        return {"kernel_shap",
+                "KernelSHAP",
+                "Shapley values of patches or superpixels by weighted regression",
+                "S. M. Lundberg, S.-I. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017, "
+                "arXiv 1705.07874; captum's weighting",
+                0,
+                "Perturbation",
+                "phi_i = mean over orders of f(with feature i) - f(without it), by weighted regression on samples",
+                "Features are left out as if they were independent, so that pictures arise that cannot be (Aas, Jullum "
+                "and Løland, Explaining individual predictions when features are dependent: More accurate "
+                "approximations to Shapley values, Artificial Intelligence 2021)"};
     }
     std::vector<Parameter> parameters() const override {
         auto out = feature_parameters("slic", "");
