@@ -209,7 +209,7 @@ def cam_methods(name, model, x, layer, reshape, args):
     if reshape is None:
         out.append(Method("shapley_cam", "pytorch-grad-cam", package(gc.ShapleyCAM), {"relu": "false", "utility": "target"}))
     few = [b for b in args.batches if b >= 8][-2:] or args.batches
-    if name != "mobilenet":  # 1280 channels take a minute
+    if name != "mobilenet" or args.method:  # 1280 channels take minutes: when asked for
         out.append(Method("score_cam", "pytorch-grad-cam", package(gc.ScoreCAM), ours, few))
         out.append(Method("ablation_cam", "pytorch-grad-cam", package(gc.AblationCAM, ablation_layer=AblationLayerVit() if reshape else AblationLayer()),
                           ours, (32,)))  # its values depend on the batch, and ours are those of 32

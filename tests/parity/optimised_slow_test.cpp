@@ -2,14 +2,22 @@
 // are ranked by rounding, so that two programs go other ways: what is compared is where they end.
 #include <ATen/core/grad_mode.h>
 
-#include "optimised_case.h"
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+
+#include "../../plugins/optimised/optimised.h"
+#include "stored_case.h"
 
 namespace vitrine::plugin::optimised {
 namespace {
 
+class OptimisedParity : public StoredParity {
+  protected:
+    OptimisedParity() : StoredParity("optimised") {}
+};
+
 TEST_P(OptimisedParity, SearchesEndWhereTorchRaysDo) {
-    Input input;
-    input.pixels = x;
+    const at::Tensor& x = input.pixels;
     const double unit = unit_of(x);
     for (const char* area : {"0.1", "0.3"}) {
         const Explainer* explainer = registry().explainer("extremal_perturbation").value();
@@ -19,7 +27,7 @@ TEST_P(OptimisedParity, SearchesEndWhereTorchRaysDo) {
         ASSERT_TRUE(settings.set("area", area) && settings.set("blur", std::to_string(20 / unit)));
         const auto found = explainer->explain(context, settings);
         ASSERT_TRUE(found.has_value()) << found.error().message;
-        const at::Tensor want = wanted.at(std::string("mask.") + area), have = fourth(found->map);
+        const at::Tensor want = wanted.at(std::string("mask.") + area), have = every(4, found->map);
         const at::Tensor a = (want - want.mean()).flatten(), b = (have - have.mean()).flatten();
         const double alike = ((a * b).sum() / (a.norm() * b.norm())).item<double>();
         const at::NoGradGuard no_grad;
@@ -39,10 +47,7 @@ TEST_P(OptimisedParity, SearchesEndWhereTorchRaysDo) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, OptimisedParity,
-                         testing::Values(Names{"vit", "attention_methods/class_token"},
-                                         Names{"cnn", "torchvision_resnet18"}),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Models, OptimisedParity, testing::ValuesIn(kStoredModels), stored_name);
 
 }  // namespace
 }  // namespace vitrine::plugin::optimised

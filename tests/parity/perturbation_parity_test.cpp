@@ -3,39 +3,20 @@
 // (recipes/perturbation_authors.py), on a vision transformer and a convolutional network.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/stack.h>
-#include <gtest/gtest.h>
-
-#include <vitrine/explainer.h>
 
 #include "../../plugins/perturbation/perturbation.h"
-#include "parity_case.h"
+#include "stored_case.h"
 
 namespace vitrine::plugin::perturbation {
 namespace {
 
-struct Names {
-    const char* name;
-    const char* model;
-};
-
-class PerturbationParity : public testing::TestWithParam<Names> {
+class PerturbationParity : public StoredParity {
   protected:
+    PerturbationParity() : StoredParity("perturbation") {}
     void SetUp() override {
-        given = load(GetParam().model);
-        auto built = build(given, checkpoint_of(given));
-        ASSERT_TRUE(built.has_value()) << built.error().message;
-        model = std::move(*built);
-        input.pixels = draw("pixels", given.json.at("pixels").get<std::vector<std::int64_t>>(), 1.8, 0.0,
-                            given.json.at("seed").get<std::uint64_t>())
-                           .narrow(0, 0, 1);
-        const auto file =
-            read_safetensors(kData / "perturbation" / (std::string(GetParam().name) + ".safetensors")).value();
-        for (const auto& [key, entry] : file.tensors) wanted[key] = to_tensor(entry).value();
-        target.index = std::stoll(file.metadata.at("target"));
-        const auto theirs =
-            read_safetensors(kData / "perturbation" / (std::string(GetParam().name) + "_authors.safetensors")).value();
-        for (const auto& [key, entry] : theirs.tensors) wanted["authors." + key] = to_tensor(entry).value();
-        ASSERT_EQ(theirs.metadata.at("target"), file.metadata.at("target"));
+        StoredParity::SetUp();
+        if (HasFatalFailure()) return;
+        ASSERT_EQ(read(std::string(GetParam().name) + "_authors", "authors."), target.index);
     }
     Result<Attribution> explain(const char* method, std::vector<std::pair<const char*, std::string>> set,
                                 std::uint64_t seed = 0) {
@@ -68,11 +49,6 @@ class PerturbationParity : public testing::TestWithParam<Names> {
             .value();
     }
 
-    Case given;
-    std::unique_ptr<Model> model;
-    Input input;
-    Target target;
-    std::map<std::string, at::Tensor> wanted;
     double worst = 0;
 };
 
@@ -80,8 +56,7 @@ TEST_P(PerturbationParity, OcclusionIsCaptums) {
     for (const auto& [window, stride] : {std::pair{"15", "8"}, {"20", "13"}}) {
         const auto found = explain("occlusion", {{"window", window}, {"stride", stride}});
         ASSERT_TRUE(found.has_value()) << found.error().message;
-        expect(fmt::format("occlusion.{}.{}", window, stride),
-               found->map.slice(0, 0, std::nullopt, 2).slice(1, 0, std::nullopt, 2));
+        expect(fmt::format("occlusion.{}.{}", window, stride), every(2, found->map));
     }
 }
 
@@ -121,7 +96,7 @@ TEST_P(PerturbationParity, RiseIsTheAuthorsFormula) {
     RiseSum sum(0.5, false);
     sum.add(masks.narrow(0, 0, 25), found.narrow(0, 0, 25));
     sum.add(masks.narrow(0, 25, 35), found.narrow(0, 25, 35));
-    const at::Tensor map = sum.map().reshape({height, width}).slice(0, 0, std::nullopt, 4).slice(1, 0, std::nullopt, 4);
+    const at::Tensor map = every(4, sum.map().reshape({height, width}));
     expect("rise.map", map);
     expect("authors.rise", map);
 }
@@ -140,15 +115,12 @@ TEST_P(PerturbationParity, MasksOfTokensAreTheirAuthors) {
     const auto tis = explain("tis", {{"masks", "60"}}, 9), vit_cx = explain("vit_cx", {}, 9);
     ASSERT_TRUE(tis && vit_cx);
     expect("authors.tis", tis->map);
-    expect("authors.vit_cx", vit_cx->map.slice(0, 0, std::nullopt, 2).slice(1, 0, std::nullopt, 2));
+    expect("authors.vit_cx", every(2, vit_cx->map));
 }
 
 TEST_P(PerturbationParity, SobolPointsAreThoseOfScipy) { expect("sobol.points", sobol_points(32, 20).value()); }
 
-INSTANTIATE_TEST_SUITE_P(Models, PerturbationParity,
-                         testing::Values(Names{"vit", "attention_methods/class_token"},
-                                         Names{"cnn", "torchvision_resnet18"}),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Models, PerturbationParity, testing::ValuesIn(kStoredModels), stored_name);
 
 }  // namespace
 }  // namespace vitrine::plugin::perturbation

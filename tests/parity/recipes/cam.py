@@ -115,9 +115,9 @@ def vgg():
     return model
 
 
-def caught(method, model, layer, reshape, x, target, **more):
-    """pytorch-grad-cam's map as get_cam_image returns it."""
-    kept = []
+def caught(method, model, layer, reshape, x, target, weights=False, **more):
+    """pytorch-grad-cam's map as get_cam_image returns it, and if asked its weights of channels."""
+    kept, weighed = [], []
     cam = method(model, [layer], reshape_transform=reshape, **more)
     base = getattr(cam, "base_cam", cam)
     inner = base.get_cam_image
@@ -132,11 +132,15 @@ def caught(method, model, layer, reshape, x, target, **more):
         return kept[-1]
 
     base.get_cam_image = watch
+    if weights:
+        own = base.get_cam_weights
+        base.get_cam_weights = lambda *a, **k: weighed.append(own(*a, **k)) or weighed[-1]
     if method is gc.FinerCAM:
         cam(x, None, target_idx=CLASS)
     else:
         cam(x, [target])
-    return torch.from_numpy(np.ascontiguousarray(kept[0][0])).float()
+    found = [torch.from_numpy(np.ascontiguousarray(t[0][0])).float() for t in (kept, weighed) if t]
+    return found if weights else found[0]
 
 
 def raw(method, model, layer, reshape, x, **more):
@@ -218,7 +222,8 @@ def case(name, model, layer, point, size, *, prefix=None, grid=None, parts=("gra
     two = lambda key, method, **more: out.__setitem__(key, raw(method, model, layer, reshape, x, **more))  # noqa: E731
     if "gradient" in parts:
         one("grad_cam", gc.GradCAM)
-        one("grad_cam_plus_plus.pytorch-grad-cam", gc.GradCAMPlusPlus)
+        out["grad_cam_plus_plus.pytorch-grad-cam"], out["grad_cam_plus_plus.pytorch-grad-cam.weights"] = caught(
+            gc.GradCAMPlusPlus, model, layer, reshape, x, target, weights=True)
         one("xgrad_cam.pytorch-grad-cam", gc.XGradCAM)
         one("hires_cam", gc.HiResCAM)
         one("layer_cam", gc.LayerCAM)
