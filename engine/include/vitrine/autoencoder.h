@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,7 +38,8 @@ struct AutoencoderConfig {
     double scale = 1;
     bool subtract_decoder_bias = true;  ///< before encoding; saev does not
     bool keep_negative = false;         ///< top_k keeps the chosen numbers' sign, as saev does; else ReLU follows
-    /// Latents compete for the k places by what they add: each weighed by its decoder row's length (SAELens).
+    /// Latents compete for the k places by what they add: each is weighed by its decoder row's length before the choice,
+    /// and `active` keeps that weight, which decoding takes off again (SAELens).
     bool weigh_by_decoder = false;
     std::string point;           ///< the named point whose tokens are encoded: "blocks.9"
     std::string tokens = "all";  ///< "all", "class", "patches"
@@ -46,7 +48,7 @@ std::vector<std::string> autoencoder_kinds();
 
 /// What encoding found, and what undoing the normalisation needs.
 struct Codes {
-    at::Tensor before;  ///< [n, latents], before the activation; gated: of the gate
+    at::Tensor before;  ///< [n, latents], before the activation (weighed, where the kind weighs); gated: of the gate
     at::Tensor active;  ///< [n, latents]: what decodes; zero where a latent is silent
     at::Tensor shift;   ///< [n, 1], added after decoding; undefined: nothing
     at::Tensor scale;   ///< [n, 1], multiplied after decoding, before the shift; undefined: 1
@@ -74,8 +76,8 @@ class Autoencoder {
 
     const AutoencoderConfig& config() const { return config_; }
     /// "W_enc" [width, latents], "b_enc" [latents], "W_dec" [latents, width], "b_dec" [width]; gated: "b_gate",
-    /// "r_mag", "b_mag" [latents] instead of b_enc; jump_relu: "threshold" [latents]; batch_top_k: "threshold", one
-    /// number.
+    /// "r_mag", "b_mag" [latents] instead of b_enc; jump_relu: "threshold" [latents]; batch_top_k: "threshold" [1].
+    /// Copies of an Autoencoder share them; training writes into them.
     const std::vector<std::pair<std::string, at::Tensor>>& tensors() const { return tensors_; }
     const at::Tensor& tensor(const std::string& name) const;
     void to(at::Device device);
@@ -83,7 +85,7 @@ class Autoencoder {
     /// What the file says beside the weights: "model", "weights" (their hash), "tokens_seen", "explained_variance", ...
     std::map<std::string, std::string> facts;
 
-    /// Why these concepts cannot be read from this model: no such point, another width, other weights.
+    /// Why these concepts cannot be read from this model: no such point, another width, other weights. Runs it once.
     Status fits(Model& model) const;
 
     Status save(const std::filesystem::path& file) const;
@@ -97,9 +99,22 @@ class Autoencoder {
                                     const std::map<std::string, std::string>& given = {});
 
   private:
+    friend Status fold_decoder_norms(Autoencoder& autoencoder);
+    at::Tensor unweighed(const at::Tensor& active) const;
     AutoencoderConfig config_;
     std::vector<std::pair<std::string, at::Tensor>> tensors_;
 };
+
+/// What the autoencoder reads of pictures: the point's tokens, those of `config.tokens`. Maps of a convolution are
+/// tokens row by row. [batch, tokens, width], in the model's type
+///
+/// @error BadInput     no such point, tokens of another width
+/// @error Unsupported  the class token is asked for and there is none; the point is neither tokens nor a map
+Result<at::Tensor> concept_tokens(Model& model, const at::Tensor& pixels, const AutoencoderConfig& config,
+                                  std::stop_token stop = {});
+
+/// Which k numbers of each row are largest; of equal ones the first are. int64 [n, k], a row in no order
+at::Tensor largest(const at::Tensor& rows, std::int64_t k);
 
 /// Decoder rows brought to length 1, encoder and biases so that every reconstruction stays what it was.
 /// @error Unsupported  top_k without weigh_by_decoder: other latents would be chosen

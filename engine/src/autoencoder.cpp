@@ -1,0 +1,285 @@
+// Sparse autoencoders: their arithmetic, what they read of a model, and whether they fit it.
+#include <vitrine/autoencoder.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/cumsum.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/nonzero.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/std.h>
+#include <ATen/ops/topk.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <fmt/ranges.h>
+
+#include <vitrine/capture.h>
+#include <vitrine/explainer.h>
+#include <vitrine/mask_module.h>
+
+#include "autoencoder_files.h"
+#include "text.h"
+
+namespace vitrine {
+
+namespace {
+
+constexpr double kNormEpsilon = 1e-5, kFirstThreshold = 0.01;
+
+at::Tensor row_lengths(const at::Tensor& rows) { return at::linalg_vector_norm(rows, 2, {1}); }
+
+bool known(const std::vector<std::string>& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+}  // namespace
+
+std::vector<std::string> autoencoder_kinds() { return {"relu", "gated", "top_k", "batch_top_k", "jump_relu"}; }
+
+Status check_config(const AutoencoderConfig& config) {
+    const std::vector<std::string> norms = {"none", "layer_norm", "constant_norm", "expected_average"},
+                                   tokens = {"all", "class", "patches"};
+    if (!known(autoencoder_kinds(), config.kind))
+        return fail(ErrorCode::BadInput, "the kind is '{}', expected one of {}", config.kind,
+                    fmt::join(autoencoder_kinds(), ", "));
+    if (!known(norms, config.normalise))
+        return fail(ErrorCode::BadInput, "tokens are normalised by '{}', expected one of {}", config.normalise,
+                    fmt::join(norms, ", "));
+    if (!known(tokens, config.tokens))
+        return fail(ErrorCode::BadInput, "the tokens are '{}', expected one of {}", config.tokens,
+                    fmt::join(tokens, ", "));
+    if (config.width < 1 || config.latents < 1)
+        return fail(ErrorCode::BadInput, "an autoencoder has a width and latents, found {} and {}", config.width,
+                    config.latents);
+    if (config.normalise == "layer_norm" && config.width < 2)
+        return fail(ErrorCode::BadInput, "one number has no deviation: layer_norm needs a width of 2 or more");
+    const bool chooses = config.kind == "top_k" || config.kind == "batch_top_k";
+    if (chooses && (config.k < 1 || config.k > config.latents))
+        return fail(ErrorCode::BadInput, "k is {}, expected 1 to {}, the number of latents", config.k, config.latents);
+    if (config.weigh_by_decoder && !chooses)
+        return fail(ErrorCode::BadInput, "only top_k and batch_top_k weigh by the decoder, the kind is {}",
+                    config.kind);
+    if (!std::isfinite(config.scale) || config.scale <= 0)
+        return fail(ErrorCode::BadInput, "the scale is {}, expected a positive number", config.scale);
+    return {};
+}
+
+std::vector<std::pair<std::string, std::vector<std::int64_t>>> autoencoder_shapes(const AutoencoderConfig& config) {
+    const std::int64_t d = config.width, m = config.latents;
+    std::vector<std::pair<std::string, std::vector<std::int64_t>>> out = {{"W_enc", {d, m}}};
+    if (config.kind == "gated")
+        out.insert(out.end(), {{"b_gate", {m}}, {"r_mag", {m}}, {"b_mag", {m}}});
+    else
+        out.push_back({"b_enc", {m}});
+    if (config.kind == "jump_relu") out.push_back({"threshold", {m}});
+    if (config.kind == "batch_top_k") out.push_back({"threshold", {1}});
+    out.insert(out.end(), {{"W_dec", {m, d}}, {"b_dec", {d}}});
+    return out;
+}
+
+Result<Autoencoder> Autoencoder::make(AutoencoderConfig config, std::uint64_t seed) {
+    VITRINE_CHECK(check_config(config));
+    Autoencoder out;
+    out.config_ = std::move(config);
+    auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
+    at::Tensor decoder = at::empty({out.config_.latents, out.config_.width}).uniform_(-1, 1, generator);
+    decoder /= row_lengths(decoder).clamp_min(1e-12).unsqueeze(1);
+    for (const auto& [name, shape] : autoencoder_shapes(out.config_)) {
+        at::Tensor tensor;
+        if (name == "W_dec")
+            tensor = decoder;
+        else if (name == "W_enc")
+            tensor = decoder.t().clone(at::MemoryFormat::Contiguous);  // never the decoder's own storage
+        else if (name == "threshold" && out.config_.kind == "jump_relu")
+            tensor = at::full(shape, kFirstThreshold);
+        else
+            tensor = at::zeros(shape);
+        out.tensors_.emplace_back(name, std::move(tensor));
+    }
+    return out;
+}
+
+const at::Tensor& Autoencoder::tensor(const std::string& name) const {
+    for (const auto& [key, value] : tensors_)
+        if (key == name) return value;
+    static const at::Tensor none;
+    return none;
+}
+
+void Autoencoder::to(at::Device device) {
+    for (auto& [name, tensor] : tensors_) tensor = tensor.detach().to(device);
+}
+
+Codes Autoencoder::encode(const at::Tensor& tokens, bool batch) const {
+    const at::Tensor &encoder = tensor("W_enc"), &bias = tensor("b_dec");
+    at::Tensor x = tokens.to(encoder.options().requires_grad(false));
+    Codes out;
+    if (config_.normalise == "layer_norm") {
+        out.shift = x.mean(1, true);
+        x = x - out.shift;
+        out.scale = x.std(1, /*unbiased=*/true, /*keepdim=*/true);
+        x = x / (out.scale + kNormEpsilon);
+    } else if (config_.normalise == "constant_norm") {
+        // A token of length 0 stays one.
+        out.scale = at::linalg_vector_norm(x, 2, {1}, true) / std::sqrt(static_cast<double>(config_.width));
+        x = x / at::where(out.scale > 0, out.scale, at::full({1}, 1.0, x.options()));
+    } else if (config_.normalise == "expected_average") {
+        out.scale = at::full({x.size(0), 1}, 1 / config_.scale, x.options());
+        x = x * config_.scale;
+    }
+    if (config_.subtract_decoder_bias) x = x - bias;
+    out.before = at::addmm(tensor(config_.kind == "gated" ? "b_gate" : "b_enc"), x, encoder);
+    if (config_.weigh_by_decoder) out.before = out.before * row_lengths(tensor("W_dec"));
+    out.active = activate(out.before, batch);
+    return out;
+}
+
+at::Tensor largest(const at::Tensor& rows, std::int64_t k) {
+    const at::NoGradGuard no_grad;
+    auto [values, chosen] = at::topk(rows, k, -1);
+    const at::Tensor least = values.narrow(-1, k - 1, 1);
+    // Which of several equal ones topk takes it does not say. Where all that reach the least are chosen, it is no
+    // matter.
+    const at::Tensor tied = (rows >= least).sum(-1).gt(k);
+    if (!tied.any().item<bool>()) return chosen;
+    const at::Tensor which = tied.nonzero().squeeze(1);
+    const at::Tensor some = rows.index_select(0, which), bound = least.index_select(0, which);
+    const at::Tensor above = some > bound, equal = some == bound;
+    const at::Tensor places = k - above.sum(-1, true);
+    const at::Tensor taken = above.logical_or(equal.logical_and(at::cumsum(equal, -1, at::kInt) <= places));
+    chosen.index_copy_(0, which, taken.nonzero().select(1, 1).view({which.size(0), k}));
+    return chosen;
+}
+
+at::Tensor Autoencoder::activate(const at::Tensor& before, bool batch) const {
+    if (config_.kind == "gated") {
+        // The magnitude's product is the gate's, scaled latent by latent.
+        const at::Tensor product = before - tensor("b_gate");
+        return (before > 0) * at::relu(product * tensor("r_mag").exp() + tensor("b_mag"));
+    }
+    if (config_.kind == "jump_relu") return at::relu(before) * (before > tensor("threshold"));
+    if (config_.kind == "relu") return at::relu(before);
+    if (config_.kind == "batch_top_k" && !batch) {
+        const at::Tensor theta = tensor("threshold").detach().clamp_min(0);
+        return before * (before > theta);
+    }
+    // Over a whole batch all latents of all tokens compete: one long row.
+    const at::Tensor rows = config_.kind == "top_k" ? before : before.reshape({1, -1});
+    const std::int64_t k = config_.kind == "top_k" ? config_.k : std::min(config_.k * before.size(0), before.numel());
+    if (before.size(0) == 0) return at::zeros_like(before);
+    const at::Tensor chosen = largest(rows, k), kept = rows.gather(1, chosen);
+    return at::zeros_like(rows).scatter(1, chosen, config_.keep_negative ? kept : at::relu(kept)).view(before.sizes());
+}
+
+at::Tensor Autoencoder::unweighed(const at::Tensor& active) const {
+    if (!config_.weigh_by_decoder) return active;
+    // A latent that says nothing has no weight to take off.
+    return active / row_lengths(tensor("W_dec")).clamp_min(1e-30).narrow(0, 0, active.size(1));
+}
+
+at::Tensor Autoencoder::decode(const at::Tensor& active, const Codes& codes, std::int64_t latents) const {
+    const std::int64_t count = latents == 0 ? config_.latents : std::min(latents, config_.latents);
+    at::Tensor out =
+        at::addmm(tensor("b_dec"), unweighed(active.narrow(1, 0, count)), tensor("W_dec").narrow(0, 0, count));
+    if (codes.scale.defined()) out = out * codes.scale;
+    if (codes.shift.defined()) out = out + codes.shift;
+    return out;
+}
+
+at::Tensor Autoencoder::difference(const at::Tensor& changed, const Codes& codes) const {
+    const at::Tensor out = at::matmul(unweighed(changed - codes.active), tensor("W_dec"));
+    return codes.scale.defined() ? out * codes.scale : out;
+}
+
+Status fold_decoder_norms(Autoencoder& autoencoder) {
+    const AutoencoderConfig& config = autoencoder.config();
+    if ((config.kind == "top_k" || config.kind == "batch_top_k") && !config.weigh_by_decoder)
+        return fail(ErrorCode::Unsupported,
+                    "{} chooses by size: with decoder rows of length 1 it would choose other latents", config.kind);
+    at::Tensor lengths = row_lengths(autoencoder.tensor("W_dec").detach());
+    lengths = at::where(lengths > 0, lengths, at::full({1}, 1.0, lengths.options()));
+    for (auto& [name, tensor] : autoencoder.tensors_) {
+        if (name == "W_dec")
+            tensor = tensor.detach() / lengths.unsqueeze(1);
+        else if (name == "W_enc" || name == "b_enc" || name == "b_gate" || name == "b_mag" ||
+                 (name == "threshold" && config.kind == "jump_relu"))
+            tensor = tensor.detach() * lengths;
+    }
+    autoencoder.config_.weigh_by_decoder = false;
+    return {};
+}
+
+Result<at::Tensor> concept_tokens(Model& model, const at::Tensor& pixels, const AutoencoderConfig& config,
+                                  std::stop_token stop) {
+    const std::string name = model.info().name;
+    if (config.point.empty())
+        return fail(ErrorCode::BadInput,
+                    "the file does not say which activations it reads; name them with point=NAME (vitrine info MODEL "
+                    "--points lists them)");
+    const auto points = model.points();
+    if (std::none_of(points.begin(), points.end(), [&](const NamedPoint& p) { return p.name == config.point; })) {
+        std::vector<std::string> names;
+        for (const NamedPoint& p : points) names.push_back(p.name);
+        return fail(ErrorCode::BadInput, "{} has no point '{}'{} (vitrine info MODEL --points lists them)", name,
+                    config.point, suggest(config.point, names));
+    }
+    const at::NoGradGuard no_grad;
+    CaptureOptions options;
+    options.mixings = false;
+    options.points = {config.point};
+    options.stop = std::move(stop);
+    const auto seen = VITRINE_TRY(run_captured(model, pixels, options));
+    const auto found = seen->points.find(config.point);
+    if (found == seen->points.end())
+        return fail(ErrorCode::Unsupported, "{} did not pass its point {} on this picture", name, config.point);
+    at::Tensor x = found->second;
+    const TokenLayout layout = model.layout(pixels.size(2), pixels.size(3));
+    if (x.dim() == 4) {
+        if (config.tokens == "class")
+            return fail(ErrorCode::Unsupported, "{} is a map, it has no class token", config.point);
+        x = x.flatten(2).transpose(1, 2);
+    } else if (x.dim() != 3) {
+        return fail(ErrorCode::Unsupported, "{} is no map and no row of tokens, it has {} axes", config.point, x.dim());
+    } else if (config.tokens != "all") {
+        if (!layout.known() || x.size(1) != layout.tokens())
+            return fail(ErrorCode::Unsupported, "which tokens of {} are patches is not known; use tokens=all",
+                        config.point);
+        if (config.tokens == "class" && (layout.prefix.empty() || layout.prefix.front() != "cls"))
+            return fail(ErrorCode::Unsupported, "{} has no class token; use tokens=patches", name);
+        x = config.tokens == "class" ? x.narrow(1, 0, 1)
+                                     : x.narrow(1, layout.prefix_count(), layout.rows * layout.cols);
+    }
+    if (x.size(2) != config.width)
+        return fail(ErrorCode::BadInput, "the concepts are of tokens {} wide, and {} of {} is {} wide", config.width,
+                    config.point, name, x.size(2));
+    return x;
+}
+
+Status Autoencoder::fits(Model& model) const {
+    const auto& p = model.preprocess();
+    const at::Tensor nothing = at::zeros({1, 3, p.input_height, p.input_width});
+    VITRINE_TRY(concept_tokens(model, nothing, config_));
+    const auto trained = facts.find("weights");
+    if (trained == facts.end() || trained->second.empty()) return {};
+    // fp16 rounds otherwise than bf16, of which the hash is made.
+    const auto parameters = model.parameters();
+    if (parameters.empty() || parameters.front().second.scalar_type() == at::kHalf) return {};
+    if (const std::string now = weights_hash(model); now != trained->second)
+        return fail(ErrorCode::BadInput,
+                    "the concepts were trained on {} with weights {}, and {} has weights {}; train some on this model",
+                    facts.count("model") != 0 ? facts.at("model") : "another model", trained->second, model.info().name,
+                    now);
+    return {};
+}
+
+}  // namespace vitrine
