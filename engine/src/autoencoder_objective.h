@@ -21,7 +21,9 @@ namespace vitrine {
 struct ConceptObjective {
     /// Whose losses: "prisma", "saelens", "openai", "saev".
     std::string convention = "openai";
-    double sparsity = 0;  ///< weight of the sparsity term: of sum |f| in the convention's form, or of JumpReLU's
+    /// Weight of the sparsity term: of sum |f| in the convention's form (gated: of what the gate lets through), or of
+    /// JumpReLU's. The top-k kinds have none.
+    double sparsity = 0;
     /// Of jump_relu, in place of sum |f|: "step" counts active latents, "tanh" is tanh(4 f |W_dec row|); else "l1".
     std::string form = "l1";
     double band = 0.05;  ///< of JumpReLU's gradients, in the codes' unit
@@ -38,6 +40,7 @@ struct ConceptObjective {
 /// Scalars, weighted: total is the sum of the others; those without a meaning here are 0.
 struct ConceptLoss {
     at::Tensor total, reconstruction, sparsity, revival;
+    at::Tensor gate;           ///< gated: the error of what the gate alone decodes to
     at::Tensor reconstructed;  ///< [n, width], all latents
 };
 
@@ -71,7 +74,8 @@ at::Tensor ghost_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, 
                       const at::Tensor& reconstructed, const at::Tensor& dead, const at::Tensor& reconstruction);
 
 /// `count` lengths of prefixes, rising, the last one all latents: the others are drawn without repetition with
-/// probability in proportion to the increments of 1 - n^-0.5, which favours short ones (saev).
+/// probability in proportion to the increments of 1 - n^-0.5, which favours short ones (saev; 1 itself has none).
+/// Fewer where there are not so many.
 std::vector<std::int64_t> prefix_lengths(std::int64_t latents, std::int64_t count, std::uint64_t seed);
 
 }  // namespace vitrine
