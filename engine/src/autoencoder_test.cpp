@@ -390,17 +390,17 @@ TEST_F(AutoencoderFile, IsRefusedInASentenceWhereItIsBroken) {
         return [key, value](auto&, std::map<std::string, std::string>& metadata) { metadata[key] = value; };
     };
     EXPECT_EQ(after([](auto&, auto&) {}), "read");
-    EXPECT_THAT(after(drop("W_enc")), HasSubstr("has no W_enc [width, latents]"));
+    EXPECT_THAT(after(drop("W_enc")), HasSubstr("it lacks W_enc"));
     EXPECT_THAT(after(drop("b_dec")), HasSubstr("lacks b_dec"));
     EXPECT_THAT(after(drop("threshold")), HasSubstr("lacks threshold"));
     EXPECT_THAT(after(drop("r_mag"), "gated"), HasSubstr("lacks r_mag"));
     EXPECT_THAT(after(put("W_dec", at::zeros({kWidth, kLatents}))), HasSubstr("W_dec is [16, 64], expected [64, 16]"));
-    EXPECT_THAT(after(put("W_enc", at::zeros({kWidth}))), HasSubstr("has no W_enc"));
+    EXPECT_THAT(after(put("W_enc", at::zeros({kWidth}))), HasSubstr("W_enc has 1 axes, expected [width, latents]"));
     EXPECT_THAT(after(put("W_enc", at::zeros({0, 0}))), HasSubstr("found 0 and 0"));
     EXPECT_THAT(after(put("b_enc", at::full({kLatents}, std::nan("")))), HasSubstr("b_enc has numbers that are not"));
     EXPECT_THAT(after(put("threshold", at::full({kLatents}, std::numeric_limits<float>::infinity()))),
                 HasSubstr("threshold has numbers"));
-    EXPECT_THAT(after(say("format", "vitrine.mask")), HasSubstr("no autoencoder"));
+    EXPECT_THAT(after(say("format", "vitrine.mask")), HasSubstr("kind; give kind=VALUE"));
     EXPECT_THAT(after(say("kind", "vae")), HasSubstr("the kind is 'vae'"));
     EXPECT_THAT(after(say("k", "many"), "top_k"), HasSubstr("k is 'many'"));
     EXPECT_THAT(after(say("k", "65"), "top_k"), HasSubstr("k is 65"));

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <stop_token>
 #include <string>
@@ -97,6 +98,11 @@ class Autoencoder {
     /// @error BadInput  no autoencoder in it; tensors that are missing, of other shapes or not finite
     static Result<Autoencoder> load(const std::filesystem::path& file,
                                     const std::map<std::string, std::string>& given = {});
+
+    /// One of given tensors, asked for by their names; width and latents are the encoder's.
+    /// @error BadInput  shapes that do not fit, numbers that are not finite
+    static Result<Autoencoder> of(AutoencoderConfig config, std::map<std::string, std::string> facts,
+                                  const std::function<Result<at::Tensor>(const std::string&)>& tensor);
 
   private:
     friend Status fold_decoder_norms(Autoencoder& autoencoder);

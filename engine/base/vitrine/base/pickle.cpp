@@ -117,7 +117,9 @@ std::optional<Known> known(std::string_view module, std::string_view name) {
             return call(kPlainType);
         return std::nullopt;
     }
-    if (is("argparse", "Namespace")) return call(kNamespace);
+    // The second is a dataclass of plain values, which ViT-Prisma keeps beside its autoencoders.
+    if (is("argparse", "Namespace") || is("vit_prisma.sae.config", "VisionModelSAERunnerConfig"))
+        return call(kNamespace);
     if (is("_codecs", "encode")) return call(kEncode);
     if (is("numpy.core.multiarray", "scalar") || is("numpy._core.multiarray", "scalar")) return call(kNumpyScalar);
     if (is("numpy", "dtype")) return call(kNumpyDType);

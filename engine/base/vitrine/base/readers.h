@@ -31,7 +31,7 @@ Result<TensorFile> read_sharded_safetensors(const std::filesystem::path& index);
 /// calls it `tensor`. Scalars in dictionaries and texts in lists go to `metadata`; numbers in lists, None, bytes and texts above 64 KB do not.
 /// Beside tensors these are read as plain values: OrderedDict, defaultdict, Counter, sets, torch.Size, dtypes, devices,
 /// numpy's scalars (as numbers), and argparse.Namespace (as a dictionary: `args.lr` in `metadata`), which training scripts
-/// keep in their checkpoints. numpy arrays are refused. An OrderedDict's attributes (a state_dict's _metadata) are ignored.
+/// keep in their checkpoints, as ViT-Prisma does its VisionModelSAERunnerConfig. numpy arrays are refused. An OrderedDict's attributes (a state_dict's _metadata) are ignored.
 /// Checksums are not verified: files written without them are valid.
 ///
 /// @error Unsupported  a TorchScript archive (it is a program; the engine asks for consent), a refused global, a quantised tensor

@@ -1,0 +1,209 @@
+// Sparse autoencoders as SAELens, ViT-Prisma, saev and OpenAI save them, against what their own classes make of the
+// same tokens, and their losses (recipes/autoencoders.py).
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros_like.h>
+#include <gmock/gmock.h>
+
+#include <vitrine/autoencoder.h>
+#include <vitrine/base/readers.h>
+#include <vitrine/checkpoint.h>
+
+#include "autoencoder_objective.h"
+#include "parity_case.h"
+
+namespace vitrine {
+namespace {
+
+using testing::HasSubstr;
+
+const std::filesystem::path kFolder = kData / "autoencoders";
+
+const TensorFile& expected() {
+    static const TensorFile file = read_safetensors(kFolder / "expected.safetensors").value();
+    return file;
+}
+at::Tensor wanted(const std::string& name) { return to_tensor(expected().tensors.at(name)).value(); }
+double wanted_number(const std::string& name) { return wanted(name).item<double>(); }
+
+double error(const at::Tensor& found, const at::Tensor& want) {
+    EXPECT_EQ(found.sizes(), want.sizes());
+    return (found.detach() - want).abs().max().item<double>();
+}
+void expect_number(const std::string& name, const at::Tensor& found) {
+    const double want = wanted_number(name);
+    EXPECT_GT(std::abs(want), 1e-3) << name << " proves nothing";
+    EXPECT_NEAR(found.item<double>(), want, 1e-5 * std::abs(want)) << name;
+}
+
+struct Published {
+    const char *name, *file, *kind, *normalise;
+    bool subtract, negative, weigh;
+    const char *point, *tokens;
+};
+std::ostream& operator<<(std::ostream& out, const Published& p) { return out << p.name; }
+
+class AutoencoderParity : public testing::TestWithParam<Published> {};
+
+TEST_P(AutoencoderParity, TheirFileSaysWhatTheirClassDoes) {
+    const Published& p = GetParam();
+    std::map<std::string, std::string> given;
+    if (p.point[0] == '\0') given["point"] = "blocks.1";  // the file does not say
+    const auto one = Autoencoder::load(kFolder / p.file, given);
+    ASSERT_TRUE(one.has_value()) << one.error().message;
+    const AutoencoderConfig& config = one->config();
+    EXPECT_EQ(config.kind, p.kind);
+    EXPECT_EQ(config.normalise, p.normalise);
+    EXPECT_EQ(config.subtract_decoder_bias, p.subtract);
+    EXPECT_EQ(config.keep_negative, p.negative);
+    EXPECT_EQ(config.weigh_by_decoder, p.weigh);
+    EXPECT_EQ(config.point, "blocks.1");
+    EXPECT_EQ(config.tokens, p.tokens);
+    EXPECT_EQ(config.width, 16);
+    EXPECT_EQ(config.latents, 64);
+    if (config.kind == "top_k") {
+        EXPECT_EQ(config.k, 6);
+    }
+
+    const std::string name = p.name;
+    const Codes codes = one->encode(wanted("tokens"));
+    const at::Tensor active = wanted(name + ".active"), decoded = wanted(name + ".decoded");
+    EXPECT_LT(error(codes.active, active), 1e-5);
+    EXPECT_LT(error(one->decode(codes.active, codes), decoded), 1e-5);
+    EXPECT_GT(active.count_nonzero().item<std::int64_t>(), 24);
+    EXPECT_LT(active.count_nonzero().item<std::int64_t>(), 24 * 64);
+    RecordProperty("encode", std::to_string(error(codes.active, active)));
+
+    // And as our own file it is the same.
+    const auto file = std::filesystem::path(testing::TempDir()) / (name + "_ours.safetensors");
+    ASSERT_TRUE(one->save(file).has_value());
+    const auto again = Autoencoder::load(file);
+    ASSERT_TRUE(again.has_value()) << again.error().message;
+    EXPECT_EQ(error(again->encode(wanted("tokens")).active, codes.active), 0);
+    std::filesystem::remove(file);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Files, AutoencoderParity,
+    testing::Values(Published{"saelens_standard", "saelens_standard", "relu", "layer_norm", true, false, false,
+                              "blocks.1", "all"},
+                    Published{"saelens_topk", "saelens_topk/sae_weights.safetensors", "top_k", "none", true, false,
+                              true, "blocks.1", "all"},
+                    Published{"saelens_jumprelu", "saelens_jumprelu", "jump_relu", "constant_norm", false, false, false,
+                              "blocks.1", "all"},
+                    Published{"saelens_gated", "saelens_gated", "gated", "none", true, false, false, "blocks.1", "all"},
+                    Published{"prisma_standard", "prisma_standard/weights.pt", "relu", "layer_norm", true, false, false,
+                              "blocks.1", "all"},
+                    Published{"prisma_topk", "prisma_topk", "top_k", "none", true, false, false, "blocks.1", "class"},
+                    Published{"prisma_gated", "prisma_gated/weights.pt", "gated", "layer_norm", true, false, false,
+                              "blocks.1", "all"},
+                    Published{"saev_relu", "saev_relu.pt", "relu", "none", false, false, false, "", "all"},
+                    Published{"saev_topk", "saev_topk.pt", "top_k", "none", false, true, false, "", "all"},
+                    Published{"saev_batch", "saev_batch.pt", "batch_top_k", "none", false, true, false, "", "all"},
+                    Published{"openai_relu", "openai_relu.pt", "relu", "none", true, false, false, "", "all"},
+                    Published{"openai_topk", "openai_topk.pt", "top_k", "layer_norm", true, false, false, "", "all"}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(AutoencoderTraining, BatchTopKChoosesOverTheBatch) {
+    const auto one = Autoencoder::load(kFolder / "saev_batch.pt", {{"point", "blocks.1"}});
+    ASSERT_TRUE(one.has_value()) << one.error().message;
+    EXPECT_LT(error(one->encode(wanted("tokens"), /*batch=*/true).active, wanted("saev_batch.training")), 1e-5);
+}
+
+Autoencoder loaded(const std::string& file) {
+    auto one = Autoencoder::load(kFolder / file, {{"point", "blocks.1"}});
+    EXPECT_TRUE(one.has_value()) << (one ? "" : one.error().message);
+    return std::move(*one);
+}
+
+/// Those whose weights stand in the expected file.
+Autoencoder trained(const std::string& name, const std::string& kind) {
+    AutoencoderConfig config;
+    config.kind = kind;
+    auto one = Autoencoder::of(config, {},
+                               [&](const std::string& key) -> Result<at::Tensor> { return wanted(name + "." + key); });
+    EXPECT_TRUE(one.has_value()) << (one ? "" : one.error().message);
+    return std::move(*one);
+}
+
+TEST(ConceptLossParity, Prisma) {
+    ConceptObjective objective{.convention = "prisma", .sparsity = 0.3, .revive = "ghost"};
+    const at::Tensor tokens = wanted("tokens"), dead = wanted("dead").to(at::kBool);
+    const Autoencoder one = loaded("prisma_standard");
+    ConceptLoss loss = concept_loss(one, tokens, training_codes(one, tokens, objective), objective, dead);
+    expect_number("prisma_standard.mse", loss.reconstruction);
+    expect_number("prisma_standard.sparsity", loss.sparsity);
+    expect_number("prisma_standard.ghost", loss.revival);
+    EXPECT_EQ(loss.gate.item<float>(), 0);
+    const Autoencoder gated = loaded("prisma_gated");
+    objective.revive = "none";
+    loss = concept_loss(gated, tokens, training_codes(gated, tokens, objective), objective, dead);
+    expect_number("prisma_gated.mse", loss.reconstruction);
+    expect_number("prisma_gated.sparsity", loss.sparsity);
+    expect_number("prisma_gated.gate", loss.gate);
+    EXPECT_EQ(loss.revival.item<float>(), 0);
+}
+
+TEST(ConceptLossParity, SaeLens) {
+    ConceptObjective objective{.convention = "saelens", .sparsity = 0.3, .revive = "none"};
+    const at::Tensor tokens = wanted("tokens");
+    const Autoencoder one = trained("train_standard", "relu");
+    ConceptLoss loss = concept_loss(one, tokens, training_codes(one, tokens, objective), objective);
+    expect_number("train_standard.mse", loss.reconstruction);
+    expect_number("train_standard.sparsity", loss.sparsity);
+    const Autoencoder gated = trained("train_gated", "gated");
+    loss = concept_loss(gated, tokens, training_codes(gated, tokens, objective), objective);
+    expect_number("train_gated.mse", loss.reconstruction);
+    expect_number("train_gated.sparsity", loss.sparsity);
+    expect_number("train_gated.gate", loss.gate);
+}
+
+TEST(ConceptLossParity, JumpReluAndItsGradients) {
+    const at::Tensor tokens = wanted("tokens"), dead = wanted("dead").to(at::kBool);
+    for (const std::string form : {"step", "tanh"}) {
+        const std::string name = "train_" + form;
+        ConceptObjective objective{
+            .convention = "saelens", .sparsity = 0.3, .form = form, .band = 0.5, .pull = 0.02, .revive = "none"};
+        const Autoencoder one = trained(name, "jump_relu");
+        for (const auto& [key, tensor] : one.tensors()) tensor.set_requires_grad(true);
+        const ConceptLoss loss = concept_loss(one, tokens, training_codes(one, tokens, objective), objective, dead);
+        expect_number(name + ".mse", loss.reconstruction);
+        expect_number(name + ".sparsity", loss.sparsity);
+        loss.total.backward();
+        for (const std::string key : {"threshold", "W_enc", "W_dec"}) {
+            const at::Tensor want = wanted(name + ".gradient." + key);
+            EXPECT_GT(want.abs().max().item<double>(), 1e-2) << name << " " << key;
+            EXPECT_LT(error(one.tensor(key).grad(), want), 1e-5 * want.abs().max().item<double>())
+                << name << " " << key;
+        }
+    }
+}
+
+TEST(ConceptLossParity, SaevWithPrefixes) {
+    ConceptObjective objective{.convention = "saev", .sparsity = 0.3, .revive = "none"};
+    const at::Tensor tokens = wanted("tokens");
+    const Autoencoder one = loaded("saev_relu.pt");
+    const ConceptLoss loss =
+        concept_loss(one, tokens, training_codes(one, tokens, objective), objective, {}, {3, 10, 33, 64});
+    expect_number("saev_relu.mse", loss.reconstruction);
+    expect_number("saev_relu.sparsity", loss.sparsity);
+    EXPECT_LT(error(loss.reconstructed, wanted("saev_relu.decoded")), 1e-5);
+}
+
+TEST(ConceptLossParity, OpenAi) {
+    ConceptObjective objective{
+        .convention = "openai", .sparsity = 0.3, .revive = "aux", .revive_weight = 1, .revive_k = 8};
+    const at::Tensor tokens = wanted("tokens"), dead = wanted("dead").to(at::kBool);
+    const Autoencoder one = loaded("openai_relu.pt");
+    ConceptLoss loss = concept_loss(one, tokens, training_codes(one, tokens, objective), objective, dead);
+    expect_number("openai_relu.mse", loss.reconstruction);
+    expect_number("openai_relu.sparsity", loss.sparsity);
+    expect_number("openai_relu.aux", loss.revival);
+    const Autoencoder chosen = loaded("openai_topk.pt");
+    loss = concept_loss(chosen, tokens, training_codes(chosen, tokens, objective), objective, at::zeros_like(dead));
+    expect_number("openai_topk.mse", loss.reconstruction);
+    EXPECT_EQ(loss.sparsity.item<float>(), 0) << "top-k has none";
+    EXPECT_EQ(loss.revival.item<float>(), 0) << "nothing is dead";
+}
+
+}  // namespace
+}  // namespace vitrine
