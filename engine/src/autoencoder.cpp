@@ -219,8 +219,8 @@ Status fold_decoder_norms(Autoencoder& autoencoder) {
     return {};
 }
 
-Result<at::Tensor> concept_tokens(Model& model, const at::Tensor& pixels, const AutoencoderConfig& config,
-                                  std::stop_token stop) {
+Result<PointTokens> point_tokens(Model& model, const at::Tensor& pixels, const AutoencoderConfig& config,
+                                 std::stop_token stop) {
     const std::string name = model.info().name;
     if (config.point.empty())
         return fail(ErrorCode::BadInput,
@@ -242,33 +242,53 @@ Result<at::Tensor> concept_tokens(Model& model, const at::Tensor& pixels, const 
     const auto found = seen->points.find(config.point);
     if (found == seen->points.end())
         return fail(ErrorCode::Unsupported, "{} did not pass its point {} on this picture", name, config.point);
-    at::Tensor x = found->second;
+    PointTokens out;
+    const at::Tensor& x = found->second;
     const TokenLayout layout = model.layout(pixels.size(2), pixels.size(3));
     if (x.dim() == 4) {
-        if (config.tokens == "class")
-            return fail(ErrorCode::Unsupported, "{} is a map, it has no class token", config.point);
-        x = x.flatten(2).transpose(1, 2);
-    } else if (x.dim() != 3) {
+        out.rows = x.size(2);
+        out.cols = x.size(3);
+        out.tokens = x.flatten(2).transpose(1, 2);
+    } else if (x.dim() == 3) {
+        out.tokens = x;
+        const std::int64_t patches = layout.rows * layout.cols;
+        // Patches before the class token joins them are tokens without a prefix.
+        if (layout.known() && patches > 0 && (x.size(1) == layout.tokens() || x.size(1) == patches)) {
+            out.rows = layout.rows;
+            out.cols = layout.cols;
+            if (x.size(1) == layout.tokens()) out.prefix = layout.prefix;
+        }
+    } else {
         return fail(ErrorCode::Unsupported, "{} is no map and no row of tokens, it has {} axes", config.point, x.dim());
-    } else if (config.tokens != "all") {
-        if (!layout.known() || x.size(1) != layout.tokens())
-            return fail(ErrorCode::Unsupported, "which tokens of {} are patches is not known; use tokens=all",
-                        config.point);
-        if (config.tokens == "class" && (layout.prefix.empty() || layout.prefix.front() != "cls"))
-            return fail(ErrorCode::Unsupported, "{} has no class token; use tokens=patches", name);
-        x = config.tokens == "class" ? x.narrow(1, 0, 1)
-                                     : x.narrow(1, layout.prefix_count(), layout.rows * layout.cols);
     }
-    if (x.size(2) != config.width)
+    if (out.tokens.size(2) != config.width)
         return fail(ErrorCode::BadInput, "the concepts are of tokens {} wide, and {} of {} is {} wide", config.width,
-                    config.point, name, x.size(2));
-    return x;
+                    config.point, name, out.tokens.size(2));
+    if (config.tokens == "class" && (out.prefix.empty() || out.prefix.front() != "cls"))
+        return fail(ErrorCode::Unsupported, "the concepts are of a class token, which {} of {} has not", config.point,
+                    name);
+    if (config.tokens == "patches" && out.rows == 0)
+        return fail(ErrorCode::Unsupported, "which tokens of {} are patches is not known; use tokens=all",
+                    config.point);
+    return out;
+}
+
+Result<at::Tensor> concept_tokens(Model& model, const at::Tensor& pixels, const AutoencoderConfig& config,
+                                  std::stop_token stop) {
+    const PointTokens all = VITRINE_TRY(point_tokens(model, pixels, config, std::move(stop)));
+    if (config.tokens == "class") return all.tokens.narrow(1, 0, 1);
+    if (config.tokens == "patches") return all.tokens.narrow(1, std::ssize(all.prefix), all.rows * all.cols);
+    return all.tokens;
 }
 
 Status Autoencoder::fits(Model& model) const {
     const auto& p = model.preprocess();
     const at::Tensor nothing = at::zeros({1, 3, p.input_height, p.input_width});
     VITRINE_TRY(concept_tokens(model, nothing, config_));
+    return fits_weights(model);
+}
+
+Status Autoencoder::fits_weights(Model& model) const {
     const auto trained = facts.find("weights");
     if (trained == facts.end() || trained->second.empty()) return {};
     // fp16 rounds otherwise than bf16, of which the hash is made.

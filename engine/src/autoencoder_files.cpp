@@ -324,6 +324,8 @@ Result<Found> find_autoencoder(const std::filesystem::path& file) {
         }
         return found;
     }
+    if (!saved && format != read.metadata.end() && format->second.starts_with("vitrine."))
+        return fail(ErrorCode::BadInput, "it is no autoencoder but a file of the format {}", format->second);
     for (auto& [name, entry] : read.tensors)
         found.tensors.emplace(name.starts_with("state_dict.") ? name.substr(11) : name, std::move(entry));
     if (found.tensors.count("encoder.weight") != 0 && found.tensors.count("latent_bias") != 0) {

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <functional>
 #include <limits>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -400,13 +402,101 @@ TEST_F(AutoencoderFile, IsRefusedInASentenceWhereItIsBroken) {
     EXPECT_THAT(after(put("b_enc", at::full({kLatents}, std::nan("")))), HasSubstr("b_enc has numbers that are not"));
     EXPECT_THAT(after(put("threshold", at::full({kLatents}, std::numeric_limits<float>::infinity()))),
                 HasSubstr("threshold has numbers"));
-    EXPECT_THAT(after(say("format", "vitrine.mask")), HasSubstr("kind; give kind=VALUE"));
+    EXPECT_THAT(after(say("format", "vitrine.mask")),
+                HasSubstr("it is no autoencoder but a file of the format vitrine.mask"));
     EXPECT_THAT(after(say("kind", "vae")), HasSubstr("the kind is 'vae'"));
     EXPECT_THAT(after(say("k", "many"), "top_k"), HasSubstr("k is 'many'"));
     EXPECT_THAT(after(say("k", "65"), "top_k"), HasSubstr("k is 65"));
     EXPECT_THAT(after(say("scale", "1e999")), HasSubstr("scale"));
     EXPECT_THAT(after(say("keep_negative", "perhaps")), HasSubstr("keep_negative is 'perhaps'"));
     EXPECT_EQ(Autoencoder::load(folder / "none.safetensors").error().code, ErrorCode::NotFound);
+}
+
+/// A library's folder: its tensors and its configuration.
+class PublishedAutoencoder : public AutoencoderFile {
+  protected:
+    std::string reading(
+        const std::string& config, const std::function<void(NamedTensors&)>& change = [](auto&) {},
+        const std::map<std::string, std::string>& given = {}) {
+        const Autoencoder one = random_one(config_of("relu"));
+        NamedTensors tensors(one.tensors().begin(), one.tensors().end());
+        change(tensors);
+        EXPECT_TRUE(write_tensors(folder / "sae_weights.safetensors", tensors, {}).has_value());
+        fs::remove(folder / "cfg.json");
+        if (!config.empty()) std::ofstream(folder / "cfg.json") << config;
+        const auto read = Autoencoder::load(folder, given);
+        return read ? "point " + read->config().point : read.error().message;
+    }
+    static std::string config(const std::string& more) {
+        return R"({"architecture": "standard", "normalize_activations": "none")" + (more.empty() ? "" : ", " + more) +
+               "}";
+    }
+    static std::string hook(const std::string& name) { return config(R"("metadata": {"hook_name": ")" + name + "\"}"); }
+};
+
+TEST_F(PublishedAutoencoder, HooksBecomeOurPointsWhereTheyMeanTheSame) {
+    EXPECT_EQ(reading(hook("blocks.9.hook_resid_post")), "point blocks.9");
+    EXPECT_EQ(reading(hook("blocks.9.hook_resid_pre")), "point blocks.8");
+    EXPECT_EQ(reading(hook("blocks.9.hook_mlp_out")), "point blocks.9.mlp");
+    EXPECT_EQ(reading(hook("blocks.9.hook_attn_out")), "point blocks.9.attn");
+    for (const char* other : {"blocks.0.hook_resid_pre", "blocks.9.hook_resid_mid", "blocks.9.ln2.hook_normalized",
+                              "blocks.99999.hook_mlp_out", "hook_embed"})
+        EXPECT_THAT(reading(hook(other)), testing::AllOf(HasSubstr(other), HasSubstr("known are"))) << other;
+    EXPECT_EQ(reading(hook("blocks.9.hook_resid_mid"), [](auto&) {}, {{"point", "blocks.9.norm2"}}),
+              "point blocks.9.norm2");
+    EXPECT_EQ(reading(config("")), "point ");
+}
+
+TEST_F(PublishedAutoencoder, WhatTheFileDoesNotSayIsAskedFor) {
+    EXPECT_THAT(reading(""), HasSubstr("give kind=VALUE"));
+    EXPECT_THAT(reading("", [](auto&) {}, {{"kind", "relu"}}), HasSubstr("give normalise=VALUE"));
+    EXPECT_EQ(reading("", [](auto&) {}, {{"kind", "relu"}, {"normalise", "none"}, {"point", "blocks.2"}}),
+              "point blocks.2");
+    EXPECT_THAT(reading(R"({"architecture": "topk"})"), HasSubstr("give k=VALUE"));
+    EXPECT_THAT(reading(R"({"architecture": "standard", "normalize_activations": "expected_average_only_in"})"),
+                HasSubstr("give scale=VALUE"));
+}
+
+TEST_F(PublishedAutoencoder, WhatIsNotKnownIsRefused) {
+    EXPECT_THAT(reading(R"({"architecture": "vae"})"), HasSubstr("its architecture is 'vae'"));
+    EXPECT_THAT(reading(R"({"architecture": "jumprelu_transcoder"})"), HasSubstr("transcoder"));
+    EXPECT_THAT(reading(config(R"("reshape_activations": "hook_z")")), HasSubstr("hook_z"));
+    EXPECT_THAT(reading(R"({"architecture": "standard", "normalize_activations": "covariance_whitening"})"),
+                HasSubstr("covariance_whitening"));
+    EXPECT_THAT(reading(R"({"architecture": "standard", "activation_fn_str": "tanh-relu"})"), HasSubstr("tanh-relu"));
+    EXPECT_THAT(reading(R"({"architecture": "topk", "k": 2.5})"), HasSubstr("k is '2.5'"));
+    EXPECT_THAT(reading("{ not json"), HasSubstr("give kind=VALUE"));
+}
+
+TEST_F(PublishedAutoencoder, BrokenTensorsAreNamed) {
+    const auto with = [](const std::string& key, const at::Tensor& value) {
+        return [key, value](NamedTensors& tensors) {
+            std::erase_if(tensors, [&](const auto& item) { return item.first == key; });
+            if (value.defined()) tensors.emplace_back(key, value);
+        };
+    };
+    EXPECT_THAT(reading(config(""), with("W_enc", {})), HasSubstr("no W_enc"));
+    EXPECT_THAT(reading(config(""), with("b_dec", {})), HasSubstr("it lacks b_dec"));
+    EXPECT_THAT(reading(config(""), with("W_dec", at::zeros({kWidth, kLatents}))), HasSubstr("W_dec is [16, 64]"));
+    EXPECT_THAT(reading(config(""), with("W_dec", at::full({kLatents, kWidth}, std::nan("")))),
+                HasSubstr("not finite"));
+    EXPECT_THAT(reading(R"({"architecture": "jumprelu"})"), HasSubstr("it lacks threshold"));
+    EXPECT_THAT(reading(R"({"architecture": "gated"})"), HasSubstr("it lacks b_gate"));
+}
+
+TEST_F(PublishedAutoencoder, OtherFilesAreNone) {
+    const auto message = [&](const std::string& text) {
+        std::ofstream(folder / "x.pt", std::ios::binary) << text;
+        const auto read = Autoencoder::load(folder / "x.pt");
+        return read ? std::string("read") : read.error().message;
+    };
+    EXPECT_THAT(message("hello"), HasSubstr("neither safetensors nor"));
+    EXPECT_THAT(message(""), HasSubstr("x.pt"));
+    EXPECT_THAT(message("{\"schema\": 5}"), HasSubstr("ends after its header"));
+    EXPECT_THAT(message("{ no json\nrest"), HasSubstr("no autoencoder"));
+    EXPECT_THAT(message("{\"schema\": 5}\nnothing that torch wrote"), HasSubstr("x.pt"));
+    EXPECT_THAT(message("{" + std::string(2'000'000, ' ')), HasSubstr("no autoencoder"));
+    EXPECT_THAT(Autoencoder::load(folder).error().message, HasSubstr("neither sae_weights.safetensors nor"));
 }
 
 TEST(Autoencoder, FitsOnlyTheModelItWasMadeFor) {

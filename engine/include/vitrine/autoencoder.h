@@ -88,6 +88,8 @@ class Autoencoder {
 
     /// Why these concepts cannot be read from this model: no such point, another width, other weights. Runs it once.
     Status fits(Model& model) const;
+    /// The last of it alone, without a run: trained on other weights.
+    Status fits_weights(Model& model) const;
 
     Status save(const std::filesystem::path& file) const;
     /// Our own file, or one of SAELens, ViT-Prisma, saev or OpenAI (safetensors with cfg.json or config.json beside it,
@@ -110,6 +112,16 @@ class Autoencoder {
     AutoencoderConfig config_;
     std::vector<std::pair<std::string, at::Tensor>> tensors_;
 };
+
+/// All tokens of a point, and where the patches are among them.
+struct PointTokens {
+    at::Tensor tokens;                   ///< [batch, tokens, width], in the model's type
+    std::vector<std::string> prefix;     ///< names of those before the patches
+    std::int64_t rows = 0, cols = 0;     ///< of the patches, row by row; 0: which are patches is not known
+};
+/// @error as concept_tokens
+Result<PointTokens> point_tokens(Model& model, const at::Tensor& pixels, const AutoencoderConfig& config,
+                                 std::stop_token stop = {});
 
 /// What the autoencoder reads of pictures: the point's tokens, those of `config.tokens`. Maps of a convolution are
 /// tokens row by row. [batch, tokens, width], in the model's type
