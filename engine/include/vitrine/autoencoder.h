@@ -39,8 +39,8 @@ struct AutoencoderConfig {
     double scale = 1;
     bool subtract_decoder_bias = true;  ///< before encoding; saev does not
     bool keep_negative = false;         ///< top_k keeps the chosen numbers' sign, as saev does; else ReLU follows
-    /// Latents compete for the k places by what they add: each is weighed by its decoder row's length before the choice,
-    /// and `active` keeps that weight, which decoding takes off again (SAELens).
+    /// Latents compete for the k places by what they add: each is weighed by its decoder row's length before the
+    /// choice, and `active` keeps that weight, which decoding takes off again (SAELens).
     bool weigh_by_decoder = false;
     std::string point;           ///< the named point whose tokens are encoded: "blocks.9"
     std::string tokens = "all";  ///< "all", "class", "patches"
@@ -115,9 +115,9 @@ class Autoencoder {
 
 /// All tokens of a point, and where the patches are among them.
 struct PointTokens {
-    at::Tensor tokens;                   ///< [batch, tokens, width], in the model's type
-    std::vector<std::string> prefix;     ///< names of those before the patches
-    std::int64_t rows = 0, cols = 0;     ///< of the patches, row by row; 0: which are patches is not known
+    at::Tensor tokens;                ///< [batch, tokens, width], in the model's type
+    std::vector<std::string> prefix;  ///< names of those before the patches
+    std::int64_t rows = 0, cols = 0;  ///< of the patches, row by row; 0: which are patches is not known
 };
 /// @error as concept_tokens
 Result<PointTokens> point_tokens(Model& model, const at::Tensor& pixels, const AutoencoderConfig& config,
