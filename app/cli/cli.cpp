@@ -42,7 +42,8 @@ void add_targets(CLI::App* command, TargetOptions& options) {
     auto* reference =
         command->add_option("--reference", options.reference, "a picture to be like, for models without classes");
     auto* region = command->add_option("--region", options.region,
-                                       "the activation at ROW,COL[;ROW,COL]; --set target.point=NAME says where");
+                                       "the activation at ROW,COL or in the rectangle ROW,COL-ROW,COL, several with "
+                                       "semicolons; --set target.point=NAME says where");
     reference->excludes(target)->excludes(versus)->excludes(region);
     region->excludes(target)->excludes(versus);
 }

@@ -2,12 +2,9 @@
 #include "cli/targets.h"
 
 #include <algorithm>
-#include <charconv>
 #include <sstream>
 
-#include <ATen/ops/zeros.h>
-
-#include <vitrine/capture.h>
+#include <vitrine/region.h>
 
 namespace vitrine::cli {
 
@@ -42,56 +39,6 @@ Result<std::vector<std::int64_t>> classes_of(const Model& model, const std::stri
     return out;
 }
 
-/// Rows and columns as tokens of the activation at `point`, or cells of its map.
-Result<std::vector<std::int64_t>> region_of(Model& model, const std::string& text, const std::string& point) {
-    if (point.empty())
-        return fail(ErrorCode::Unsupported, "{} has no named point at which a region could be read", model.info().name);
-    const std::int64_t height = model.preprocess().input_height, width = model.preprocess().input_width;
-    CaptureOptions options;
-    options.mixings = false;
-    options.points = {point};
-    const auto capture = VITRINE_TRY(run_captured(model, at::zeros({1, 3, height, width}), options));
-    const auto found = capture->points.find(point);
-    if (found == capture->points.end())
-        return fail(ErrorCode::BadInput, "{} has no point named {}; vitrine info --points lists them",
-                    model.info().name, point);
-    const at::Tensor& x = found->second;
-    std::int64_t rows = 0, cols = 0, first = 0;
-    if (x.dim() == 4) {
-        rows = x.size(2);
-        cols = x.size(3);
-    } else {
-        const TokenLayout layout = model.layout(height, width);
-        if (!layout.known()) return fail(ErrorCode::Unsupported, "no region can be named: {}", layout.unknown);
-        rows = layout.rows;
-        cols = layout.cols;
-        first = x.dim() == 3 && x.size(1) == rows * cols ? 0 : layout.prefix_count();
-        if (x.dim() != 3 || x.size(1) != rows * cols + first)
-            return fail(ErrorCode::Unsupported, "the activation at {} is no grid of {} x {} patches", point, rows,
-                        cols);
-    }
-    std::vector<std::int64_t> out;
-    std::istringstream cells(text);
-    std::string cell;
-    while (std::getline(cells, cell, ';')) {
-        const auto comma = cell.find(',');
-        std::int64_t at[2] = {-1, -1};
-        for (int i = 0; i < 2 && comma != std::string::npos; ++i) {
-            const std::string part = i == 0 ? cell.substr(0, comma) : cell.substr(comma + 1);
-            const auto [end, code] = std::from_chars(part.data(), part.data() + part.size(), at[i]);
-            if (code != std::errc() || end != part.data() + part.size()) at[i] = -1;
-        }
-        if (at[0] < 0 || at[1] < 0)
-            return fail(ErrorCode::BadInput, "--region is '{}', expected ROW,COL or several with semicolons", text);
-        if (at[0] >= rows || at[1] >= cols)
-            return fail(ErrorCode::BadInput, "--region {},{} is not there: {} has {} rows and {} columns", at[0], at[1],
-                        point, rows, cols);
-        out.push_back(first + at[0] * cols + at[1]);
-    }
-    if (out.empty()) return fail(ErrorCode::BadInput, "--region names no place");
-    return out;
-}
-
 }  // namespace
 
 Result<TargetMaker> TargetMaker::make(const Common& common, Model& model, const TargetOptions& options) {
@@ -121,8 +68,12 @@ Result<TargetMaker> TargetMaker::make(const Common& common, Model& model, const 
         out.common_.reference_name = input.name.empty() ? options.reference : input.name;
     }
     if (!options.region.empty()) {
-        if (out.common_.point.empty()) out.common_.point = model.info().cam_point;
-        out.common_.region = VITRINE_TRY(region_of(model, options.region, out.common_.point));
+        const auto grid = region_grid(model, out.common_.point);
+        if (!grid && grid.error().code == ErrorCode::BadInput)
+            return fail(ErrorCode::BadInput, "{}; vitrine info --points lists them", grid.error().message);
+        if (!grid) return tl::unexpected(grid.error());
+        out.common_.point = grid->point;
+        out.common_.region = VITRINE_TRY(region_tokens(options.region, *grid));
     }
     for (const auto& text : options.targets) {
         if (text == "label") continue;

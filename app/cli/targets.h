@@ -13,7 +13,7 @@ struct TargetOptions {
     std::vector<std::string> targets;  ///< each INDEX, NAME, A+B, label, top5 or top10
     std::string versus;
     std::string reference;  ///< a picture
-    std::string region;     ///< ROW,COL[;ROW,COL...]
+    std::string region;     ///< ROW,COL or ROW,COL-ROW,COL, several with semicolons
 };
 
 struct NamedTarget {
