@@ -390,6 +390,21 @@ TEST_F(CompositorTest, OutlinesLieOnTheirCellInTheirColours) {
     EXPECT_TRUE(near(rgb_at(none, 0, 79), {128, 128, 128}, 0));
 }
 
+TEST_F(CompositorTest, ARegionIsOutlinedWithoutAGridAndStaysWholeWhereItLeavesThePicture) {
+    Scene scene = filled(plain(80, 80, {128, 128, 128}));
+    scene.region = Box{20, 40, 60, 70};
+    const Image image = render(scene, 80, 80);
+    for (const auto [x, y] : {std::pair{20, 50}, {59, 50}, {40, 40}, {40, 69}})
+        expect_near(rgb_at(image, x, y), scene.palette.region, 0);
+    EXPECT_TRUE(near(rgb_at(image, 40, 55), {128, 128, 128}, 0));
+    EXPECT_TRUE(near(rgb_at(image, 10, 10), {128, 128, 128}, 0));
+    for (const Box& none : {Box{20, 20, 20, 40}, Box{40, 40, 20, 20}, Box{0, 0, std::nan(""), 10}}) {
+        scene.region = none;
+        const Image bare = render(scene, 80, 80);
+        EXPECT_TRUE(near(rgb_at(bare, 20, 30), {128, 128, 128}, 0));
+    }
+}
+
 TEST_F(CompositorTest, GridLinesShowOnlyWhereCellsAreLargeEnough) {
     Scene scene = filled(plain(70, 70, {128, 128, 128}));
     scene.show_grid = true;

@@ -455,6 +455,31 @@ Status Painter::plan_overlays(const Scene& scene, const Placement& at) {
         VITRINE_CHECK(add(overlay_list_, {Stage::Layer, taps, n.logarithmic, n.gamma}, rect, block));
     }
 
+    const int width = std::max(1, static_cast<int>(std::lround(kOutlinePx * scene.display_scale)));
+    const int contour = std::max(1, static_cast<int>(std::lround(scene.display_scale)));
+    const auto outline_box = [&](const Box& box, Rgb colour, int inset) -> Status {
+        const PixelRect edge = at.pixels(box);
+        const std::int64_t reach = contour - inset;
+        const PixelRect covered =
+            PixelRect{edge.x0 - reach, edge.y0 - reach, edge.x1 + reach, edge.y1 + reach}.clipped(at.width, at.height);
+        if (covered.empty()) return {};
+        OutlineBlock block{};
+        block.box_x0 = static_cast<int>(edge.x0);
+        block.box_y0 = static_cast<int>(edge.y0);
+        block.box_x1 = static_cast<int>(edge.x1);
+        block.box_y1 = static_cast<int>(edge.y1);
+        block.colour = pack(colour);
+        block.contour = 0xFF000000u;
+        block.width = width;
+        block.contour_width = contour;
+        block.inset = inset;
+        return add(overlay_list_, {Stage::Outline, 1, false, false}, covered, block);
+    };
+    // The line lies half in, half out.
+    const int straddling = -width / 2;
+    if (scene.region && is_finite(*scene.region) && scene.region->width() > 0 && scene.region->height() > 0)
+        VITRINE_CHECK(outline_box(*scene.region, scene.palette.region, straddling));
+
     if (scene.grid_rows < 1 || scene.grid_cols < 1) return {};
     const Box seen =
         scene.seen.value_or(Box{0, 0, static_cast<double>(picture_width_), static_cast<double>(picture_height_)});
@@ -478,35 +503,17 @@ Status Painter::plan_overlays(const Scene& scene, const Placement& at) {
         VITRINE_CHECK(add(overlay_list_, {Stage::Grid, 1, false, false}, rect, block));
     }
 
-    const int width = std::max(1, static_cast<int>(std::lround(kOutlinePx * scene.display_scale)));
-    const int contour = std::max(1, static_cast<int>(std::lround(scene.display_scale)));
-    const auto outline = [&](Cell cell, Rgb colour, int inset) -> Status {
-        const Box box{
-            seen.x0 + static_cast<double>(cell.col) * cell_w, seen.y0 + static_cast<double>(cell.row) * cell_h,
-            seen.x0 + static_cast<double>(cell.col + 1) * cell_w, seen.y0 + static_cast<double>(cell.row + 1) * cell_h};
-        const PixelRect edge = at.pixels(box);
-        const std::int64_t reach = contour - inset;
-        const PixelRect covered =
-            PixelRect{edge.x0 - reach, edge.y0 - reach, edge.x1 + reach, edge.y1 + reach}.clipped(at.width, at.height);
-        if (covered.empty()) return {};
-        OutlineBlock block{};
-        block.box_x0 = static_cast<int>(edge.x0);
-        block.box_y0 = static_cast<int>(edge.y0);
-        block.box_x1 = static_cast<int>(edge.x1);
-        block.box_y1 = static_cast<int>(edge.y1);
-        block.colour = pack(colour);
-        block.contour = 0xFF000000u;
-        block.width = width;
-        block.contour_width = contour;
-        block.inset = inset;
-        return add(overlay_list_, {Stage::Outline, 1, false, false}, covered, block);
+    const auto outline = [&](Cell cell, Rgb colour, int inset) {
+        return outline_box(
+            {seen.x0 + static_cast<double>(cell.col) * cell_w, seen.y0 + static_cast<double>(cell.row) * cell_h,
+             seen.x0 + static_cast<double>(cell.col + 1) * cell_w,
+             seen.y0 + static_cast<double>(cell.row + 1) * cell_h},
+            colour, inset);
     };
     const auto inside = [&](const std::optional<Cell>& cell) {
         return cell && cell->row >= 0 && cell->col >= 0 && cell->row < scene.grid_rows && cell->col < scene.grid_cols;
     };
-    // The line lies half in, half out. Where both are on one cell the hovered one moves inwards, and the pinned one
-    // stays.
-    const int straddling = -width / 2;
+    // Where both are on one cell the hovered one moves inwards, and the pinned one stays.
     if (inside(scene.hovered) && scene.hovered != scene.pinned)
         VITRINE_CHECK(outline(*scene.hovered, scene.palette.hovered, straddling));
     if (inside(scene.pinned)) {

@@ -80,7 +80,7 @@ struct ViewTransform {
 struct Palette {
     Rgb room{0x12, 0x14, 0x17}, text{0xE7, 0xEA, 0xEE}, secondary{0x9B, 0xA4, 0xAF}, panel{0x19, 0x1C, 0x20},
         line{0x2D, 0x32, 0x3A};
-    Rgb pinned{0xE8, 0xB4, 0x54}, hovered{0x6A, 0xB0, 0xF3};
+    Rgb pinned{0xE8, 0xB4, 0x54}, hovered{0x6A, 0xB0, 0xF3}, region{0xFF, 0xFF, 0xFF};
     static Palette dark();
     static Palette light();
 };
@@ -93,6 +93,7 @@ struct Scene {
     std::int64_t grid_rows = 0, grid_cols = 0;  ///< the patch grid over `seen`; 0 for none
     bool show_grid = false;
     std::optional<Cell> hovered, pinned;
+    std::optional<Box> region;  ///< a part of the picture that is explained, in photo pixels: outlined
     bool bare = false;  ///< the picture alone (holding X)
     ViewTransform view;
     Palette palette;
