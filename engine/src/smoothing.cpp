@@ -130,6 +130,11 @@ Status all_finite(const Attribution& found) {
     return {};
 }
 
+constexpr std::string_view kElsewhere =
+    "a place in the picture is explained, and in a changed copy it would be another place";
+
+bool changes_picture(const Plan& plan) { return plan.copies.size() > 1 || plan.copies.front().changed(); }
+
 class Smoothed final : public Explainer {
   public:
     Smoothed(const Explainer& inner, Settings options) : inner_(inner), options_(std::move(options)) {}
@@ -138,6 +143,13 @@ class Smoothed final : public Explainer {
     std::vector<Parameter> parameters() const override { return inner_.parameters(); }
     std::optional<std::string> why_not(const Model& model) const override { return inner_.why_not(model); }
     bool class_specific() const override { return inner_.class_specific(); }
+    bool reads_other(const Settings& settings) const override { return inner_.reads_other(settings); }
+    std::optional<std::string> no_region(const Settings& settings) const override {
+        if (auto why = inner_.no_region(settings)) return why;
+        const auto plan = plan_of(options_);
+        if (plan && changes_picture(*plan)) return std::string(kElsewhere);
+        return std::nullopt;
+    }
     std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
         auto out = inner_.passes(model, settings);
         const auto plan = plan_of(options_);
@@ -176,10 +188,8 @@ class Smoothed final : public Explainer {
         if (!plan.layers.empty() &&
             std::none_of(declared.begin(), declared.end(), [](const Parameter& p) { return p.name == "layer"; }))
             return fail(ErrorCode::Unsupported, "{} reads no layer that could be chosen", name);
-        const bool several = plan.copies.size() > 1 || plan.copies.front().changed();
-        if (several && !context.target.region.empty())
-            return fail(ErrorCode::Unsupported,
-                        "a place in the picture is explained, and in a changed copy it would be another place");
+        if (changes_picture(plan) && !context.target.region.empty())
+            return fail(ErrorCode::Unsupported, "{}", kElsewhere);
         const Target target = VITRINE_TRY(settled(context));
         const std::size_t layers = std::max<std::size_t>(1, plan.layers.size());
         const auto all = static_cast<std::int64_t>(plan.copies.size() * layers);

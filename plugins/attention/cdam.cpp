@@ -34,7 +34,7 @@ class Cdam final : public Explainer {
         return {{"score",
                  std::string("target"),
                  "target: the explained number; similarity: the inner product of the features with those of a second "
-                 "picture (--other), a concept",
+                 "picture, a concept",
                  "",
                  "the paper has both",
                  {},
@@ -59,6 +59,11 @@ class Cdam final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
+    bool reads_other(const Settings& settings) const override { return settings.text("score") == "similarity"; }
+    std::optional<std::string> no_region(const Settings& settings) const override {
+        if (settings.text("score") == "similarity") return "it explains similarity to a second picture";
+        return std::nullopt;
+    }
     std::optional<Passes> passes(const Model&, const Settings& settings) const override {
         if (settings.text("smooth") != "none") return std::nullopt;  // parts of the model, by batch
         return settings.text("score") == "similarity" ? Passes{2, 1} : Passes{1, 1};
@@ -75,8 +80,7 @@ class Cdam final : public Explainer {
         at::Tensor concept_vector;
         if (similarity) {
             if (context.other == nullptr)
-                return fail(ErrorCode::Unsupported,
-                            "similarity is to a second picture, and none is given (--other FILE)");
+                return fail(ErrorCode::Unsupported, "similarity is to a second picture, and none is given");
             if (model.info().classes > 0) options.points = {features};
             const auto run = VITRINE_TRY(run_captured(model, context.other->pixels, options));
             concept_vector = VITRINE_TRY(features_of(model, *run, features)).detach();

@@ -14,9 +14,7 @@
 namespace vitrine::plugin::attention {
 
 Result<Objective> answer_objective(const ExplainContext& context, const at::Tensor& answer) {
-    if (!context.target.region.empty())
-        return fail(ErrorCode::Unsupported,
-                    "this method starts from the model's answer and cannot explain the activation of a region");
+    if (!context.target.region.empty()) return fail(ErrorCode::Unsupported, "{}", kFromTheAnswer);
     return objective_of(context.model, context.target, answer);
 }
 
@@ -55,6 +53,7 @@ class Chefer final : public Explainer {
     }
     std::optional<std::string> why_not(const Model& model) const override { return needs_attention_and_classes(model); }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings&) const override { return kFromTheAnswer; }
     std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings&) const override {

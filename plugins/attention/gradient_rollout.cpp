@@ -212,6 +212,7 @@ class GradientRollout final : public Explainer {
     }
     std::optional<std::string> why_not(const Model& model) const override { return needs_attention_and_classes(model); }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings&) const override { return kFromTheAnswer; }
     std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
@@ -330,6 +331,7 @@ class GradSam final : public Explainer {
     }
     std::optional<std::string> why_not(const Model& model) const override { return needs_attention_and_classes(model); }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings&) const override { return kFromTheAnswer; }
     std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {

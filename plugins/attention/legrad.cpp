@@ -46,6 +46,7 @@ class LeGrad final : public Explainer {
         return model.no_layer_answer();
     }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings&) const override { return kFromTheAnswer; }
     /// A backward pass of each layer's own score goes no further than that layer: together less than one.
     std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 

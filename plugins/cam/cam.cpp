@@ -196,6 +196,9 @@ class Cam final : public Explainer {
         return rule_.why_not != nullptr ? rule_.why_not(model) : std::nullopt;
     }
     bool class_specific() const override { return rule_.class_specific; }
+    std::optional<std::string> no_region(const Settings& settings) const override {
+        return rule_.no_region != nullptr ? rule_.no_region(settings) : std::nullopt;
+    }
     std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
         if (rule_.passes != nullptr) return rule_.passes(model, settings);
         return Passes{1, rule_.needs == Needs::Activation ? 0 : rule_.needs == Needs::Gradient ? 1 : 2};

@@ -62,6 +62,8 @@ struct Rule {
     std::optional<std::string> (*why_not)(const Model& model) = nullptr;
     /// The number explained instead of the target's; `answer` is that of this picture.
     Result<Number> (*number)(const Objective& objective, const at::Tensor& answer, const Settings& settings) = nullptr;
+    /// Why it cannot explain a region's activation.
+    std::optional<std::string> (*no_region)(const Settings& settings) = nullptr;
     /// Where it is not one pass and what `needs` says.
     std::optional<Passes> (*passes)(const Model& model, const Settings& settings) = nullptr;
 };

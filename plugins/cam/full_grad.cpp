@@ -107,6 +107,8 @@ at::Tensor scaled(const at::Tensor& x, at::IntArrayRef axes, double eps) {
     return moved / (moved.amax(axes, true) + eps);
 }
 
+constexpr const char* kNoRegion = "it explains a class's logit, not a region";
+
 class FullGrad final : public Explainer {
   public:
     Description description() const override {
@@ -152,11 +154,11 @@ class FullGrad final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings&) const override { return kNoRegion; }
     std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 1}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
-        if (!context.target.region.empty())
-            return fail(ErrorCode::Unsupported, "FullGrad explains a class's logit, not a region");
+        if (!context.target.region.empty()) return fail(ErrorCode::Unsupported, "{}", kNoRegion);
         const WeightsInGraph weights(context.model);
         CaptureOptions options;
         options.mixings = false;

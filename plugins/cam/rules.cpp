@@ -96,6 +96,8 @@ Result<Number> logit_only(const Objective& objective, const at::Tensor&, const S
     return Number{[objective](const at::Tensor& x) { return objective.of(x); }, objective.explained};
 }
 
+std::optional<std::string> only_logits(const Settings&) { return "it explains a class's logit, not a region"; }
+
 Map grad_cam_map(const Work& w, Attribution&) { return weighted(w.layer.g.mean({1, 2}), w.layer.a); }
 
 /// Grad-CAM++, equations 10 and 19 with Y = exp(S): the factor exp(S) of all weights is left out.
@@ -192,6 +194,11 @@ std::optional<std::string> no_finer(const Model& model) {
     return std::nullopt;
 }
 
+std::optional<std::string> only_classes(const Settings& settings) {
+    if (settings.text("utility") == "target") return std::nullopt;
+    return "utility=rest adds one class's logit and log-probability; utility=target takes a region";
+}
+
 Result<Number> shapley_number(const Objective& objective, const at::Tensor&, const Settings& settings) {
     if (settings.text("utility") == "target")
         return Number{[objective](const at::Tensor& x) { return objective.of(x); }, objective.explained};
@@ -241,6 +248,7 @@ const std::vector<Rule>& rules() {
         one.relu = false;
         one.why_not = no_cam;
         one.number = logit_only;
+        one.no_region = only_logits;
         r.push_back(one);
 
         begin(
@@ -384,6 +392,7 @@ const std::vector<Rule>& rules() {
             grad_cam_map, "relu(sum_k mean(dz/dA_k) A_k), z = y - strength * mean of the nearest classes' y",
             "Shows what sets the class apart: what it shares with its neighbours is missing (Zhang et al., CVPR 2025)");
         one.number = finer_number;
+        one.no_region = only_logits;
         one.why_not = no_finer;
         one.parameters = {
             preset("paper: the logit less `strength` times the mean logit of the references, as torchcam has it; "
@@ -414,6 +423,7 @@ const std::vector<Rule>& rules() {
               "Its second-order expansion is exact only where the score is quadratic in the layer (Cai 2025)");
         one.needs = Needs::Hessian;
         one.number = shapley_number;
+        one.no_region = only_classes;
         one.parameters = {{"utility",
                            std::string("rest"),
                            "rest: logit plus log-probability of the class (residual softmax target); target: the "

@@ -33,6 +33,9 @@ class DeepLift final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings&) const override {
+        return "the rescale rule covers the logit of a class only";
+    }
     std::optional<Passes> passes(const Model&, const Settings& settings) const override {
         return Passes{2 * ways_of(settings), 2 * ways_of(settings)};
     }

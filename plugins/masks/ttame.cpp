@@ -114,6 +114,7 @@ class TTame final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings&) const override { return "its masks are trained for classes"; }
     // The run that keeps the layers; the shared capture does not have them. A mask with statistics of its own needs one
     // more.
     std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 0}; }

@@ -59,6 +59,9 @@ class TokenMask final : public Explainer {
     }
     std::optional<std::string> why_not(const Model& model) const override { return model.no_token_removal(); }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings&) const override {
+        return "where patches are left out, a region has no place to be read from";
+    }
     std::optional<Passes> passes(const Model&, const Settings& settings) const override {
         return Passes{1 + settings.integer("steps") * settings.integer("samples") + 1 + kRandomSets, 0};
     }

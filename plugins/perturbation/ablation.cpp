@@ -33,6 +33,7 @@ class Occlusion final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings& settings) const override { return no_region_for(settings); }
     std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
         const Preprocess& p = model.preprocess();
         const bool removes = settings.text("fill") == "remove";
@@ -112,6 +113,7 @@ class FeatureAblation final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings& settings) const override { return no_region_for(settings); }
     std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
         const TokenLayout layout = model.layout(model.preprocess().input_height, model.preprocess().input_width);
         // How many superpixels there are is the picture's to say; a grid is never finer than the canvas.

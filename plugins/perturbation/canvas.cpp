@@ -32,6 +32,11 @@ Parameter fill_parameter(const std::string& standard, const std::string& source)
             {"zero", "black", "white", "mean", "segment", "blur", "noise", "remove"}};
 }
 
+std::optional<std::string> no_region_for(const Settings& settings) {
+    if (settings.text("fill") != "remove") return std::nullopt;
+    return "where patches are left out (fill=remove), a region has no place to be read from";
+}
+
 namespace {
 
 /// The matrix that blurs an axis: 11 taps of sigma 5, borders mirrored.

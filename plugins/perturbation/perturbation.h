@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,8 @@ double uniform(std::uint64_t seed, std::uint64_t stream, std::uint64_t index);
 
 /// The parameter `fill`: what takes the place of what a mask leaves out.
 Parameter fill_parameter(const std::string& standard, const std::string& source);
+/// Why no region can be explained with this `fill`; empty when one can.
+std::optional<std::string> no_region_for(const Settings& settings);
 
 struct Features;
 

@@ -148,6 +148,7 @@ class Rise final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings& settings) const override { return no_region_for(settings); }
     std::optional<Passes> passes(const Model&, const Settings& settings) const override {
         if (settings.text("preset") == "progressive") return std::nullopt;  // until the error is small enough
         return Passes{settings.integer("masks"), 0};

@@ -98,6 +98,7 @@ class Sobol final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings& settings) const override { return no_region_for(settings); }
     std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
         const auto cells = cells_of(model, settings);
         if (!cells) return std::nullopt;
@@ -151,6 +152,7 @@ class Hsic final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings& settings) const override { return no_region_for(settings); }
     std::optional<Passes> passes(const Model&, const Settings& settings) const override {
         return Passes{settings.integer("designs"), 0};
     }

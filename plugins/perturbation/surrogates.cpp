@@ -147,6 +147,7 @@ class Lime final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings& settings) const override { return no_region_for(settings); }
     std::optional<Passes> passes(const Model&, const Settings& settings) const override {
         return Passes{settings.integer("samples"), 0};
     }
@@ -209,6 +210,7 @@ class KernelShap final : public Explainer {
     }
     std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings& settings) const override { return no_region_for(settings); }
     std::optional<Passes> passes(const Model&, const Settings& settings) const override {
         return Passes{settings.integer("samples"), 0};
     }

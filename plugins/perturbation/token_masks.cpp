@@ -184,6 +184,7 @@ class VitCx final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings& settings) const override { return no_region_for(settings); }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const at::NoGradGuard no_grad;
@@ -311,6 +312,7 @@ class Tis final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings& settings) const override { return no_region_for(settings); }
     std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
         const std::int64_t channels = model.info().layers * model.info().width;
         return Passes{1 + std::min(settings.integer("masks"), channels), 0};

@@ -40,6 +40,7 @@ class HeadAblation final : public Explainer {
         return std::nullopt;
     }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings&) const override { return kFromTheAnswer; }
     std::optional<Passes> passes(const Model& model, const Settings&) const override {
         const std::int64_t layers = model.info().layers, heads = model.info().heads;
         if (!model.has_chain()) return Passes{1 + layers * heads, 0};

@@ -39,6 +39,7 @@ class LogitLens final : public Explainer {
         return needs_blocks(model);
     }
     bool class_specific() const override { return true; }
+    std::optional<std::string> no_region(const Settings&) const override { return kFromTheAnswer; }
     std::optional<Passes> passes(const Model&, const Settings&) const override { return Passes{1, 0}; }
 
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {

@@ -59,6 +59,8 @@ class ActivationPatching final : public Explainer {
     }
     std::optional<std::string> why_not(const Model& model) const override { return needs_blocks(model); }
     bool class_specific() const override { return true; }
+    bool reads_other(const Settings&) const override { return true; }
+    std::optional<std::string> no_region(const Settings&) const override { return kFromTheAnswer; }
     std::optional<Passes> passes(const Model& model, const Settings& settings) const override {
         const std::int64_t layers = model.info().layers;
         const auto layer = layer_of_text(model, settings.text("layer"));
@@ -72,9 +74,8 @@ class ActivationPatching final : public Explainer {
     Result<Attribution> explain(ExplainContext& context, const Settings& settings) const override {
         const at::NoGradGuard no_grad;
         if (context.other == nullptr)
-            return fail(
-                ErrorCode::Unsupported,
-                "activation patching takes activations from a second picture, and none is given (--other FILE)");
+            return fail(ErrorCode::Unsupported,
+                        "activation patching takes activations from a second picture, and none is given");
         const at::Tensor &pixels = context.input.pixels, &others = context.other->pixels;
         if (!others.defined() || others.sizes() != pixels.sizes())
             return fail(ErrorCode::BadInput, "the second picture is [{}], expected [{}]",

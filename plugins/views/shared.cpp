@@ -36,9 +36,7 @@ Result<std::shared_ptr<const Capture>> look(ExplainContext& context, const at::T
 }
 
 Result<Objective> answer_objective(const ExplainContext& context, const at::Tensor& answer) {
-    if (!context.target.region.empty())
-        return fail(ErrorCode::Unsupported,
-                    "this method starts from the model's answer and cannot explain the activation of a region");
+    if (!context.target.region.empty()) return fail(ErrorCode::Unsupported, "{}", kFromTheAnswer);
     return objective_of(context.model, context.target, answer);
 }
 

@@ -33,6 +33,10 @@ Parameter layer_parameter(std::int64_t standard, std::string meaning, std::strin
 Result<std::shared_ptr<const Capture>> look(ExplainContext& context, const at::Tensor& pixels,
                                             std::vector<std::string> points, bool mixings = false);
 
+/// Why these methods cannot explain a region.
+inline constexpr const char* kFromTheAnswer =
+    "it starts from the model's answer and cannot explain the activation of a region";
+
 /// The context's target as a number of an answer.
 /// @error Unsupported  a region: these methods start from the answer
 Result<Objective> answer_objective(const ExplainContext& context, const at::Tensor& answer);

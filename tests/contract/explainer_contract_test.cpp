@@ -131,6 +131,93 @@ TEST_P(ExplainerContract, EqualSeedsGiveEqualMaps) {
     });
 }
 
+/// What a method tells of the second picture that it did not declare, or does not tell although it did; empty where
+/// both agree.
+std::string undeclared(const Explainer& explainer, Model& model, const Settings& settings) {
+    const Input input = made_input(model), second = made_input(model, 8);
+    const auto with = [&](const Input* other) {
+        ExplainContext context(model, input, {}, 5);
+        context.other = other;
+        return explainer.explain(context, settings);
+    };
+    const auto alone = with(nullptr), beside = with(&second);
+    const bool same = alone.has_value() == beside.has_value() &&
+                      (alone ? alone->map.equal(beside->map) && alone->explained == beside->explained
+                             : alone.error().message == beside.error().message);
+    if (!explainer.reads_other(settings)) return same ? "" : "reads a second picture, and does not declare it";
+    if (!alone && beside) return alone.error().code == ErrorCode::Unsupported ? "" : alone.error().message;
+    return "declares that it reads a second picture, and " +
+           std::string(alone ? "needs none" : "fails with one: " + beside.error().message);
+}
+
+TEST_P(ExplainerContract, DeclaresWhetherItReadsASecondPicture) {
+    // What it reads hangs on the method and not on the model: the first that carries it will do.
+    bool done = false;
+    on_every_model([&](Model& model) {
+        if (done || !model.is_native()) return;
+        done = true;
+        const Settings standard = settings_for(model);
+        EXPECT_EQ(undeclared(*explainer_, model, standard), "");
+        for (const Parameter& p : explainer_->parameters())
+            for (const std::string& choice : p.choices) {
+                if (choice == to_string(p.standard)) continue;
+                Settings changed = standard;
+                if (!changed.set(p.name, choice)) continue;
+                EXPECT_EQ(undeclared(*explainer_, model, changed), "") << p.name << '=' << choice;
+            }
+    });
+}
+
+/// A method that looks at the second picture, and says so or not.
+class Looking final : public Explainer {
+  public:
+    Looking(bool looks, bool says) : looks_(looks), says_(says) {}
+    Description description() const override { return {"looking", "Looking", "", ""}; }
+    std::optional<std::string> why_not(const Model&) const override { return std::nullopt; }
+    bool class_specific() const override { return false; }
+    bool reads_other(const Settings&) const override { return says_; }
+    Result<Attribution> explain(ExplainContext& context, const Settings&) const override {
+        if (looks_ && says_ && context.other == nullptr) return fail(ErrorCode::Unsupported, "none is given");
+        Attribution out;
+        out.map = (looks_ && context.other != nullptr ? context.other : &context.input)->pixels[0][0];
+        return out;
+    }
+
+  private:
+    bool looks_, says_;
+};
+
+TEST(Explainers, ASecondPictureThatIsReadInSecretIsFound) {
+    const auto model = registry().architecture("vit").value()->tiny(2).value();
+    const Settings none{std::vector<Parameter>{}};
+    EXPECT_EQ(undeclared(Looking(false, false), *model, none), "");
+    EXPECT_EQ(undeclared(Looking(true, true), *model, none), "");
+    EXPECT_NE(undeclared(Looking(true, false), *model, none), "");
+    EXPECT_NE(undeclared(Looking(false, true), *model, none), "");
+}
+
+TEST_P(ExplainerContract, DeclaresWhetherItExplainsARegion) {
+    on_every_model([&](Model& model) {
+        if (!explainer_->class_specific() || model.info().cam_point.empty()) return;
+        const Input input = made_input(model), other = made_input(model, 8);
+        Target target;
+        target.region = {2, 3};
+        ExplainContext context(model, input, target, 5);
+        const Settings settings = settings_for(model);
+        if (explainer_->reads_other(settings)) context.other = &other;
+        const auto found = explainer_->explain(context, settings);
+        if (const auto why = explainer_->no_region(settings)) {
+            EXPECT_FALSE(why->empty());
+            ASSERT_FALSE(found) << "it explains " << found->explained << " and says that it cannot";
+            EXPECT_NE(found.error().code, ErrorCode::Internal) << found.error().message;
+            return;
+        }
+        if (refused(model, found)) return;
+        ASSERT_TRUE(found) << found.error().message;
+        EXPECT_NE(found->explained.find("activation of 2 tokens"), std::string::npos) << found->explained;
+    });
+}
+
 TEST(Explainers, LongOnesShowTheirMapOnTheWay) {
     const auto model = registry().architecture("vit").value()->tiny(2).value();
     const Input input = made_input(*model);

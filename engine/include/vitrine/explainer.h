@@ -138,6 +138,18 @@ class Explainer : public Plugin {
     /// Why this method has no meaning on this model; empty when it has. Asked before work starts.
     virtual std::optional<std::string> why_not(const Model& model) const = 0;
     virtual bool class_specific() const = 0;
+    /// Whether explain() reads ExplainContext::other with these settings, and so needs one: whoever asks offers to choose
+    /// a second picture, and gives it to no other method.
+    virtual bool reads_other(const Settings& settings) const {
+        (void)settings;
+        return false;
+    }
+    /// Why a class-specific method cannot explain the activation of a region (Target::region) with these settings; empty
+    /// when it can.
+    virtual std::optional<std::string> no_region(const Settings& settings) const {
+        (void)settings;
+        return std::nullopt;
+    }
     virtual Result<Attribution> explain(ExplainContext& context, const Settings& settings) const = 0;
     /// What explain() will spend, the shared capture not counted; nothing where it cannot be known before.
     virtual std::optional<Passes> passes(const Model& model, const Settings& settings) const {
