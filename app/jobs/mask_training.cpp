@@ -47,21 +47,13 @@ constexpr Caption kCaptions[] = {
     {"precision", "Number format", ""},
 };
 
-/// Errors of the trainer speak of the command line; here the same is done in a panel.
+/// A checkpoint's refusal names the setting that differs as files do; the panel has its own name for it.
 Error in_panel(Error error) {
-    const auto put = [&](std::string_view there, std::string_view here) {
+    for (const auto& one : kCaptions) {
+        const auto there = fmt::format("trained with {} =", one.name);
         if (const auto at = error.message.find(there); at != std::string::npos)
-            error.message.replace(at, there.size(), here);
-    };
-    put("another --out", "another file");
-    put("; give it with --out", "");
-    put("layers=A,B,C (vitrine info MODEL --points lists them)", "commas between, under Layers");
-    put("use the same settings or remove the checkpoint", "use the same settings, or start anew");
-    put("remove it to start anew", "start anew instead");
-    put("lower lr (now", "lower the learning rate (now");
-    put("a lower lr or another weight of area", "a lower learning rate or another area weight");
-    for (const auto& one : kCaptions)
-        put(fmt::format("trained with {} =", one.name), fmt::format("trained with “{}” =", one.words));
+            error.message.replace(at, there.size(), fmt::format("trained with “{}” =", one.words));
+    }
     return error;
 }
 

@@ -140,7 +140,7 @@ Result<MaskFeatures> mask_features(Model& model, const at::Tensor& pixels, const
         if (has_layer(points, layer)) continue;
         std::vector<std::string> names;
         for (const NamedPoint& p : points) names.push_back(p.name);
-        return fail(ErrorCode::BadInput, "{} has no layer '{}'{} (vitrine info MODEL --points lists them)",
+        return fail(ErrorCode::BadInput, "{} has no layer '{}'{}; its named points are what can be read",
                     model.info().name, layer, suggest(layer, names));
     }
     const at::NoGradGuard no_grad;
@@ -221,8 +221,8 @@ Result<std::vector<std::string>> mask_layers(Model& model, const std::string& ve
     if (out.size() > wanted) out.erase(out.begin(), out.end() - static_cast<std::ptrdiff_t>(wanted));
     if (out.empty())
         return fail(ErrorCode::Unsupported,
-                    "which layers of {} a mask should read could not be told; name them with layers=A,B,C "
-                    "(vitrine info MODEL --points lists them)",
+                    "which layers of {} a mask should read could not be told; name some of its named points "
+                    "as layers, with commas between",
                     model.info().name);
     return out;
 }

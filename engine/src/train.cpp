@@ -221,7 +221,7 @@ class Training {
 };
 
 Status Training::prepare() {
-    if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write; give it with --out");
+    if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write");
     device_ = VITRINE_TRY(device_named(options_.device));
     if (options_.dtype == "bf16") {
         if (!device_.is_cuda())
@@ -810,7 +810,8 @@ Result<TrainSummary> Training::run() {
                     note += fmt::format("{}{} {:.2f} %", note.empty() ? "" : ", ", name, 100 * value);
             report(note);
             if (!std::isfinite(summary_.loss))
-                return fail(ErrorCode::BadInput, "the loss became {} by step {}; lower lr (now {}) or raise warmup",
+                return fail(ErrorCode::BadInput,
+                            "the loss became {} by step {}; lower the learning rate (now {}) or raise warmup",
                             summary_.loss, step_, settings_.number("lr"));
         }
         if (step_ < steps_ && std::chrono::duration<double>(now - kept).count() >= checkpoint_seconds) {

@@ -291,7 +291,7 @@ Status MaskTraining::prepare() {
 }
 
 Status MaskTraining::settle() {
-    if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write; give it with --out");
+    if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write");
     VITRINE_CHECK(settings_.set("seed", std::to_string(options_.seed)));
     for (const auto& [name, value] : options_.settings) VITRINE_CHECK(settings_.set(name, value));
     if (model_.info().classes < 1)
@@ -806,12 +806,12 @@ Result<TrainMaskSummary> MaskTraining::run() {
         if (options_.progress && first()) options_.progress(now);
         reported = Clock::now();
         if (!std::isfinite(now.total))
-            return fail(ErrorCode::BadInput, "the loss became {} by step {}; lower lr (now {})", now.total, step_,
-                        settings_.number("lr"));
+            return fail(ErrorCode::BadInput, "the loss became {} by step {}; lower the learning rate (now {})",
+                        now.total, step_, settings_.number("lr"));
         if (collapsed_ >= kPatience)
             return fail(ErrorCode::BadInput,
                         "for {} steps the masks have covered {:.1f} % of the pictures: they hide all or nothing; try "
-                        "another policy (now {}), a lower lr or another weight of area",
+                        "another policy (now {}), a lower learning rate or another weight of area",
                         collapsed_, 100 * now.coverage, mask_->facts["policy"]);
         return {};
     };

@@ -23,9 +23,10 @@ Status compared(const nlohmann::json& then, const nlohmann::json& now, const std
         if (value.is_object()) {
             VITRINE_CHECK(compared(before, value, file, free));
         } else if (before != value) {
-            return fail(ErrorCode::BadInput,
-                        "{} was trained with {} = {}, now it is {}; use the same settings or remove the checkpoint",
-                        file, name, before.dump(), value.dump());
+            return fail(
+                ErrorCode::BadInput,
+                "{} was trained with {} = {}, now it is {}; use the same settings or start anew without the checkpoint",
+                file, name, before.dump(), value.dump());
         }
     }
     return {};
@@ -62,7 +63,7 @@ Result<std::optional<TrainingCheckpoint>> read_training_checkpoint(const std::fi
     TrainingCheckpoint out;
     out.facts = std::move(contents->metadata);
     if (out.fact("format") != wanted.format)
-        return fail(ErrorCode::BadInput, "{} is no checkpoint of {}; move it away or choose another --out",
+        return fail(ErrorCode::BadInput, "{} is no checkpoint of {}; move it away or choose another file",
                     file.string(), wanted.of);
     const auto then = nlohmann::json::parse(out.fact("settings"), nullptr, false);
     if (!then.is_object())

@@ -57,8 +57,8 @@ Result<std::vector<std::string>> layers_of(const Model& model, const std::string
     }
     if (out.empty() && own.empty())
         return fail(ErrorCode::Unsupported,
-                    "which activation of {} these methods should read could not be told: give one with layer=NAME "
-                    "(vitrine info MODEL --points lists them)",
+                    "which activation of {} these methods should read could not be told: give one of its named points "
+                    "as layer",
                     model.info().name);
     if (out.empty()) out.push_back(own);
     if (out.size() > 1 && !several)
@@ -66,8 +66,7 @@ Result<std::vector<std::string>> layers_of(const Model& model, const std::string
     const auto points = model.points();
     for (const std::string& name : out)
         if (std::none_of(points.begin(), points.end(), [&](const NamedPoint& p) { return p.name == name; }))
-            return fail(ErrorCode::BadInput, "{} has no point named {} (vitrine info MODEL --points lists them)",
-                        model.info().name, name);
+            return fail(ErrorCode::BadInput, "{} has no point named {}", model.info().name, name);
     return out;
 }
 
