@@ -69,7 +69,7 @@ void Comparison::follow() {
     std::vector<int> changed;
     for (const auto& place : wanted_places) {
         auto wanted = session_.wanted(place.method);
-        if (place.second) wanted.target = beside_, wanted.versus.reset();
+        if (place.second) wanted.target = beside_, wanted.versus.reset(), wanted.also.clear(), wanted.region.reset();
         const auto same = std::find_if(cells_.begin(), cells_.end(), [&](const Cell& cell) {
             return cell.wanted.method == wanted.method && cell.is_second == place.second;
         });
@@ -86,8 +86,10 @@ void Comparison::follow() {
         cell.title = facts ? text(facts->title) : place.method;
         cell.is_second = place.second;
         const auto name = place.second ? beside_ : session_.explainedClass();
-        const auto target =
-            beside_ && open_ && facts && facts->class_specific && name ? session_.className(*name) : QString();
+        const auto target = !beside_ || !open_ || !facts || !facts->class_specific ? QString()
+                            : name                                                 ? session_.className(*name)
+                            : session_.region()                                    ? tr("region")
+                                                                                   : QString();
         bool another = target != cell.target;
         cell.target = target;
         if (cell.wanted != wanted) {
@@ -108,9 +110,10 @@ void Comparison::follow() {
             cell.stage = Stage::Waiting;
             another = true;
         }
-        if (facts && !facts->why_not.empty() && cell.stage == Stage::Waiting) {
+        const auto why_not = !facts ? QString() : place.second ? text(facts->why_not) : session_.whyNot(*facts);
+        if (!why_not.isEmpty() && cell.stage == Stage::Waiting) {
             cell.stage = Stage::Failed;
-            cell.trouble = text(facts->why_not);
+            cell.trouble = why_not;
             another = true;
         }
         if (another) changed.push_back(cell.id);

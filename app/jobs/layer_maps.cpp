@@ -36,7 +36,7 @@ QString LayerMaps::whyNot() const {
     if (!facts) return tr("No method is chosen");
     if (!facts->has("layer") && !facts->has("part"))
         return tr("%1 reads no single layer; a class activation map does").arg(QString::fromStdString(facts->title));
-    if (!facts->why_not.empty()) return QString::fromStdString(facts->why_not);
+    if (const auto why = session_.whyNot(*facts); !why.isEmpty()) return why;
     if (!hasParts() && session_.model()->layer_points.size() < 2)
         return tr("This model has no row of layers whose maps could be compared");
     if (!session_.look()) return tr("The model has not run on the picture yet");
@@ -222,6 +222,8 @@ void LayerMaps::postParts() {
                 questions.push_back(asked);
                 questions.back().target = one.index;
                 questions.back().versus.reset();
+                questions.back().also.clear();
+                questions.back().region.reset();
             }
             job.show([this, cells] {
                 const bool same = std::equal(layers_.begin(), layers_.end(), cells.begin(), cells.end(),

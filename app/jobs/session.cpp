@@ -7,6 +7,7 @@
 #include <QMetaObject>
 
 #include <algorithm>
+#include <cmath>
 
 namespace vitrine::app {
 namespace {
@@ -60,7 +61,7 @@ Session::~Session() {
 
 /// Makes way for something to be opened.
 void Session::dropWork() {
-    for (const char* tag : {"look", "explain", "check"}) jobs_.cancel(tag);
+    for (const char* tag : {"look", "explain", "check", "cells"}) jobs_.cancel(tag);
     looking_ = explaining_ = false;
     opening_ = true;
     Q_EMIT workDropped(false);
@@ -155,9 +156,13 @@ void Session::openModel(const QString& request, bool trusted) {
                 return;
             }
             model_ = std::move(opened->facts);
+            region_.reset();
+            region_cells_.reset();
+            region_trouble_.clear();
             dropResults();
             target_.reset();
             versus_.reset();
+            also_.clear();
             // The method stays when the new model can take it; otherwise the first that can.
             const auto* facts = methodFacts();
             if (!facts || !facts->why_not.empty()) {
@@ -207,11 +212,14 @@ void Session::showPicture(int index) {
             }
             picture_ = std::move(*picture);
             ++picture_id_;
+            const bool had_region = region_.has_value();
+            region_.reset();
             dropResults();
             hovered_.reset();
             pinned_.reset();
             Q_EMIT settled();
             Q_EMIT pictureChanged();
+            if (had_region) Q_EMIT choiceChanged();
             milestone("picture opened");
             Q_EMIT pictureOpened(file);
             if (model_) lookNow();
@@ -474,9 +482,14 @@ Wanted Session::wanted(const QString& method) const {
     if (const auto set = settings_.find(method); set != settings_.end()) out.settings = set->second;
     out.shared = shared_;
     if (const auto* facts = methodFacts(method); facts && facts->class_specific) {
-        out.target = target_;
-        out.versus = versus_;
-        if (other_) out.other = other_->file.toStdString();
+        out.region = region_;
+        if (!region_) {
+            out.target = target_, out.versus = versus_, out.also = also_;
+            out.probability = probability_ && model_->classes > 0;
+        }
+        const bool alike = model_->classes == 0 && !region_;
+        if (other_ && (alike || (facts->may_read_other && Workbench::reads_other(out))))
+            out.other = other_->file.toStdString();
     }
     return out;
 }
@@ -544,7 +557,9 @@ void Session::resetSettings() {
 }
 
 void Session::setTarget(std::optional<std::int64_t> index) {
-    if (target_ == index) return;
+    if (target_ == index && !region_ && also_.empty()) return;
+    region_.reset();
+    also_.clear();
     target_ = index;
     if (versus_ && versus_ == explainedClass()) versus_.reset();
     Q_EMIT choiceChanged();
@@ -556,6 +571,139 @@ void Session::setVersus(std::optional<std::int64_t> index) {
     versus_ = index;
     Q_EMIT choiceChanged();
     if (const auto* facts = methodFacts(); facts && facts->class_specific) explainNow();
+}
+
+void Session::toggleAlso(std::int64_t index) {
+    if (region_ || index == explainedClass()) return;
+    target_ = explainedClass();  // the classes beside it stay beside this one
+    const auto at = std::find(also_.begin(), also_.end(), index);
+    if (at == also_.end())
+        also_.push_back(index);
+    else
+        also_.erase(at);
+    if (versus_ == index) versus_.reset();
+    Q_EMIT choiceChanged();
+    if (const auto* facts = methodFacts(); facts && facts->class_specific) explainNow();
+}
+
+void Session::setProbability(bool yes) {
+    if (probability_ == yes) return;
+    probability_ = yes;
+    Q_EMIT choiceChanged();
+    if (const auto* facts = methodFacts(); facts && facts->class_specific) explainNow();
+}
+
+// ---- a region -------------------------------------------------------------------------------------------------------
+
+QString Session::whyNoRegion() const {
+    if (!model_) return QStringLiteral("Open a model first");
+    if (!picture_) return QStringLiteral("Open a picture first");
+    if (model_->cam_point.empty()) return QStringLiteral("This model names no layer in which a region could be read");
+    if (!look_) return QStringLiteral("The model has not run on the picture yet");
+    return region_trouble_;
+}
+
+QString Session::whyNot(const MethodFacts& method) const {
+    if (!method.why_not.empty()) return text(method.why_not);
+    if (!region_) return {};
+    auto reason = text(Workbench::no_region(wanted(text(method.name))));
+    return reason.isEmpty() ? reason : QStringLiteral("No region: %1").arg(reason);
+}
+
+/// Asks the model once which cells there are.
+void Session::withCells(std::function<void()> then) {
+    if (!whyNoRegion().isEmpty()) return;
+    if (region_cells_) {
+        if (then) then();
+        return;
+    }
+    jobs_.cancel("cells");
+    post(
+        {.tag = "cells", .title = {}, .urgency = Urgency::Now},
+        [](Workbench& bench, JobControl& job) { return bench.region_facts(job.stop()); },
+        [this, then = std::move(then)](Result<RegionFacts> cells) {
+            if (cells) {
+                region_cells_ = *cells;
+                if (then && look_) then();
+                return;
+            }
+            if (cells.error().code != ErrorCode::Cancelled) region_trouble_ = text(cells.error().message);
+            tell(cells.error(), QStringLiteral("looking for the cells of a region"));
+            Q_EMIT choiceChanged();
+        });
+}
+
+void Session::prepareRegion() { withCells({}); }
+
+std::optional<Region> Session::regionUnder(const Box& photo) const {
+    if (!look_ || !region_cells_) return std::nullopt;
+    const auto& g = look_->geometry;
+    const auto from = g.to_input({photo.x0, photo.y0}), to = g.to_input({photo.x1, photo.y1});
+    const auto span = [](double low, double high, std::int64_t pixels,
+                         std::int64_t cells) -> std::optional<std::pair<std::int64_t, std::int64_t>> {
+        const double cell = static_cast<double>(pixels) / static_cast<double>(cells);
+        if (!(high > 0) || !(low < static_cast<double>(pixels))) return std::nullopt;
+        const auto last = static_cast<double>(cells - 1);
+        const double a = std::clamp(std::floor(low / cell), 0.0, last);
+        // A rectangle that ends on a cell's edge does not touch the next one.
+        const double b = std::clamp(std::ceil(high / cell) - 1, a, last);
+        return std::pair{static_cast<std::int64_t>(a), static_cast<std::int64_t>(b)};
+    };
+    const auto rows = span(std::min(from.y, to.y), std::max(from.y, to.y), g.input_height, region_cells_->rows);
+    const auto cols = span(std::min(from.x, to.x), std::max(from.x, to.x), g.input_width, region_cells_->cols);
+    if (!rows || !cols) return std::nullopt;
+    return Region{rows->first, cols->first, rows->second, cols->second};
+}
+
+Box Session::boxOf(const Region& region) const {
+    if (!look_ || !region_cells_) return {};
+    const auto& g = look_->geometry;
+    const auto first = g.cell(region.row, region.col, region_cells_->rows, region_cells_->cols);
+    const auto last = g.cell(region.to_row, region.to_col, region_cells_->rows, region_cells_->cols);
+    return {first.x0, first.y0, last.x1, last.y1};
+}
+
+void Session::setRegion(Region region) {
+    withCells([this, region]() mutable {
+        const auto rows = region_cells_->rows - 1, cols = region_cells_->cols - 1;
+        region.row = std::clamp<std::int64_t>(region.row, 0, rows);
+        region.col = std::clamp<std::int64_t>(region.col, 0, cols);
+        region.to_row = std::clamp(region.to_row, region.row, rows);
+        region.to_col = std::clamp(region.to_col, region.col, cols);
+        if (region_ == region) return;
+        region_ = region;
+        pinned_.reset();
+        prefers_explanation_ = true;
+        Q_EMIT choiceChanged();
+        if (const auto* facts = methodFacts(); facts && facts->class_specific) explainNow();
+        Q_EMIT evidenceChanged();
+    });
+}
+
+void Session::setRegion(const Box& photo) {
+    withCells([this, photo] {
+        if (const auto region = regionUnder(photo)) setRegion(*region);
+    });
+}
+
+void Session::startRegion() {
+    if (region_) return;
+    withCells([this] {
+        if (pinned_ && pinned_->is_patch()) {
+            const auto box = look_->geometry.cell(pinned_->row, pinned_->col, look_->grid_rows, look_->grid_cols);
+            return setRegion(box);
+        }
+        const auto rows = region_cells_->rows, cols = region_cells_->cols;
+        setRegion(Region{3 * rows / 8, 3 * cols / 8, (5 * rows - 1) / 8, (5 * cols - 1) / 8});
+    });
+}
+
+void Session::clearRegion() {
+    if (!region_) return;
+    region_.reset();
+    Q_EMIT choiceChanged();
+    if (const auto* facts = methodFacts(); facts && facts->class_specific) explainNow();
+    Q_EMIT evidenceChanged();
 }
 
 void Session::refreshExplanation() { asking_ ? runAnyway() : explainNow(true); }
@@ -601,7 +749,8 @@ void Session::pin(std::optional<Token> patch) {
 
 Token Session::asked() const {
     if (pinned_) return *pinned_;
-    if (hovered_ && live_) return *hovered_;
+    // While a region is explained the cursor reads the map of it.
+    if (hovered_ && live_ && !(region_ && prefers_explanation_)) return *hovered_;
     return {};
 }
 
@@ -616,8 +765,12 @@ void Session::setLive(bool live) {
 }
 
 void Session::preferExplanation(bool yes) {
+    const auto before = asked();
     prefers_explanation_ = yes;
     Q_EMIT evidenceChanged();
+    if (asked() == before) return;
+    rowNow();
+    stripNow();
 }
 
 bool Session::showsExplanation() const {
@@ -632,6 +785,7 @@ const Plane* Session::shown() const {
 }
 
 std::optional<std::int64_t> Session::explainedClass() const {
+    if (region_) return std::nullopt;
     if (target_) return target_;
     if (look_ && !look_->top.empty()) return look_->top.front().index;
     return std::nullopt;

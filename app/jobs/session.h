@@ -73,6 +73,16 @@ class Session : public QObject {
     void resetShared();
     void setTarget(std::optional<std::int64_t> index);  ///< nothing: the predicted class
     void setVersus(std::optional<std::int64_t> index);
+    /// Explains one more class beside the target, or leaves it out again.
+    void toggleAlso(std::int64_t index);
+    void setProbability(bool yes);  ///< of the class, in place of the method's own number
+    /// A rectangle of the picture is explained in place of a class: its cells, cut to those there are. It goes with the
+    /// picture, of which it names a place.
+    void setRegion(Region region);
+    void setRegion(const Box& photo);  ///< every cell that it touches; nothing where it touches none
+    void startRegion();                ///< the pinned patch, or the middle of the picture
+    void clearRegion();                ///< the class is explained again
+    void prepareRegion();              ///< learns which cells there are, before the person has chosen some
     void setLayer(int layer);
     void setHead(int head);  ///< -1: mean over heads
     void setPlace(int layer, int head);
@@ -117,7 +127,16 @@ class Session : public QObject {
     const MethodSettings& shared() const { return shared_; }  ///< of all methods, likewise
     std::optional<std::int64_t> target() const { return target_; }
     std::optional<std::int64_t> versus() const { return versus_; }
-    std::optional<std::int64_t> explainedClass() const;  ///< the target, or the predicted class
+    std::optional<std::int64_t> explainedClass() const;  ///< the target, or the predicted class; none beside a region
+    const std::vector<std::int64_t>& also() const { return also_; }
+    bool probability() const { return probability_; }
+    const std::optional<Region>& region() const { return region_; }
+    const std::optional<RegionFacts>& regionCells() const { return region_cells_; }
+    std::optional<Region> regionUnder(const Box& photo) const;  ///< nothing where it touches no cell, or none is known
+    Box boxOf(const Region& region) const;                      ///< in photo pixels
+    QString whyNoRegion() const;                                ///< empty where one can be chosen
+    /// Why the method cannot answer what is asked; empty when it can.
+    QString whyNot(const MethodFacts& method) const;
     int layer() const { return layer_; }
     int head() const { return head_; }
     int heads() const;  ///< of the chosen layer
@@ -192,6 +211,7 @@ class Session : public QObject {
     void rowNow();
     void stripNow();
     void dropResults();
+    void withCells(std::function<void()> then);
     void otherIs(std::optional<OtherPicture> other);
     void decodeThumbnails();
     void addPictures(const QStringList& files);
@@ -215,6 +235,11 @@ class Session : public QObject {
     std::map<QString, MethodSettings> settings_;  ///< by method, kept while the window is open
     MethodSettings shared_;
     std::optional<std::int64_t> target_, versus_;
+    std::vector<std::int64_t> also_;
+    bool probability_ = false;
+    std::optional<Region> region_;
+    std::optional<RegionFacts> region_cells_;  ///< of the model
+    QString region_trouble_;
     int layer_ = -1, head_ = -1;
     std::optional<Token> hovered_, pinned_;
     bool live_ = true, prefers_explanation_ = true;

@@ -7,6 +7,7 @@
 #include <vitrine/engine.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/reads_apart.h>
+#include <vitrine/region.h>
 #include <vitrine/seen_through.h>
 #include <vitrine/smoothing.h>
 #include <vitrine/torch_errors.h>
@@ -190,8 +191,6 @@ SettingFacts setting_of(const Parameter& parameter) {
                                                                             : Kind::Choice;
     facts.name = parameter.name;
     facts.meaning = parameter.meaning;
-    if (const auto at = facts.meaning.find(" (--other)"); at != std::string::npos)
-        facts.meaning.erase(at, std::string_view(" (--other)").size());  // in the window there is a control for it
     facts.unit = parameter.unit;
     facts.source = parameter.source;
     facts.standard = to_string(parameter.standard);
@@ -299,17 +298,40 @@ bool MethodFacts::has(std::string_view setting) const {
     return std::any_of(settings.begin(), settings.end(), [&](const auto& s) { return s.name == setting; });
 }
 
+std::string Region::text() const {
+    if (row == to_row && col == to_col) return fmt::format("{},{}", row, col);
+    return fmt::format("{},{}-{},{}", row, col, to_row, to_col);
+}
+
 namespace {
 
-/// Errors of methods speak of the command line; here the same is done in a panel.
-Error in_window(Error error) {
-    const auto put = [&](std::string_view there, std::string_view here) {
-        if (const auto at = error.message.find(there); at != std::string::npos)
-            error.message.replace(at, there.size(), here);
-    };
-    put(" (--other FILE)", ": choose one by Second picture… in the Explain panel");
-    put("give a reference picture or a region", "choose a picture to be like by Second picture… in the Explain panel");
-    return error;
+/// A method as it is asked: under its settings and those of all methods.
+struct Asked {
+    std::unique_ptr<Explainer> explainer;
+    Settings settings;
+};
+
+Result<Asked> asked_of(const Wanted& wanted) {
+    Settings shared(smoothing_parameters());
+    for (const auto& [name, value] : wanted.shared) VITRINE_CHECK(shared.set(name, value));
+    VITRINE_CHECK(check_smoothing(shared));
+    Asked out;
+    out.explainer = smoothed(*VITRINE_TRY(registry().explainer(wanted.method)), shared);
+    out.settings = Settings(out.explainer->parameters());
+    for (const auto& [name, value] : wanted.settings) VITRINE_CHECK(out.settings.set(name, value));
+    return out;
+}
+
+/// With some choice of its settings.
+bool may_read_other(const Explainer& explainer) {
+    Settings settings(explainer.parameters());
+    if (explainer.reads_other(settings)) return true;
+    for (const auto& parameter : explainer.parameters())
+        for (const auto& choice : parameter.choices) {
+            Settings changed = settings;
+            if (changed.set(parameter.name, choice) && explainer.reads_other(changed)) return true;
+        }
+    return false;
 }
 
 }  // namespace
@@ -335,10 +357,18 @@ struct Workbench::Parts {
     std::shared_ptr<const Capture> capture;         // of input and model
     std::vector<std::shared_ptr<const Made>> made;  // of input and model, the latest last
     std::optional<Other> other;
+    std::optional<RegionGrid> region_grid;  // of the model
 };
 
 Result<ExplainContext> Workbench::context_for(const Wanted& wanted, std::stop_token stop, const Report& report) {
-    ExplainContext context(*parts_->model, *parts_->input, Target{wanted.target, wanted.versus});
+    Target target{wanted.target, wanted.versus, wanted.also};
+    if (wanted.probability) target.scale = Scale::Probability;
+    ExplainContext context(*parts_->model, *parts_->input, std::move(target));
+    if (wanted.region) {
+        VITRINE_TRY(region_facts(stop));
+        context.target.region = VITRINE_TRY(region_tokens(wanted.region->text(), *parts_->region_grid));
+        context.target.point = parts_->region_grid->point;
+    }
     if (!wanted.other.empty()) {
         // An opening that was cancelled after its last look at the bench has changed it.
         if (!parts_->other || parts_->other->file != wanted.other) VITRINE_CHECK(read_other(wanted.other));
@@ -352,7 +382,7 @@ Result<ExplainContext> Workbench::context_for(const Wanted& wanted, std::stop_to
             other.input = std::make_shared<const Input>(std::move(prepared));
         }
         context.other = other.input.get();
-        if (model.info().classes == 0) {
+        if (model.info().classes == 0 && !wanted.region) {
             if (!other.features.defined()) other.features = VITRINE_TRY(run(model, other.input->pixels, stop))[0];
             context.target.reference = other.features;
             context.target.reference_name = other.name;
@@ -450,6 +480,7 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
         method.weakness = description.weakness;
         method.why_not = explainer->why_not(*model).value_or("");
         method.class_specific = explainer->class_specific();
+        method.may_read_other = may_read_other(*explainer);
         if (method.why_not.empty())
             if (const auto passes = explainer->passes(*model, Settings(explainer->parameters())))
                 method.passes = PassFacts{passes->forwards, passes->backwards};
@@ -468,6 +499,7 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
     parts_->model = std::move(model);
     parts_->request = request;
     if (parts_->other) parts_->other->input.reset(), parts_->other->features.reset();
+    parts_->region_grid.reset();
     parts_->input.reset();
     parts_->capture.reset();
     parts_->made.clear();
@@ -710,6 +742,24 @@ Result<Explanation> Workbench::explain(const Wanted& wanted, std::stop_token sto
     return facts_of(*made, parts_->capture ? &parts_->capture->flow : nullptr);
 }
 
+bool Workbench::reads_other(const Wanted& wanted) {
+    const auto asked = asked_of(wanted);
+    return asked && asked->explainer->reads_other(asked->settings);
+}
+
+std::string Workbench::no_region(const Wanted& wanted) {
+    const auto asked = asked_of(wanted);
+    if (!asked || !asked->explainer->class_specific()) return {};
+    return asked->explainer->no_region(asked->settings).value_or("");
+}
+
+Result<RegionFacts> Workbench::region_facts(std::stop_token stop) {
+    if (!parts_->model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
+    auto& grid = parts_->region_grid;
+    if (!grid) grid = VITRINE_TRY(region_grid(*parts_->model, {}, std::move(stop)));
+    return RegionFacts{grid->rows, grid->cols, grid->point};
+}
+
 Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted, std::stop_token stop,
                                                            const Report& report, const Refined& refined, bool fresh) {
     constexpr std::size_t kMostKept = 64;  // maps of input pixels with their channels are 0.8 MB each
@@ -718,23 +768,25 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
     auto& kept = parts_->made;
     const auto same = std::find_if(kept.begin(), kept.end(), [&](const auto& m) { return m->wanted == wanted; });
     if (same != kept.end() && !fresh) return *same;
-    if (!fresh && !wanted.other.empty() && parts_->model->info().classes > 0) {
-        // A map that came about without a second picture needs none.
-        auto alone = wanted;
-        alone.other.clear();
-        const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto& m) { return m->wanted == alone; });
-        if (found != kept.end()) return *found;
-    }
     auto made = std::make_shared<Made>();
     made->wanted = wanted;
-    Settings shared(smoothing_parameters());
-    for (const auto& [name, value] : wanted.shared) VITRINE_CHECK(shared.set(name, value));
-    VITRINE_CHECK(check_smoothing(shared));
-    made->explainer = smoothed(*VITRINE_TRY(registry().explainer(wanted.method)), shared);
-    if (const auto reason = made->explainer->why_not(*parts_->model))
-        return fail(ErrorCode::Unsupported, "{}", *reason);
-    made->settings = Settings(made->explainer->parameters());
-    for (const auto& [name, value] : wanted.settings) VITRINE_CHECK(made->settings.set(name, value));
+    auto asked = VITRINE_TRY(asked_of(wanted));
+    made->explainer = std::move(asked.explainer);
+    made->settings = std::move(asked.settings);
+    const auto& explainer = *made->explainer;
+    if (const auto reason = explainer.why_not(*parts_->model)) return fail(ErrorCode::Unsupported, "{}", *reason);
+    if (wanted.region && explainer.class_specific())
+        if (const auto reason = explainer.no_region(made->settings))
+            return fail(ErrorCode::Unsupported, "{} cannot explain a region: {}", explainer.description().title,
+                        *reason);
+    if (wanted.other.empty() && explainer.reads_other(made->settings))
+        return fail(ErrorCode::Unsupported,
+                    "{} compares with a second picture: choose one by Second picture\u2026 in the Explain panel",
+                    explainer.description().title);
+    if (wanted.other.empty() && !wanted.region && parts_->model->info().classes == 0 && explainer.class_specific())
+        return fail(ErrorCode::Unsupported,
+                    "this model has no classes to explain: choose a picture to be like by Second picture\u2026 in the "
+                    "Explain panel, or draw a region");
     ExplainContext context = VITRINE_TRY(context_for(wanted, std::move(stop), report));
     const auto start = std::chrono::steady_clock::now();
     auto shown = start;
@@ -748,8 +800,8 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
             made->milliseconds = milliseconds_since(start);
             if (auto facts = facts_of(*made, nullptr)) refined(std::move(*facts));
         };
-    auto attribution = made->explainer->explain(context, made->settings);
-    if (!attribution) return tl::unexpected(in_window(attribution.error()));
+    auto attribution = explainer.explain(context, made->settings);
+    if (!attribution) return tl::unexpected(attribution.error());
     made->attribution = std::move(*attribution);
     made->milliseconds = milliseconds_since(start);
     if (same != kept.end()) kept.erase(same);
@@ -783,7 +835,7 @@ Result<std::pair<Score, double>> Workbench::score_of(const Wanted& wanted, const
     ExplainContext context = VITRINE_TRY(context_for(wanted, std::move(stop), report));
     const auto start = std::chrono::steady_clock::now();
     auto measured = measure->measure(context, {*made->explainer, made->settings, made->attribution}, settings);
-    if (!measured) return tl::unexpected(in_window(measured.error()));
+    if (!measured) return tl::unexpected(measured.error());
     auto score = std::move(*measured);
     if (score.left_out) return fail(ErrorCode::Unsupported, "{}", *score.left_out);
     if (!std::isfinite(score.value)) return fail(ErrorCode::Unsupported, "the number is not finite");
@@ -795,7 +847,7 @@ Result<ThroughFacts> Workbench::through(const Wanted& wanted, std::stop_token st
     ExplainContext context = VITRINE_TRY(context_for(wanted, std::move(stop), report));
     const auto start = std::chrono::steady_clock::now();
     auto looked = guarded([&] { return look_through(context, made->attribution, {100, 50, 15}); });
-    if (!looked) return tl::unexpected(in_window(looked.error()));
+    if (!looked) return tl::unexpected(looked.error());
     ThroughFacts out;
     for (const auto& one : *looked) {
         out.explained = one.objective.explained;

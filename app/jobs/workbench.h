@@ -75,6 +75,7 @@ struct MethodFacts {
     std::string family, formula, weakness;  ///< each may be empty: not said
     std::string why_not;                    ///< empty when it can run on the open model
     bool class_specific = false;
+    bool may_read_other = false;      ///< with some of its settings it compares with a second picture
     std::optional<PassFacts> passes;  ///< nothing where it cannot be known before
     std::vector<SettingFacts> settings;
 
@@ -89,12 +90,29 @@ struct MeasureFacts {
 /// Values that differ from a method's defaults, by name.
 using MethodSettings = std::map<std::string, std::string>;
 
+/// A rectangle of cells, its corners included; they count from 0.
+struct Region {
+    std::int64_t row = 0, col = 0, to_row = 0, to_col = 0;
+    bool operator==(const Region&) const = default;
+    /// As the command line takes it: "3,4" or "3,4-5,9".
+    std::string text() const;
+};
+
+/// The cells of which regions consist: they lie evenly over what the model sees.
+struct RegionFacts {
+    std::int64_t rows = 0, cols = 0;
+    std::string point;  ///< where the activation is read
+};
+
 /// A question to a method.
 struct Wanted {
     std::string method;
     MethodSettings settings, shared;  ///< of the method; of all methods (smoothing)
     std::optional<std::int64_t> target, versus;
-    std::filesystem::path other;  ///< the second picture, as open_other() took it; empty for none
+    std::vector<std::int64_t> also{};  ///< further classes, whose numbers are added
+    bool probability = false;          ///< of the class, in place of the method's own number
+    std::optional<Region> region{};    ///< its activation, in place of a class
+    std::filesystem::path other;       ///< the second picture, as open_other() took it; empty for none
     bool operator==(const Wanted&) const = default;
 };
 
@@ -310,6 +328,14 @@ class Workbench {
     /// @error BadInput a setting that the method does not declare or that is out of its range
     Result<Explanation> explain(const Wanted& wanted, std::stop_token stop, const Report& report,
                                 const Refined& refined = {}, bool fresh = false);
+
+    /// Whether the method compares with a second picture under these settings. From any thread.
+    static bool reads_other(const Wanted& wanted);
+    /// Why the method cannot explain a region under these settings; empty when it can, or explains no target at all.
+    /// From any thread.
+    static std::string no_region(const Wanted& wanted);
+    /// The cells that a region can be made of; the model runs once for it. @error Unsupported why there are none
+    Result<RegionFacts> region_facts(std::stop_token stop);
 
     /// The point that methods with a layer read when none is set; empty without a model.
     std::string own_layer() const;

@@ -16,6 +16,7 @@
 
 #include "panels/format.h"
 #include "panels/method_settings.h"
+#include "panels/region_row.h"
 #include "panels/second_picture.h"
 #include "panels/small_widgets.h"
 #include "panels/table_view.h"
@@ -71,6 +72,8 @@ ExplainPanel::ExplainPanel(Session& session, Comparison& comparison, ViewSetting
     column->addWidget(heading(tr("Answer")));
     predictions_ = new PredictionsView;
     column->addWidget(predictions_);
+    region_ = new RegionRow(session_);
+    column->addWidget(region_);
     second_ = new SecondPicture(session_);
     column->addWidget(second_);
     connect(second_, &SecondPicture::wanted, this, &ExplainPanel::secondPictureWanted);
@@ -250,8 +253,11 @@ void ExplainPanel::restyle() {
     findings_key_.clear();
     method_settings_->restyle();
     second_->restyle();
+    region_->restyle();
     refreshEvidence();
 }
+
+void ExplainPanel::focusRegion() { region_->takeFocus(); }
 
 void ExplainPanel::refresh() {
     refreshPredictions();

@@ -20,6 +20,7 @@ class MethodSettingsView;
 class PredictionsView;
 class RangeBar;
 class PictureBox;
+class RegionRow;
 class SecondPicture;
 
 class ExplainPanel : public QWidget {
@@ -29,6 +30,7 @@ class ExplainPanel : public QWidget {
     ExplainPanel(Session& session, Comparison& comparison, ViewSettings& settings, QWidget* parent = nullptr);
     void restyle();
     void refresh();
+    void focusRegion();  ///< the region's numbers, now or once there is one
     PredictionsView* predictions() const { return predictions_; }
     MethodSettingsView* methodSettings() const { return method_settings_; }
     QSize sizeHint() const override { return {304, 600}; }
@@ -50,6 +52,7 @@ class ExplainPanel : public QWidget {
     ViewSettings& settings_;
     PredictionsView* predictions_;
     SecondPicture* second_;
+    RegionRow* region_;
     QPushButton *show_explanation_, *show_attention_;
     QLabel *evidence_title_, *evidence_what_, *evidence_facts_;
     QToolButton* refresh_;

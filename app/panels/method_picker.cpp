@@ -131,6 +131,8 @@ MethodPicker::MethodPicker(Session& session, Comparison& comparison, QWidget* an
     setAttribute(Qt::WA_DeleteOnClose);
     setObjectName(QStringLiteral("methodPicker"));
     if (session.model()) methods_ = byFamily(session.model()->methods);
+    // Of what is asked now: some methods cannot explain a region.
+    for (auto& method : methods_) method.why_not = session.whyNot(method).toStdString();
     auto* column = new QVBoxLayout(this);
     column->setContentsMargins(1, 1, 1, 1);
     column->setSpacing(0);

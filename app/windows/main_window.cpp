@@ -8,12 +8,15 @@
 #include <QFileDialog>
 #include <QFileInfo>
 #include <QHBoxLayout>
+#include <QJsonDocument>
+#include <QJsonObject>
 #include <QLabel>
 #include <QMenu>
 #include <QMenuBar>
 #include <QMessageBox>
 #include <QMimeData>
 #include <QPointer>
+#include <QSaveFile>
 #include <QScreen>
 #include <QScrollArea>
 #include <QSettings>
@@ -28,6 +31,7 @@
 
 #include <vitrine/base/readers.h>
 
+#include "jobs/command_line.h"
 #include "jobs/comparison.h"
 #include "jobs/layer_maps.h"
 #include "jobs/mask_run.h"
@@ -43,6 +47,7 @@
 #include "panels/map_panel.h"
 #include "panels/measures_panel.h"
 #include "panels/method_picker.h"
+#include "panels/region_row.h"
 #include "panels/small_widgets.h"
 #include "panels/train_panel.h"
 #include "windows/actions.h"
@@ -52,6 +57,9 @@ namespace vitrine::app {
 namespace {
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
+
+// What is explained beside classes, in the list of targets.
+constexpr qlonglong kRegion = -2, kLike = -3, kMore = -4, kProbability = -5;
 
 constexpr int kLayout = 4;  // of the docks: a saved one of another number is not restored
 constexpr int kMostDeviceLosses = 3;
@@ -124,13 +132,14 @@ MainWindow::MainWindow(QWidget* parent)
     connect(session_, &Session::pictureChanged, this, [this] {
         view_settings_.range.reset();
         cursor_.reset();
+        drawn_.reset();
         refreshTop(), refreshStage(), refreshScene();
     });
     connect(session_, &Session::lookChanged, this,
             [this] { refreshTop(), refreshScene(), refreshStatus(), refreshActions(); });
     connect(session_, &Session::choiceChanged, this, [this] {
         view_settings_.range.reset();
-        refreshTop();
+        refreshTop(), refreshScene(), refreshActions();
     });
     connect(session_, &Session::evidenceChanged, this, [this] { refreshScene(), refreshStatus(), refreshActions(); });
     connect(session_, &Session::jobsChanged, this, &MainWindow::refreshJobs);
@@ -254,8 +263,53 @@ void MainWindow::buildTop() {
     const auto classes = [this](bool versus) {
         std::vector<ChoiceItem> items;
         if (!session_->model()) return items;
+        const auto region = [&] {
+            items.push_back({tr("A region of the picture"),
+                             tr("drag"),
+                             tr("How active the model is there. A drag on the picture chooses it, too"),
+                             kRegion,
+                             session_->whyNoRegion(),
+                             session_->region().has_value(),
+                             {}});
+        };
+        if (session_->model()->classes == 0) {
+            const auto& other = session_->other();
+            items.push_back({other ? tr("Like %1").arg(other->name) : tr("Like a second picture\u2026"),
+                             {},
+                             {},
+                             kLike,
+                             {},
+                             other && !session_->region(),
+                             {}});
+            region();
+            return items;
+        }
         const auto chosen = versus ? session_->versus() : session_->target();
-        items.push_back({versus ? tr("None") : tr("The predicted class"), {}, {}, qlonglong(-1), {}, !chosen, {}});
+        items.push_back({versus ? tr("None") : tr("The predicted class"),
+                         {},
+                         {},
+                         qlonglong(-1),
+                         {},
+                         !chosen && (versus || !session_->region()),
+                         {}});
+        if (!versus) {
+            const auto why = session_->region() ? tr("A region is explained, not a class") : QString();
+            region();
+            items.push_back({tr("One more class\u2026"),
+                             {},
+                             tr("The numbers of several classes are added"),
+                             kMore,
+                             why,
+                             !session_->also().empty(),
+                             {}});
+            items.push_back({tr("As a probability"),
+                             {},
+                             tr("In place of the number that a method takes by itself, mostly the logit"),
+                             kProbability,
+                             why,
+                             session_->probability(),
+                             {}});
+        }
         const auto& look = session_->look();
         const auto note = [&](std::int64_t index) {
             return look && index < static_cast<std::int64_t>(look->probabilities.size())
@@ -265,7 +319,8 @@ void MainWindow::buildTop() {
         const auto add = [&](std::int64_t index, const QString& group) {
             const bool same = versus && index == session_->explainedClass();
             items.push_back({session_->className(index), note(index), tr("Class %1").arg(index), qlonglong(index),
-                             same ? tr("This is the class that is explained") : QString(), chosen == index, group});
+                             same ? tr("This is the class that is explained") : QString(),
+                             chosen == index && (versus || !session_->region()), group});
         };
         if (look) {
             QString group = tr("Most probable");
@@ -283,8 +338,17 @@ void MainWindow::buildTop() {
         const auto index = value.toLongLong();
         return index < 0 ? std::nullopt : std::optional<std::int64_t>(index);
     };
-    connect(target_button_, &ChoiceButton::chosen, this,
-            [this, asIndex](const QVariant& value) { session_->setTarget(asIndex(value)); });
+    connect(target_button_, &ChoiceButton::chosen, this, [this, asIndex](const QVariant& value) {
+        if (value.toLongLong() == kRegion) return actions_->region->trigger();
+        if (value.toLongLong() == kLike) {
+            session_->clearRegion();
+            if (!session_->other()) openSecondPicture();
+            return;
+        }
+        if (value.toLongLong() == kMore) return chooseAlso();
+        if (value.toLongLong() == kProbability) return session_->setProbability(!session_->probability());
+        session_->setTarget(asIndex(value));
+    });
     connect(versus_button_, &ChoiceButton::chosen, this,
             [this, asIndex](const QVariant& value) { session_->setVersus(asIndex(value)); });
 
@@ -345,9 +409,27 @@ void MainWindow::makeViewport() {
     stage_->addWidget(container_);
     connect(viewport_, &Viewport::pointed, this, [this](double x, double y, bool inside) {
         cursor_ = inside ? std::optional<Point>({x, y}) : std::nullopt;
-        session_->hover(readingAt(cursor_).patch);
+        session_->hover(drawn_ ? std::nullopt : readingAt(cursor_).patch);
         refreshScene();
         refreshStatus();
+    });
+    connect(viewport_, &Viewport::dragged, this, [this](const Box& photo, bool done) {
+        if (const auto why = session_->whyNoRegion(); !why.isEmpty()) {
+            if (done) hint(why);
+            return;
+        }
+        if (!drawn_) session_->prepareRegion();
+        drawn_ = photo;
+        if (done) {
+            drawn_.reset();
+            session_->setRegion(photo);
+            sayWhereRegionsCount();
+        }
+        refreshScene();
+    });
+    connect(viewport_, &Viewport::dragDropped, this, [this] {
+        drawn_.reset();
+        refreshScene();
     });
     connect(viewport_, &Viewport::clicked, this, [this](double x, double y) {
         const auto patch = readingAt(Point{x, y}).patch;
@@ -598,23 +680,40 @@ void MainWindow::refreshTop() {
                            model ? rough(model->parameters) : QString());
     const auto explained = session_->explainedClass();
     const auto& look = session_->look();
-    QString share;
-    if (explained && look && *explained < static_cast<std::int64_t>(look->probabilities.size()))
-        share = percent(look->probabilities[static_cast<std::size_t>(*explained)]);
-    target_button_->setFace({}, tr("why"),
-                            explained ? session_->className(*explained)
+    QString share, classes;
+    if (explained) {
+        double sum = 0;
+        QStringList names;
+        auto all = session_->also();
+        all.insert(all.begin(), *explained);
+        for (const auto index : all) {
+            names << session_->className(index);
+            if (look && index < static_cast<std::int64_t>(look->probabilities.size()))
+                sum += look->probabilities[static_cast<std::size_t>(index)];
+        }
+        classes = names.join(QStringLiteral(" + "));
+        if (look) share = percent(sum);
+    }
+    const auto& region = session_->region();
+    if (region) share = tr("%1 \u00d7 %2").arg(region->to_row - region->row + 1).arg(region->to_col - region->col + 1);
+    target_button_->setFace({}, session_->probability() && explained ? tr("probability of") : tr("why"),
+                            region      ? tr("region %1").arg(wordsOf(*region))
+                            : explained ? classes
                             : model && model->classes == 0
                                 ? session_->other() ? tr("like %1").arg(session_->other()->name) : tr("no classes")
                                 : tr("no answer yet"),
                             share);
     QString why_not;
-    if (!model)
-        why_not = tr("Open a model first");
-    else if (model->classes == 0)
-        why_not = session_->other() ? tr("This model has no classes: what is like the second picture is explained")
-                                    : tr("This model has no classes: a second picture, in the Explain panel, can stand "
-                                         "in for one");
+    if (!model) why_not = tr("Open a model first");
     target_button_->setReason(why_not);
+    target_button_->setHint(
+        !model || model->classes > 0
+            ? tr("The class that is explained, or a region of the picture")
+            : tr("This model has no classes: a second picture to be like, or a region, is explained"));
+    if (model && model->classes == 0)
+        why_not = tr("This model has no classes that could be compared");
+    else if (region)
+        why_not = tr("A region is explained, not a class");
     const auto* method = session_->methodFacts();
     if (why_not.isEmpty() && method && !method->class_specific)
         why_not = tr("%1 does not depend on the class").arg(text(method->title));
@@ -661,6 +760,13 @@ viz::Scene MainWindow::composeScene() const {
     auto scene =
         compose(*session_, view_settings_, session_->shown(), session_->showsExplanation() && session_->stale());
     scene.bare = bare_;
+    if (drawn_) {
+        // In whole cells, as it will be; freely while it is not known which there are.
+        const auto region = session_->regionUnder(*drawn_);
+        scene.region = region                    ? std::optional(session_->boxOf(*region))
+                       : session_->regionCells() ? std::nullopt
+                                                 : drawn_;
+    }
     return scene;
 }
 
@@ -794,7 +900,8 @@ void MainWindow::refreshActions() {
                        : graphics_->trouble());
     enable(a.grid, !look || session_->look()->grid_rows > 0, tr("This model has no patches"));
     enable(a.copy_value, look, no_answer);
-    enable(a.unpin, session_->pinned().has_value() || grid, tr("Nothing is pinned"));
+    enable(a.unpin, session_->pinned().has_value() || grid || session_->region(), tr("Nothing is pinned"));
+    a.unpin->setText(session_->region() && !session_->pinned() ? tr("Clear the region") : tr("Unpin"));
     for (auto* action : {a.several, a.methods}) enable(action, session_->model().has_value(), tr("Open a model first"));
     a.several->setChecked(grid);
     grid_button_->setEnabled(session_->model().has_value());
@@ -802,7 +909,8 @@ void MainWindow::refreshActions() {
                                                        : tr("Open a model first"));
     for (auto* action : {a.layer_up, a.layer_down, a.head_up, a.head_down, a.flip})
         enable(action, layers, look ? no_layers : no_answer);
-    enable(a.target, session_->model() && session_->model()->classes > 0, tr("It needs a model with classes"));
+    enable(a.target, session_->model().has_value(), tr("Open a model first"));
+    enable(a.region, session_->whyNoRegion().isEmpty(), session_->whyNoRegion());
     enable(a.again, look || session_->asking(), no_answer);
     enable(a.starter, Workbench::has_starter(), tr("The built-in model is not part of this build"));
     a.grid->setChecked(view_settings_.grid);
@@ -822,8 +930,10 @@ Status MainWindow::exportPicture(const QString& file) {
     scene.hovered.reset();  // the cursor is no part of the picture; what was pinned is
     scene.display_scale = 1;
     const auto drawn = VITRINE_TRY(compositor->render(scene, width, height));
-    const QImage image(drawn.pixels.data(), static_cast<int>(drawn.width), static_cast<int>(drawn.height),
-                       static_cast<qsizetype>(drawn.width * 3), QImage::Format_RGB888);
+    QImage image(drawn.pixels.data(), static_cast<int>(drawn.width), static_cast<int>(drawn.height),
+                 static_cast<qsizetype>(drawn.width * 3), QImage::Format_RGB888);
+    const auto words = manifest();
+    for (const auto& key : words.keys()) image.setText(key, words[key].toString());
     // Beside and renamed: a reader sees the old file or the new one.
     const auto part = file + QStringLiteral(".part");
     if (!image.save(part, "PNG"))
@@ -841,8 +951,41 @@ Status MainWindow::exportMap(const QString& file) {
     const std::int64_t shape[] = {plane->rows, plane->cols}, of_colours[] = {3, plane->rows, plane->cols};
     std::filesystem::path path = file.toStdString();
     VITRINE_CHECK(write_npy(path, plane->values->data(), shape));
+    VITRINE_CHECK(writeManifest(file));
     if (!plane->colours) return {};
     return write_npy(path.replace_extension(".colours.npy"), plane->colours->data(), of_colours);
+}
+
+QJsonObject MainWindow::manifest() const {
+    const auto& model = session_->model();
+    const auto& picture = session_->picture();
+    const auto& found = session_->explanation();
+    if (!model || !picture || !found || !session_->showsExplanation()) return {};
+    const auto wanted = session_->wanted(text(found->method));
+    QJsonObject out{
+        {QStringLiteral("vitrine"), QStringLiteral(VITRINE_APP_VERSION)},
+        {QStringLiteral("model"), text(model->request)},
+        {QStringLiteral("image"), text(picture->file.string())},
+        {QStringLiteral("method"), text(found->method)},
+        {QStringLiteral("explained"), text(found->explained)},
+        {QStringLiteral("command"), text(command_line(model->request, model->classes, picture->file, wanted))}};
+    if (wanted.region) {
+        out[QStringLiteral("region")] = text(wanted.region->text());
+        if (session_->regionCells()) out[QStringLiteral("point")] = text(session_->regionCells()->point);
+    }
+    return out;
+}
+
+/// Beside the map: NAME.npy and NAME.json.
+Status MainWindow::writeManifest(const QString& map) const {
+    const auto words = manifest();
+    if (words.isEmpty()) return {};
+    std::filesystem::path path = map.toStdString();
+    QSaveFile file(text(path.replace_extension(".json").string()));
+    const auto bytes = QJsonDocument(words).toJson();
+    if (!file.open(QIODevice::WriteOnly) || file.write(bytes) != bytes.size() || !file.commit())
+        return fail(ErrorCode::Io, "{} cannot be written: {}", path.string(), file.errorString().toStdString());
+    return {};
 }
 
 QString MainWindow::suggestedName(const QString& ending) const {
@@ -907,6 +1050,32 @@ void MainWindow::openModelFolder() {
     if (folder.isEmpty()) return;
     settings_->setValue(QStringLiteral("folders/models"), QFileInfo(folder).absolutePath());
     session_->openModel(folder);
+}
+
+/// A region that changes nothing would look like a fault.
+void MainWindow::sayWhereRegionsCount() {
+    const auto* method = session_->methodFacts();
+    if (method && !method->class_specific)
+        hint(tr("%1 does not depend on what is explained; gradients and class activation maps do")
+                 .arg(text(method->title)));
+}
+
+void MainWindow::chooseAlso() {
+    std::vector<ChoiceItem> items;
+    const auto& also = session_->also();
+    for (std::int64_t i = 0; session_->model() && i < session_->model()->classes; ++i) {
+        const bool same = i == session_->explainedClass();
+        items.push_back({session_->className(i),
+                         {},
+                         tr("Class %1").arg(i),
+                         qlonglong(i),
+                         same ? tr("This is the class that is explained") : QString(),
+                         std::find(also.begin(), also.end(), i) != also.end(),
+                         {}});
+    }
+    openChoices(target_button_, target_button_->mapToGlobal(QPoint(0, target_button_->height() + 4)),
+                std::max(target_button_->width(), 320), tr("Find a class by name"), std::move(items),
+                [this](const QVariant& value) { session_->toggleAlso(value.toLongLong()); });
 }
 
 void MainWindow::openTraining() {

@@ -13,6 +13,7 @@
 #include "windows/viewport.h"
 
 class QDockWidget;
+class QJsonObject;
 class QLabel;
 class QMenu;
 class QMenuBar;
@@ -120,6 +121,8 @@ class MainWindow : public QMainWindow {
     void openModelFile();
     void openModelFolder();
     void openTraining();
+    void sayWhereRegionsCount();
+    void chooseAlso();  ///< one more class beside the target
     void chooseTrainingFolder();
     void chooseTrainingFile();
     void askConsent(const QString& request);
@@ -129,6 +132,9 @@ class MainWindow : public QMainWindow {
     void openCommands();
     void hidePanels(bool hide);
     void resetLayout();
+    /// How what is shown was made; empty where it is no explanation.
+    QJsonObject manifest() const;
+    Status writeManifest(const QString& map) const;
     QString suggestedName(const QString& ending) const;
     void tell(const Error& error);
     void hint(const QString& sentence);
@@ -176,6 +182,7 @@ class MainWindow : public QMainWindow {
     struct Actions;
     std::unique_ptr<Actions> actions_;
     std::optional<Point> cursor_;
+    std::optional<Box> drawn_;  ///< the region that is being drawn, in photo pixels
     bool bare_ = false, panels_hidden_ = false;
     QByteArray before_hiding_;
     int device_losses_ = 0;

@@ -93,6 +93,8 @@ void MainWindow::buildMenus() {
                        [this] { QApplication::clipboard()->setText(status_value_->text()); });
     edit->addSeparator();
     a.unpin = add(edit, tr("Unpin"), key("Esc"), [this] {
+        // First what was pinned last, then what is explained.
+        if (!session_->pinned() && session_->region()) session_->clearRegion();
         session_->pin(std::nullopt);
         grid_->unpin();
     });
@@ -162,6 +164,12 @@ void MainWindow::buildMenus() {
     a.flip = add(explain_menu_, tr("Switch explanation and attention"), key("E"),
                  [this] { session_->preferExplanation(!session_->prefersExplanation()); });
     a.target = add(explain_menu_, tr("Choose the class…"), key("Ctrl+T"), [this] { target_button_->openList(); });
+    a.region = add(explain_menu_, tr("Explain a region"), key("R"), [this] {
+        if (comparison_->isOpen()) comparison_->setOpen(false);
+        session_->startRegion();
+        explain_->focusRegion();
+        sayWhereRegionsCount();
+    });
     add(explain_menu_, tr("Second picture…"), {}, [this] { openSecondPicture(); });
     a.methods = add(explain_menu_, tr("Choose methods…"), key("Ctrl+K"), [this] { method_button_->openList(); });
     a.several = add(explain_menu_, tr("Several methods side by side"), key("M"),
@@ -210,6 +218,7 @@ void MainWindow::buildMenus() {
                      {{tr("Hover"), tr("What this patch reads")},
                       {tr("Click"), tr("Pin the patch, or unpin it")},
                       {tr("Wheel"), tr("Zoom at the cursor")},
+                      {tr("Drag"), tr("Explain a region")},
                       {tr("Space-drag"), tr("Pan")},
                       {tr("Hold X"), tr("The picture bare")},
                       {tr("Right-click"), tr("What applies here")},

@@ -64,6 +64,7 @@ viz::Scene compose(const Session& session, const ViewSettings& settings, const P
     scene.grid_cols = look->grid_cols;
     scene.show_grid = settings.grid;
     if (const auto patch = session.hovered()) scene.hovered = viz::Cell{patch->row, patch->col};
+    if (const auto& region = session.region()) scene.region = session.boxOf(*region);
     if (const auto patch = session.pinned()) scene.pinned = viz::Cell{patch->row, patch->col};
     if (plane) {
         viz::MapLayer layer;

@@ -7,12 +7,15 @@
 #include <QMimeData>
 #include <QMouseEvent>
 #include <QPlatformSurfaceEvent>
+#include <QStyleHints>
 #include <QTimer>
 #include <QUrl>
 #include <QWheelEvent>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "jobs/milestones.h"
 
@@ -259,16 +262,36 @@ void Viewport::mouseMoveEvent(QMouseEvent* event) {
         setView(view, false);
     }
     if ((position - pressed_at_).manhattanLength() > 4) moved_ = true;
+    // Further than a hand that clicks may slip: a rectangle changes what is explained.
+    const int slip = QGuiApplication::styleHints()->startDragDistance();
+    if (pressed_ && !panning_ && (position - pressed_at_).manhattanLength() >= slip) dragging_ = true;
     last_ = position;
     cursor_ = toPhoto(position);
+    if (dragging_) Q_EMIT dragged(drawnBox(), false);
     Q_EMIT pointed(cursor_->x, cursor_->y, true);
+}
+
+Box Viewport::drawnBox() const {
+    const auto a = toPhoto(pressed_at_), b = toPhoto(last_);
+    return {std::min(a.x, b.x), std::min(a.y, b.y), std::max(a.x, b.x), std::max(a.y, b.y)};
+}
+
+void Viewport::dropDrag() {
+    pressed_ = false;
+    if (!std::exchange(dragging_, false)) return;
+    Q_EMIT dragDropped();
 }
 
 void Viewport::mousePressEvent(QMouseEvent* event) {
     requestActivate();
     pressed_at_ = last_ = event->position();
     moved_ = false;
-    if (event->button() == Qt::MiddleButton || (event->button() == Qt::LeftButton && space_)) panning_ = true;
+    if (event->button() == Qt::MiddleButton || (event->button() == Qt::LeftButton && space_))
+        panning_ = true;
+    else if (event->button() == Qt::LeftButton)
+        pressed_ = true;
+    else
+        dropDrag();
     updateCursorShape();
 }
 
@@ -276,6 +299,13 @@ void Viewport::mouseReleaseEvent(QMouseEvent* event) {
     const bool was_panning = panning_;
     panning_ = false;
     updateCursorShape();
+    if (event->button() == Qt::LeftButton) {
+        pressed_ = false;
+        if (std::exchange(dragging_, false)) {
+            last_ = event->position();
+            return Q_EMIT dragged(drawnBox(), true);
+        }
+    }
     if (event->button() == Qt::RightButton) return Q_EMIT menuWanted(event->globalPosition().toPoint());
     if (event->button() != Qt::LeftButton || was_panning || moved_) return;
     const auto photo = toPhoto(event->position());
@@ -292,6 +322,7 @@ void Viewport::wheelEvent(QWheelEvent* event) {
 }
 
 void Viewport::keyPressEvent(QKeyEvent* event) {
+    if (event->key() == Qt::Key_Escape && dragging_) return dropDrag();
     if (event->key() == Qt::Key_Space) {
         space_ = true;
         updateCursorShape();

@@ -61,6 +61,8 @@ class Viewport : public QWindow {
     void zoomBy(double factor);
     /// Zoom and centre of another viewport on the same picture, which this one replaces.
     void takeView(const viz::ViewTransform& view) { setView(view, false); }
+    bool isDragging() const { return dragging_; }
+    void dropDrag();  ///< gives the rectangle up that is being drawn
     double zoom() const { return view_.zoom; }
     bool isFitted() const { return fitted_; }
 
@@ -73,6 +75,9 @@ class Viewport : public QWindow {
   Q_SIGNALS:
     void pointed(double x, double y, bool inside);  ///< the cursor, in photo pixels
     void clicked(double x, double y);
+    /// A rectangle is being drawn, in photo pixels; `done` where the button was let go.
+    void dragged(const vitrine::Box& photo, bool done);
+    void dragDropped();  ///< it was given up
     void menuWanted(const QPoint& global);
     void dropped(const QStringList& paths);
     void viewChanged();
@@ -98,13 +103,15 @@ class Viewport : public QWindow {
     std::int64_t pixelWidth() const;
     std::int64_t pixelHeight() const;
     void updateCursorShape();
+    Box drawnBox() const;
 
     Graphics* graphics_;
     std::unique_ptr<viz::Canvas> canvas_;
     viz::Scene scene_;
     viz::Hud hud_;
     viz::ViewTransform view_;
-    bool fitted_ = true, space_ = false, panning_ = false, moved_ = false, gave_up_ = false;
+    bool fitted_ = true, space_ = false, panning_ = false, pressed_ = false, dragging_ = false, moved_ = false,
+         gave_up_ = false;
     QPointF pressed_at_, last_;
     std::optional<Point> cursor_;
     std::int64_t frames_ = 0;
