@@ -24,8 +24,7 @@ std::unique_ptr<Explainer> make_attention_distance();
 std::unique_ptr<Explainer> make_attention_entropy();
 
 /// Why these methods cannot explain a region.
-inline constexpr const char* kFromTheAnswer =
-    "it starts from the model's answer and cannot explain the activation of a region";
+inline constexpr const char* kFromTheAnswer = "it starts from the model's answer";
 
 /// The context's target as a number of the answer; the predicted class without one.
 /// @param answer  may be undefined when the target names a class

@@ -36,7 +36,8 @@ Result<std::shared_ptr<const Capture>> look(ExplainContext& context, const at::T
 }
 
 Result<Objective> answer_objective(const ExplainContext& context, const at::Tensor& answer) {
-    if (!context.target.region.empty()) return fail(ErrorCode::Unsupported, "{}", kFromTheAnswer);
+    if (!context.target.region.empty())
+        return fail(ErrorCode::Unsupported, "this method cannot explain a region: {}", kFromTheAnswer);
     return objective_of(context.model, context.target, answer);
 }
 

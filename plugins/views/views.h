@@ -34,8 +34,7 @@ Result<std::shared_ptr<const Capture>> look(ExplainContext& context, const at::T
                                             std::vector<std::string> points, bool mixings = false);
 
 /// Why these methods cannot explain a region.
-inline constexpr const char* kFromTheAnswer =
-    "it starts from the model's answer and cannot explain the activation of a region";
+inline constexpr const char* kFromTheAnswer = "it starts from the model's answer";
 
 /// The context's target as a number of an answer.
 /// @error Unsupported  a region: these methods start from the answer
