@@ -625,6 +625,7 @@ void Session::withCells(std::function<void()> then) {
             if (cells) {
                 region_cells_ = *cells;
                 if (then && look_) then();
+                Q_EMIT evidenceChanged();  // what is being drawn goes by whole cells now
                 return;
             }
             if (cells.error().code != ErrorCode::Cancelled) region_trouble_ = text(cells.error().message);

@@ -102,10 +102,11 @@ void RegionRow::refresh() {
     show(to_row_, region->row, cells->rows - 1, region->to_row);
     show(col_, 0, cells->cols - 1, region->col);
     show(to_col_, region->col, cells->cols - 1, region->to_col);
-    facts_->setText(tr("How active %1 is there, of %2 \u00d7 %3 cells. A drag on the picture draws another")
-                        .arg(breakable(QString::fromStdString(cells->point)))
-                        .arg(cells->rows)
-                        .arg(cells->cols));
+    facts_->setText(
+        tr("Explained is how active %1 is in these of its %2 \u00d7 %3 cells. Drag on the picture to draw another")
+            .arg(breakable(QString::fromStdString(cells->point)))
+            .arg(cells->rows)
+            .arg(cells->cols));
     if (std::exchange(focus_wanted_, false)) row_->setFocus(Qt::ShortcutFocusReason);
 }
 
