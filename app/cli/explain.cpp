@@ -118,8 +118,7 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
             if (auto why = method.plugin->why_not(model))
                 return fail(ErrorCode::Unsupported, "{} cannot run on {}: {}", method.name, model.info().name, *why);
             if (context.other == nullptr && method.plugin->reads_other(method.settings))
-                return fail(ErrorCode::Unsupported, "{} compares with a second picture: give one with --other FILE",
-                            method.name);
+                return fail(ErrorCode::Unsupported, "it compares with a second picture: give one with --other FILE");
             return method.plugin->explain(context, method.settings);
         }();
         entry["time_ms"] = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
