@@ -394,7 +394,7 @@ TEST_F(CompositorTest, ARegionIsOutlinedWithoutAGridAndStaysWholeWhereItLeavesTh
     Scene scene = filled(plain(80, 80, {128, 128, 128}));
     scene.region = Box{20, 40, 60, 70};
     const Image image = render(scene, 80, 80);
-    for (const auto [x, y] : {std::pair{20, 50}, {59, 50}, {40, 40}, {40, 69}})
+    for (const auto& [x, y] : {std::pair{20, 50}, {59, 50}, {40, 40}, {40, 69}})
         expect_near(rgb_at(image, x, y), scene.palette.region, 0);
     EXPECT_TRUE(near(rgb_at(image, 40, 55), {128, 128, 128}, 0));
     EXPECT_TRUE(near(rgb_at(image, 10, 10), {128, 128, 128}, 0));
