@@ -42,6 +42,7 @@ constexpr Caption kCaptions[] = {
     {"seed", "Seed", ""},
     {"preview_every", "Preview every", "steps"},
     {"checkpoint_seconds", "Checkpoint every", "s"},
+    {"best_every", "Check for the best every", "steps"},
     {"report_seconds", "Report every", "s"},
     {"floor", "Timed passes", ""},
     {"precision", "Number format", ""},
