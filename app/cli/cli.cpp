@@ -12,9 +12,9 @@ namespace vitrine::cli {
 namespace {
 
 const std::vector<std::string>& commands() {
-    static const std::vector<std::string> names{"info", "predict", "attention", "explain",          "measure",
-                                                "list", "doctor",  "pack",      "train-classifier", "train-mask",
-                                                "bench"};
+    static const std::vector<std::string> names{
+        "info",   "predict", "attention",        "explain",    "measure",        "list",
+        "doctor", "pack",    "train-classifier", "train-mask", "train-concepts", "bench"};
     return names;
 }
 
@@ -189,6 +189,14 @@ int run(const std::vector<std::string>& arguments) {
     mask_command->add_option("--out", mask_options.out, "the .safetensors file to write")->required();
     mask_command->add_flag("--mpi", mask_options.mpi, "share every batch with the processes that mpirun started");
     mask_command->callback([&] { chosen = [&] { return train_mask(common, mask_options); }; });
+
+    TrainConceptsArguments concept_options;
+    auto* concept_command =
+        app.add_subcommand("train-concepts", "trains a sparse autoencoder on a layer; resumes by itself");
+    add_common(concept_command, common);
+    concept_command->add_option("folder", concept_options.folder, "photographs at any depth, or packs")->required();
+    concept_command->add_option("--out", concept_options.out, "the .safetensors file to write")->required();
+    concept_command->callback([&] { chosen = [&] { return train_concepts(common, concept_options); }; });
 
     BenchOptions bench_options;
     auto* bench_command = app.add_subcommand("bench", "measures, with the answer verified first");

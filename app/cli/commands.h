@@ -77,6 +77,12 @@ struct TrainMaskArguments {
 /// `--set` of `common`: the trainer's settings and preprocess.key.
 Status train_mask(const Common& common, const TrainMaskArguments& options);
 
+struct TrainConceptsArguments {
+    std::string folder, out;
+};
+/// `--set` of `common`: the trainer's settings and preprocess.key.
+Status train_concepts(const Common& common, const TrainConceptsArguments& options);
+
 struct BenchOptions {
     std::string suite;
     std::int64_t repeats = 30;

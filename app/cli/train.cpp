@@ -1,7 +1,8 @@
-// vitrine pack and vitrine train-classifier: pictures into one file, and a classifier from them.
+// vitrine pack and the trainers: pictures into one file, and a classifier, a mask or concepts from them.
 #include <unistd.h>
 #include <vitrine/pack.h>
 #include <vitrine/train.h>
+#include <vitrine/train_concepts.h>
 #include <vitrine/train_mask.h>
 
 #include <csignal>
@@ -130,7 +131,9 @@ Status train_classifier(const Common& common, const TrainArguments& arguments) {
 
 namespace {
 
-Result<std::shared_ptr<Model>> opened(const Common& common, TrainMaskOptions& options) {
+/// The model, and the trainer's settings among --set.
+Result<std::shared_ptr<Model>> opened(const Common& common,
+                                      std::vector<std::pair<std::string, std::string>>& settings) {
     // Settings of the trainer have no owner: what belongs to the model is preprocess.key.
     Common of_model = common;
     of_model.set.clear();
@@ -141,9 +144,9 @@ Result<std::shared_ptr<Model>> opened(const Common& common, TrainMaskOptions& op
         if (text.starts_with("preprocess."))
             of_model.set.push_back(text);
         else
-            options.settings.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+            settings.emplace_back(text.substr(0, equals), text.substr(equals + 1));
     }
-    if (common.batch > 1) options.settings.emplace_back("batch", std::to_string(common.batch));
+    if (common.batch > 1) settings.emplace_back("batch", std::to_string(common.batch));
     return open(of_model);
 }
 
@@ -157,7 +160,7 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments, con
     options.seed = common.seed;
     options.stop = interrupt.token();
     options.peers = &peers;
-    auto model = opened(common, options);
+    auto model = opened(common, options.settings);
     VITRINE_CHECK(processes.agree(model ? Status{} : tl::make_unexpected(model.error())));
     if (processes.rank() == 0) options.decoding = [](const Progress& p) { progress(p); };
     options.progress = [](const MaskStep& p) {
@@ -230,6 +233,84 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments, con
 Status train_mask(const Common& common, const TrainMaskArguments& arguments) {
     return shared_by_processes(arguments.mpi,
                                [&](const Processes& processes) { return train_mask(common, arguments, processes); });
+}
+
+Status train_concepts(const Common& common, const TrainConceptsArguments& arguments) {
+    StopOnInterrupt interrupt;
+    TrainConceptsOptions options;
+    options.data = arguments.folder;
+    options.out = arguments.out;
+    options.seed = common.seed;
+    options.stop = interrupt.token();
+    const auto model = VITRINE_TRY(opened(common, options.settings));
+    options.progress = [](const ConceptStep& p) {
+        const bool terminal = isatty(STDERR_FILENO) != 0;
+        if (!p.note.empty()) {
+            fmt::print(stderr, "{}step {} of {}  {}\n", terminal ? "\r\033[K" : "", p.step, p.steps, p.note);
+            return;
+        }
+        fmt::print(stderr,
+                   "{}step {} of {}  loss {:.4f}  explains {:.1f} %  {:.1f} of the latents a token  dead {:.1f} %  lr "
+                   "{:.2e}  {:.0f} tokens/s  {:.0f} s left{}",
+                   terminal ? "\r" : "", p.step, p.steps, p.total, 100 * p.explained_variance, p.active, 100 * p.dead,
+                   p.learning_rate, p.tokens_per_second, p.seconds_left,
+                   terminal && p.step < p.steps ? "\033[K" : "\n");
+    };
+    const TrainConceptsSummary summary = VITRINE_TRY(vitrine::train_concepts(*model, options));
+    for (const auto& sentence : summary.skipped) say("skipped: " + sentence);
+    for (const auto& note : summary.notes) say(note);
+    const ConceptFigures& held = summary.held;
+    if (common.json) {
+        nlohmann::json out{{"file", arguments.out},
+                           {"finished", summary.finished},
+                           {"steps", summary.steps},
+                           {"pictures", summary.pictures},
+                           {"tokens", summary.tokens},
+                           {"skipped", summary.skipped},
+                           {"point", summary.point},
+                           {"latents", summary.latents},
+                           {"size_bytes", summary.size_bytes},
+                           {"buffer_bytes", summary.buffer_bytes},
+                           {"tokens_per_second", summary.tokens_per_second},
+                           {"curve", summary.curve},
+                           {"notes", summary.notes}};
+        if (summary.step_tokens_per_second > 0) out["step_tokens_per_second"] = summary.step_tokens_per_second;
+        if (summary.floor_tokens_per_second > 0) out["floor_tokens_per_second"] = summary.floor_tokens_per_second;
+        if (held.pictures > 0)
+            out["held"] = {{"pictures", held.pictures},
+                           {"tokens", held.tokens},
+                           {"explained_variance", held.explained_variance},
+                           {"cosine", held.cosine},
+                           {"active", held.active},
+                           {"active_class", held.active_class},
+                           {"active_patches", held.active_patches},
+                           {"distinct", held.distinct},
+                           {"never", held.never},
+                           {"rare", held.rare},
+                           {"dense", held.dense},
+                           {"agreement", held.agreement},
+                           {"divergence", held.divergence},
+                           {"substitution", held.substitution}};
+        fmt::print("{}\n", out.dump(2));
+        return {};
+    }
+    if (!summary.finished) {
+        fmt::print("stopped at step {}; run the same command again to go on\n", summary.steps);
+        return {};
+    }
+    fmt::print("{}: {} concepts of {}, {}, from {} tokens of {} pictures\n", arguments.out, summary.latents,
+               summary.point, size_text(summary.size_bytes), count_text(summary.tokens), summary.pictures);
+    if (summary.floor_tokens_per_second > 0)
+        fmt::print("{:.0f} tokens/s, {:.0f} of the steps alone; their matrix products alone: {:.0f}\n",
+                   summary.tokens_per_second, summary.step_tokens_per_second, summary.floor_tokens_per_second);
+    if (held.pictures > 0)
+        fmt::print(
+            "{} pictures held out: {:.1f} % of the variance explained by {:.1f} latents a token and {:.0f} a picture; "
+            "{:.1f} "
+            "% of the latents were never heard; with what they say in its place the model answers {:.1f} % alike\n",
+            held.pictures, 100 * held.explained_variance, held.active, held.distinct, 100 * held.never,
+            100 * held.agreement);
+    return {};
 }
 
 }  // namespace vitrine::cli

@@ -1,0 +1,72 @@
+// The steps of training a sparse autoencoder on batches of tokens, wherever these come from.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <vitrine/autoencoder.h>
+
+#include "autoencoder_objective.h"
+#include "optimizer.h"
+
+namespace vitrine {
+
+struct ConceptStepsOptions {
+    ConceptObjective objective;
+    double learning_rate = 4e-4, epsilon = 1e-8;
+    std::int64_t steps = 1, warmup = 0;
+    std::int64_t prefixes = 0;     ///< Matryoshka: how many; 0 or 1: one, all latents
+    std::int64_t dead_window = 0;  ///< tokens without a sound after which a latent counts as dead
+    double threshold_rate = 0.01;  ///< how fast batch_top_k's threshold follows
+    std::uint64_t seed = 0;
+};
+
+/// Sources of the recipe: L. Gao et al., "Scaling and evaluating sparse autoencoders", 2024 (decoder rows of length 1,
+/// gradients along them removed, AuxK, the decoder's bias at the geometric median); T. Bricken et al., 2023.
+class ConceptSteps {
+  public:
+    /// A fresh autoencoder for tokens like these: its bias is their geometric median, openai's denominator their
+    /// variance, "expected_average"'s factor that of their mean length.
+    ///
+    /// @param sample  float32 [n, width], at least one
+    static Result<ConceptSteps> make(AutoencoderConfig config, ConceptStepsOptions options, const at::Tensor& sample);
+
+    /// One step. What comes back lies on the tokens' device: total, reconstruction, sparsity, revival, explained
+    /// variance of the batch, active latents a token, share of dead latents. float32 [7]
+    at::Tensor step(const at::Tensor& tokens);
+
+    const Autoencoder& autoencoder() const { return autoencoder_; }
+    Autoencoder& autoencoder() { return autoencoder_; }
+    std::int64_t steps_taken() const { return taken_; }
+
+    /// All that going on needs, by name.
+    std::vector<std::pair<std::string, at::Tensor>> state() const;
+    /// @error BadInput  a tensor is missing or has another shape
+    Status restore(const std::vector<std::pair<std::string, at::Tensor>>& state, std::int64_t steps);
+
+  private:
+    ConceptSteps(Autoencoder autoencoder, ConceptStepsOptions options);
+    void follow_threshold(const at::Tensor& active);
+    void unit_rows();
+
+    Autoencoder autoencoder_;
+    ConceptStepsOptions options_;
+    /// JumpReLU's thresholds are trained by their logarithms, so that they stay above 0.
+    at::Tensor log_threshold_;
+    std::unique_ptr<Optimizer> optimizer_;
+    at::Tensor silent_;     // int64 [latents]: tokens since a latent was heard
+    at::Tensor threshold_;  // float64 [1], batch_top_k's
+    std::int64_t taken_ = 0;
+};
+
+/// Where the summed distance to the points is least, by Weiszfeld's iteration. [width]
+///
+/// @param points  [n, width]
+at::Tensor geometric_median(const at::Tensor& points, int iterations = 100);
+
+}  // namespace vitrine

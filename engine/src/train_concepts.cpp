@@ -1,0 +1,697 @@
+// Trains a sparse autoencoder: runs pictures, mixes their tokens, steps, keeps checkpoints, measures on held pictures.
+#include <vitrine/train_concepts.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <set>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/cosine_similarity.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <nlohmann/json.hpp>
+
+#include <vitrine/base/image_file.h>
+#include <vitrine/capture.h>
+#include <vitrine/device.h>
+#include <vitrine/mask_module.h>
+#include <vitrine/pack.h>
+#include <vitrine/preprocess.h>
+#include <vitrine/torch_errors.h>
+
+#include "augment.h"
+#include "concept_steps.h"
+#include "dataset.h"
+#include "tensor_io.h"
+#include "text.h"
+#include "training_checkpoint.h"
+
+namespace vitrine {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+std::vector<Parameter> concept_parameters() {
+    const auto number = [](std::string name, double standard, std::string meaning, double low, double high,
+                           std::string source) {
+        return Parameter{std::move(name), standard, std::move(meaning), "", std::move(source), low, high, {}};
+    };
+    const auto whole = [](std::string name, std::int64_t standard, std::string meaning, std::string unit,
+                          std::string source) {
+        return Parameter{
+            std::move(name), standard, std::move(meaning), std::move(unit), std::move(source), 0.0, 1e12, {}};
+    };
+    const auto words = [](std::string name, std::string standard, std::string meaning, std::vector<std::string> choices,
+                          std::string source) {
+        return Parameter{std::move(name),   std::move(standard), std::move(meaning), "", std::move(source), {}, {},
+                         std::move(choices)};
+    };
+    const char* gao = "L. Gao et al., 2024";
+    return {
+        words("point", "", "the named point whose tokens are read; empty: three quarters deep", {}, ""),
+        words("tokens", "all", "which of them", {"all", "class", "patches"}, ""),
+        words("kind", "top_k", "how latents are chosen", autoencoder_kinds(), gao),
+        whole("latents", 0, "concepts; 0: eight times the width", "", ""),
+        whole("k", 32, "latents a token, of the two top-k kinds", "", gao),
+        words("normalise", "none", "what is done to a token first",
+              {"none", "layer_norm", "constant_norm", "expected_average"}, ""),
+        words("convention", "openai", "whose loss", {"openai", "saelens", "prisma", "saev"}, ""),
+        number("sparsity", 0, "weight of the sparsity term; the two top-k kinds need none", 0, 1e6, ""),
+        words("form", "l1", "the sparsity term; step and tanh are of jump_relu", {"l1", "step", "tanh"}, ""),
+        number("band", 0.05, "width of jump_relu's gradients, in the codes' unit", 0, 1e6, ""),
+        words("revive", "aux", "what is done for dead latents: aux (openai), ghost (Prisma), none",
+              {"aux", "ghost", "none"}, gao),
+        whole("revive_k", 256, "dead latents that try to explain the error", "", gao),
+        whole("dead_tokens", 1000000, "tokens of silence after which a latent counts as dead, 16 million at the most",
+              "tokens", ""),
+        whole("prefixes", 0, "Matryoshka: reconstructions from the first so many latents; 0: one of all", "",
+              "B. Bussmann et al., 2025"),
+        number("epochs", 8, "passes over all pictures", 0, 1e6, ""),
+        whole("steps", 0, "optimiser steps; 0 takes them from epochs", "", ""),
+        whole("batch", 4096, "tokens a step", "tokens", ""),
+        number("lr", 4e-4, "learning rate after the warm-up; then half a cosine down to 0", 0, 10, "saev, Prisma"),
+        whole("warmup", 200, "steps until the full learning rate", "", "Prisma"),
+        whole("buffer", 256, "megabytes in which tokens are mixed", "MB", ""),
+        whole("pictures", 32, "pictures the model runs at once", "pictures", ""),
+        number("held", 0.1, "share of the pictures that is held out and measured at the end, 512 at the most", 0, 0.9,
+               ""),
+        whole("seed", 0, "every random choice follows from it", "", ""),
+        number("checkpoint_seconds", 30, "seconds between checkpoints, which hold the buffer too", 0, 1e6, ""),
+        number("report_seconds", 1, "seconds between reports; 0: every step", 0, 1e6, ""),
+        whole("floor", 0, "repetitions of a step's matrix products alone, timed at the end; 0: not timed", "", ""),
+    };
+}
+
+at::Tensor with_changed_tokens(const at::Tensor& x, const TokenLayout& layout, const AutoencoderConfig& config,
+                               const std::function<at::Tensor(const at::Tensor&)>& change) {
+    if (x.dim() == 4) {
+        const at::Tensor rows = x.permute({0, 2, 3, 1});
+        return change(rows.reshape({-1, x.size(1)})).view(rows.sizes()).permute({0, 3, 1, 2}).to(x.scalar_type());
+    }
+    std::int64_t from = 0, count = x.size(1);
+    if (config.tokens == "class") count = 1;
+    if (config.tokens == "patches") from = layout.prefix_count(), count = layout.rows * layout.cols;
+    const at::Tensor some = x.narrow(1, from, count);
+    const at::Tensor changed = change(some.reshape({-1, x.size(2)})).view(some.sizes()).to(x.scalar_type());
+    if (count == x.size(1)) return changed;
+    return at::cat({x.narrow(1, 0, from), changed, x.narrow(1, from + count, x.size(1) - from - count)}, 1);
+}
+
+Result<ConceptFigures> concept_figures(
+    Model& model, const Autoencoder& autoencoder, std::int64_t count,
+    const std::function<Result<at::Tensor>(std::int64_t from, std::int64_t count)>& pixels) {
+    return guarded([&]() -> Result<ConceptFigures> {
+        const at::NoGradGuard no_grad;
+        const AutoencoderConfig& config = autoencoder.config();
+        constexpr std::int64_t kPiece = 16;
+        ConceptFigures out;
+        at::Tensor sum = at::zeros({config.width}, at::kDouble), heard = at::zeros({config.latents}, at::kDouble);
+        double squares = 0, errors = 0, cosines = 0, active = 0, in_class = 0, in_patches = 0, zeroed = 0;
+        std::int64_t classes = 0, patches = 0;
+        for (std::int64_t from = 0; from < count; from += kPiece) {
+            const at::Tensor some = VITRINE_TRY(pixels(from, std::min(kPiece, count - from)));
+            const TokenLayout layout = model.layout(some.size(2), some.size(3));
+            const at::Tensor tokens = VITRINE_TRY(concept_tokens(model, some, config));
+            const at::Tensor x = tokens.reshape({-1, config.width}).to(at::kFloat);
+            const Codes codes = autoencoder.encode(x);
+            const at::Tensor again = autoencoder.decode(codes.active, codes);
+            const at::Tensor on = codes.active.ne(0);
+            out.pictures += some.size(0);
+            out.tokens += x.size(0);
+            sum += x.sum(0, false, at::kDouble).to(at::kCPU);
+            squares += x.square().sum(at::kDouble).item<double>();
+            errors += (x - again).square().sum(at::kDouble).item<double>();
+            cosines += at::cosine_similarity(x, again, 1).sum(at::kDouble).item<double>();
+            heard += on.sum(0).to(at::kCPU, at::kDouble);
+            const at::Tensor each = on.sum(1).to(at::kDouble).view({some.size(0), -1});
+            active += each.sum().item<double>();
+            out.distinct += on.view({some.size(0), -1, config.latents}).any(1).sum().item<double>();
+            if (config.tokens == "all" && tokens.size(1) == layout.tokens() && layout.known() &&
+                !layout.prefix.empty() && layout.prefix.front() == "cls") {
+                in_class += each.select(1, 0).sum().item<double>();
+                classes += some.size(0);
+                const at::Tensor grid = each.narrow(1, layout.prefix_count(), layout.rows * layout.cols);
+                in_patches += grid.sum().item<double>();
+                patches += grid.numel();
+            }
+            if (model.info().classes == 0) continue;
+            const auto answered =
+                [&](const std::function<at::Tensor(const at::Tensor&)>& change) -> Result<at::Tensor> {
+                CaptureOptions options;
+                options.mixings = false;
+                Edit edit;
+                edit.kind = Edit::Kind::ReplacePoint;
+                edit.where = config.point;
+                edit.replace = [&](const at::Tensor& activation) {
+                    return with_changed_tokens(activation, layout, config, change);
+                };
+                options.edits = {edit};
+                const auto run = VITRINE_TRY(run_captured(model, some, options));
+                return at::log_softmax(run->output.to(at::kFloat), 1);
+            };
+            const at::Tensor whole = at::log_softmax(model.forward(some).to(at::kFloat), 1);
+            const at::Tensor put = VITRINE_TRY(answered([&](const at::Tensor& tokens) {
+                const Codes of = autoencoder.encode(tokens);
+                return autoencoder.decode(of.active, of);
+            }));
+            const at::Tensor none =
+                VITRINE_TRY(answered([](const at::Tensor& tokens) { return at::zeros_like(tokens); }));
+            out.agreement += at::argmax(whole, 1).eq(at::argmax(put, 1)).sum().item<double>();
+            out.divergence += (whole.exp() * (whole - put)).sum().item<double>();
+            zeroed += (whole.exp() * (whole - none)).sum().item<double>();
+        }
+        if (out.tokens == 0) return out;
+        const auto n = static_cast<double>(out.tokens), p = static_cast<double>(out.pictures);
+        const double spread = squares - sum.square().sum().item<double>() / n;
+        out.explained_variance = spread > 0 ? 1 - errors / spread : 0;
+        out.cosine = cosines / n;
+        out.active = active / n;
+        out.distinct /= p;
+        if (classes > 0) out.active_class = in_class / static_cast<double>(classes);
+        if (patches > 0) out.active_patches = in_patches / static_cast<double>(patches);
+        const at::Tensor share = heard / n;
+        const auto of_latents = [&](const at::Tensor& which) { return which.to(at::kDouble).mean().item<double>(); };
+        out.never = of_latents(share.eq(0));
+        out.rare = of_latents(share.lt(1e-5));
+        out.dense = of_latents(share.gt(1e-2));
+        out.substitution = zeroed > 0 ? 1 - out.divergence / zeroed : 0;
+        out.agreement /= p;
+        out.divergence /= p;
+        return out;
+    });
+}
+
+namespace {
+
+constexpr const char* kCheckpointFormat = "vitrine.concepts.training";
+constexpr std::uint64_t kOrder = 0x6f726472, kHeld = 0x68656c64, kMix = 0x6d697874;
+constexpr std::int64_t kMostHeld = 512;
+
+/// Pictures of a folder, decoded when they are asked for, or of packs.
+class Pictures {
+  public:
+    static Result<Pictures> open(const fs::path& data, const Preprocess& preprocess) {
+        std::error_code ignored;
+        Pictures out(preprocess);
+        if (!fs::exists(data, ignored)) return fail(ErrorCode::NotFound, "there is nothing at {}", data.string());
+        std::vector<fs::path> packs;
+        if (!fs::is_directory(data, ignored)) {
+            packs.push_back(data);
+        } else {
+            for (const auto& entry :
+                 fs::recursive_directory_iterator(data, fs::directory_options::skip_permission_denied, ignored)) {
+                if (!entry.is_regular_file(ignored)) continue;
+                if (entry.path().extension() == ".safetensors")
+                    packs.push_back(entry.path());
+                else if (is_picture_name(entry.path()))
+                    out.files_.push_back(entry.path());
+            }
+        }
+        std::sort(packs.begin(), packs.end());
+        std::sort(out.files_.begin(), out.files_.end());
+        const std::int64_t input = std::max(preprocess.input_height, preprocess.input_width);
+        for (const auto& file : packs) {
+            Pack pack = VITRINE_TRY(read_pack(file));
+            if (pack.size() < input)
+                return fail(ErrorCode::BadInput, "the pack from {} has pictures of {} pixels, the model needs {}",
+                            pack.source, pack.size(), input);
+            out.packed_ += pack.count();
+            out.packs_.push_back(pack.images);
+        }
+        if (out.count() == 0) return fail(ErrorCode::BadInput, "{} has no pictures in it", data.string());
+        return out;
+    }
+    std::int64_t count() const { return packed_ + static_cast<std::int64_t>(files_.size()); }
+    /// float32 [1, 3, height, width], normalised, on the CPU
+    Result<at::Tensor> pixels(std::int64_t index) const {
+        for (const at::Tensor& images : packs_) {
+            if (index >= images.size(0)) {
+                index -= images.size(0);
+                continue;
+            }
+            const std::int64_t top = (images.size(1) - preprocess_.input_height) / 2,
+                               left = (images.size(2) - preprocess_.input_width) / 2;
+            const at::Tensor cut = images.narrow(0, index, 1)
+                                       .narrow(1, top, preprocess_.input_height)
+                                       .narrow(2, left, preprocess_.input_width);
+            return normalised(cut.permute({0, 3, 1, 2}).to(at::kFloat) / 255.0, preprocess_.mean, preprocess_.std);
+        }
+        Input input = VITRINE_TRY(load_input(files_[static_cast<std::size_t>(index)], preprocess_));
+        return input.pixels;
+    }
+
+  private:
+    explicit Pictures(Preprocess preprocess) : preprocess_(std::move(preprocess)) {}
+    Preprocess preprocess_;
+    std::vector<at::Tensor> packs_;
+    std::vector<fs::path> files_;
+    std::int64_t packed_ = 0;
+};
+
+/// Tokens of pictures in an order drawn anew for every round, mixed in a buffer that is filled up when half is used.
+class TokenStream {
+  public:
+    TokenStream(Model& model, const Pictures& pictures, std::vector<std::int64_t> used, AutoencoderConfig config,
+                std::int64_t rows, std::int64_t at_once, std::uint64_t seed)
+        : model_(model),
+          pictures_(pictures),
+          used_(std::move(used)),
+          config_(std::move(config)),
+          rows_(rows),
+          at_once_(at_once),
+          seed_(seed) {
+        const auto options = at::TensorOptions().device(model.device()).dtype(at::kFloat);
+        mixed_ = at::empty({rows_, config_.width}, options);
+        filled_ = at::empty({rows_, config_.width}, options);
+    }
+
+    /// [count, width], a part of the buffer: good until the next call
+    Result<at::Tensor> next(std::int64_t count, std::stop_token stop) {
+        if (left() < std::max(count, rows_ / 2)) VITRINE_CHECK(fill(count, stop));
+        const at::Tensor out = mixed_.narrow(0, read_, count);
+        read_ += count;
+        return out;
+    }
+    /// What is in the buffer and not read yet. [n, width]
+    at::Tensor unread() const { return mixed_.narrow(0, read_, left()); }
+    std::int64_t picture() const { return picture_; }
+    std::int64_t fills() const { return fills_; }
+    std::int64_t bytes() const { return 2 * rows_ * config_.width * 4; }
+    const std::vector<std::string>& skipped() const { return skipped_; }
+
+    bool restore(const at::Tensor& unread, std::int64_t picture, std::int64_t fills) {
+        if (unread.dim() != 2 || unread.size(0) > rows_ || unread.size(1) != config_.width || picture < 0 || fills < 0)
+            return false;
+        end_ = unread.size(0);
+        read_ = 0;
+        mixed_.narrow(0, 0, end_).copy_(unread);
+        picture_ = picture;
+        fills_ = fills;
+        return true;
+    }
+
+  private:
+    std::int64_t left() const { return end_ - read_; }
+
+    std::int64_t drawn(std::int64_t at) {
+        const auto count = static_cast<std::int64_t>(used_.size());
+        if (const std::int64_t round = at / count; round != round_) {
+            order_ = StepRandom(seed_, static_cast<std::uint64_t>(round), kOrder).permutation(count);
+            round_ = round;
+        }
+        return used_[static_cast<std::size_t>(order_[static_cast<std::size_t>(at % count)])];
+    }
+
+    Status fill(std::int64_t wanted, const std::stop_token& stop) {
+        const at::NoGradGuard no_grad;
+        std::int64_t have = left();
+        filled_.narrow(0, 0, have).copy_(unread());
+        std::int64_t most = 0;  // tokens that one run of pictures gave
+        while (have + most <= rows_ || have < wanted) {
+            std::vector<at::Tensor> pixels;
+            while (static_cast<std::int64_t>(pixels.size()) < at_once_) {
+                if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+                const std::int64_t index = drawn(picture_++);
+                auto read = pictures_.pixels(index);
+                if (read) {
+                    pixels.push_back(std::move(*read));
+                } else if (broken_.insert(index).second) {
+                    skipped_.push_back(read.error().message);
+                    if (broken_.size() == used_.size())
+                        return fail(ErrorCode::BadInput, "none of {} pictures could be read; the first: {}",
+                                    used_.size(), skipped_.front());
+                }
+            }
+            at::Tensor tokens = VITRINE_TRY(concept_tokens(model_, at::cat(pixels), config_, stop));
+            tokens = tokens.reshape({-1, config_.width});
+            most = tokens.size(0);
+            if (have + most > rows_) {
+                if (have >= wanted) break;
+                tokens = tokens.narrow(0, 0, rows_ - have);
+            }
+            filled_.narrow(0, have, tokens.size(0)).copy_(tokens);
+            have += tokens.size(0);
+        }
+        const auto order = StepRandom(seed_, static_cast<std::uint64_t>(fills_++), kMix).permutation(have);
+        const at::Tensor which =
+            at::from_blob(const_cast<std::int64_t*>(order.data()), {have}, at::kLong).to(mixed_.device());
+        at::Tensor to = mixed_.narrow(0, 0, have);
+        at::index_select_out(to, filled_.narrow(0, 0, have), 0, which);
+        read_ = 0;
+        end_ = have;
+        return {};
+    }
+
+    Model& model_;
+    const Pictures& pictures_;
+    std::vector<std::int64_t> used_, order_;
+    AutoencoderConfig config_;
+    std::int64_t rows_, at_once_;
+    std::uint64_t seed_;
+    at::Tensor mixed_, filled_;  // [rows, width] each
+    std::int64_t read_ = 0, end_ = 0, picture_ = 0, fills_ = 0, round_ = -1;
+    std::set<std::int64_t> broken_;
+    std::vector<std::string> skipped_;
+};
+
+class ConceptTraining {
+  public:
+    ConceptTraining(Model& model, const TrainConceptsOptions& options)
+        : model_(model), options_(options), settings_(concept_parameters()) {}
+
+    Status prepare();
+    Result<TrainConceptsSummary> run();
+
+  private:
+    Status settle();
+    Status resume();
+    Status write_checkpoint();
+    Status finish();
+    Status report(std::string note);
+    void time_floor();
+    std::string record() const;
+    fs::path checkpoint_file() const { return options_.out.string() + ".checkpoint"; }
+
+    Model& model_;
+    const TrainConceptsOptions& options_;
+    Settings settings_;
+    AutoencoderConfig config_;
+    ConceptStepsOptions steps_options_;
+    std::optional<Pictures> pictures_;
+    std::optional<TokenStream> stream_;
+    std::optional<ConceptSteps> steps_;
+    std::vector<std::int64_t> used_, held_;
+    std::uint64_t seed_ = 0;
+    std::int64_t batch_ = 0, count_ = 0, begun_at_ = 0;
+    std::vector<at::Tensor> waiting_;
+    Clock::time_point began_, reported_, kept_;
+    double stepping_ = 0;
+    TrainConceptsSummary summary_;
+};
+
+Status ConceptTraining::settle() {
+    if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write; give it with --out");
+    VITRINE_CHECK(settings_.set("seed", std::to_string(options_.seed)));
+    for (const auto& [name, value] : options_.settings) VITRINE_CHECK(settings_.set(name, value));
+    seed_ = static_cast<std::uint64_t>(settings_.integer("seed"));
+    config_.point = settings_.text("point");
+    if (config_.point.empty())
+        config_.point =
+            model_.info().layers > 0 ? fmt::format("blocks.{}", model_.info().layers * 3 / 4) : model_.info().cam_point;
+    config_.kind = settings_.text("kind");
+    config_.tokens = settings_.text("tokens");
+    config_.normalise = settings_.text("normalise");
+    config_.k = settings_.integer("k");
+    // What comes past the point says how wide its tokens are.
+    const auto points = model_.points();
+    std::vector<std::string> names;
+    for (const NamedPoint& p : points) names.push_back(p.name);
+    if (std::find(names.begin(), names.end(), config_.point) == names.end())
+        return fail(ErrorCode::BadInput, "{} has no point '{}'{} (vitrine info MODEL --points lists them)",
+                    model_.info().name, config_.point, suggest(config_.point, names));
+    const auto& p = model_.preprocess();
+    CaptureOptions looking;
+    looking.mixings = false;
+    looking.points = {config_.point};
+    const auto seen = VITRINE_TRY(run_captured(model_, at::zeros({1, 3, p.input_height, p.input_width}), looking));
+    const auto found = seen->points.find(config_.point);
+    if (found == seen->points.end() || found->second.dim() < 3 || found->second.dim() > 4)
+        return fail(ErrorCode::Unsupported, "{} of {} is neither tokens nor a map", config_.point, model_.info().name);
+    config_.width = found->second.dim() == 4 ? found->second.size(1) : found->second.size(2);
+    config_.latents = settings_.integer("latents") > 0 ? settings_.integer("latents") : 8 * config_.width;
+    summary_.point = config_.point;
+    summary_.latents = config_.latents;
+    const at::Tensor one =
+        VITRINE_TRY(concept_tokens(model_, at::zeros({1, 3, p.input_height, p.input_width}), config_));
+
+    pictures_.emplace(VITRINE_TRY(Pictures::open(options_.data, p)));
+    const std::int64_t count = pictures_->count();
+    const auto order = StepRandom(seed_, 0, kHeld).permutation(count);
+    const auto held =
+        std::min<std::int64_t>(count - 1, std::llround(settings_.number("held") * static_cast<double>(count)));
+    held_.assign(order.begin(), order.begin() + std::min(held, kMostHeld));
+    used_.assign(order.begin() + held, order.end());
+    std::sort(held_.begin(), held_.end());
+    std::sort(used_.begin(), used_.end());
+    summary_.pictures = static_cast<std::int64_t>(used_.size());
+
+    batch_ = settings_.integer("batch");
+    const std::int64_t rows = settings_.integer("buffer") * 1000000 / (2 * 4 * config_.width);
+    if (batch_ < 1 || rows < 2 * batch_)
+        return fail(
+            ErrorCode::BadInput,
+            "a buffer of {} MB holds {} tokens of {} numbers, and {} are needed for a batch of {}; raise buffer "
+            "or lower batch",
+            settings_.integer("buffer"), rows, config_.width, 2 * batch_, batch_);
+    const std::int64_t tokens = one.size(1) * summary_.pictures;
+    count_ = settings_.integer("steps");
+    if (count_ == 0)
+        count_ = std::max<std::int64_t>(
+            1, std::llround(settings_.number("epochs") * static_cast<double>(tokens) / static_cast<double>(batch_)));
+    // More than all tokens would only hold some of them twice.
+    stream_.emplace(model_, *pictures_, used_, config_, std::min(rows, std::max(2 * batch_, tokens)),
+                    std::max<std::int64_t>(1, settings_.integer("pictures")), seed_);
+    summary_.buffer_bytes = stream_->bytes();
+
+    ConceptObjective& objective = steps_options_.objective;
+    objective.convention = settings_.text("convention");
+    objective.sparsity = settings_.number("sparsity");
+    objective.form = settings_.text("form");
+    objective.band = settings_.number("band");
+    objective.revive = settings_.text("revive");
+    objective.revive_k = settings_.integer("revive_k");
+    steps_options_.learning_rate = settings_.number("lr");
+    steps_options_.steps = count_;
+    steps_options_.warmup = std::min(settings_.integer("warmup"), count_ / 2);
+    steps_options_.prefixes = settings_.integer("prefixes");
+    steps_options_.dead_window = settings_.integer("dead_tokens");
+    steps_options_.seed = seed_;
+    return {};
+}
+
+Status ConceptTraining::prepare() {
+    VITRINE_CHECK(settle());
+    // A first look at the tokens, which a run that goes on takes as well: the bias and the variance come from it.
+    const at::Tensor sample = VITRINE_TRY(stream_->next(batch_, options_.stop));
+    steps_.emplace(VITRINE_TRY(ConceptSteps::make(config_, steps_options_, sample)));
+    config_ = steps_->autoencoder().config();
+    return resume();
+}
+
+std::string ConceptTraining::record() const {
+    nlohmann::json out;
+    for (const auto& p : settings_.declared()) out[p.name] = to_string(settings_.value(p.name));
+    out["point"] = config_.point;
+    out["latents"] = std::to_string(config_.latents);
+    out["steps"] = std::to_string(count_);
+    out["trained on"] = std::to_string(used_.size()) + " pictures";
+    out["model"] = model_.info().name;
+    out["weights"] = weights_hash(model_);
+    return out.dump();
+}
+
+Status ConceptTraining::write_checkpoint() {
+    NamedTensors tensors = steps_->state();
+    tensors.emplace_back("buffer", stream_->unread());
+    at::Tensor curve = at::empty({static_cast<std::int64_t>(summary_.curve.size()), 7});
+    std::memcpy(curve.mutable_data_ptr<float>(), summary_.curve.data(),
+                summary_.curve.size() * sizeof(summary_.curve[0]));
+    tensors.emplace_back("curve", curve);
+    return write_tensors(checkpoint_file(), tensors,
+                         {{"format", kCheckpointFormat},
+                          {"step", std::to_string(steps_->steps_taken())},
+                          {"picture", std::to_string(stream_->picture())},
+                          {"fills", std::to_string(stream_->fills())},
+                          {"settings", record()}});
+}
+
+Status ConceptTraining::resume() {
+    const CheckpointWanted wanted{
+        kCheckpointFormat, "concepts", record(), {"report_seconds", "checkpoint_seconds", "floor"}, count_};
+    const auto found = VITRINE_TRY(read_training_checkpoint(checkpoint_file(), wanted));
+    if (!found) return {};
+    const auto tensor = [&](const char* name) {
+        for (const auto& [given, value] : found->state)
+            if (given == name) return value;
+        return at::Tensor();
+    };
+    const at::Tensor buffer = tensor("buffer"), curve = tensor("curve");
+    const Status restored = steps_->restore(found->state, found->step);
+    if (!restored || !buffer.defined() || !stream_->restore(buffer, found->whole("picture"), found->whole("fills")) ||
+        !curve.defined() || curve.dim() != 2 || curve.size(0) != found->step || curve.size(1) != 7 ||
+        curve.scalar_type() != at::kFloat)
+        return fail(ErrorCode::BadInput, "{} is broken or of other concepts; remove it to start anew",
+                    checkpoint_file().string());
+    summary_.curve.resize(static_cast<std::size_t>(found->step));
+    const at::Tensor host = curve.contiguous();
+    std::memcpy(summary_.curve.data(), host.const_data_ptr<float>(), summary_.curve.size() * sizeof(summary_.curve[0]));
+    summary_.notes.push_back(fmt::format("resumed at step {} of {}", found->step, count_));
+    return {};
+}
+
+Status ConceptTraining::report(std::string note) {
+    if (waiting_.empty() && note.empty()) return {};
+    ConceptStep now;
+    now.step = steps_->steps_taken();
+    now.steps = count_;
+    now.tokens = now.step * batch_;
+    now.note = std::move(note);
+    now.learning_rate = learning_rate_at(std::max<std::int64_t>(0, now.step - 1), count_, steps_options_.warmup,
+                                         steps_options_.learning_rate, 0);
+    std::array<double, 7> mean{};
+    if (!waiting_.empty()) {
+        const at::Tensor figures = at::stack(waiting_).to(at::kCPU).contiguous();
+        const auto* value = figures.const_data_ptr<float>();
+        for (std::int64_t i = 0; i < figures.size(0); ++i, value += 7) {
+            auto& row = summary_.curve.emplace_back();
+            std::copy(value, value + 7, row.begin());
+            for (std::size_t k = 0; k < 7; ++k) mean[k] += row[k] / static_cast<double>(figures.size(0));
+        }
+        waiting_.clear();
+    } else if (!summary_.curve.empty()) {
+        std::copy(summary_.curve.back().begin(), summary_.curve.back().end(), mean.begin());
+    }
+    now.total = mean[0], now.reconstruction = mean[1], now.sparsity = mean[2], now.revival = mean[3];
+    now.explained_variance = mean[4], now.active = mean[5], now.dead = mean[6];
+    const double spent = std::chrono::duration<double>(Clock::now() - began_).count();
+    const auto taken = static_cast<double>(now.step - begun_at_);
+    if (taken > 0 && spent > 0) {
+        now.tokens_per_second = taken * static_cast<double>(batch_) / spent;
+        now.seconds_left = spent / taken * static_cast<double>(count_ - now.step);
+        summary_.tokens_per_second = now.tokens_per_second;
+        if (stepping_ > 0) summary_.step_tokens_per_second = taken * static_cast<double>(batch_) / stepping_;
+    }
+    if (options_.progress) options_.progress(now);
+    reported_ = Clock::now();
+    if (!std::isfinite(now.total))
+        return fail(ErrorCode::BadInput, "the loss became {} by step {}; lower lr (now {})", now.total, now.step,
+                    settings_.number("lr"));
+    return {};
+}
+
+Result<TrainConceptsSummary> ConceptTraining::run() {
+    began_ = reported_ = kept_ = Clock::now();
+    begun_at_ = steps_->steps_taken();
+    if (begun_at_ > 0) VITRINE_CHECK(report(summary_.notes.back()));
+    const auto elapsed = [](Clock::time_point since, double seconds) {
+        return std::chrono::duration<double>(Clock::now() - since).count() >= seconds;
+    };
+    const auto stopped = [&]() -> Result<TrainConceptsSummary> {
+        VITRINE_CHECK(report(""));
+        if (steps_->steps_taken() > 0) VITRINE_CHECK(write_checkpoint());
+        VITRINE_CHECK(report("stopped, checkpoint written"));
+        summary_.steps = steps_->steps_taken();
+        return summary_;
+    };
+    while (steps_->steps_taken() < count_) {
+        if (options_.stop.stop_requested()) return stopped();
+        const auto tokens = stream_->next(batch_, {});
+        if (!tokens) return tl::make_unexpected(tokens.error());
+        const auto before = Clock::now();
+        waiting_.push_back(steps_->step(*tokens));
+        if (!model_.device().is_cuda()) stepping_ += std::chrono::duration<double>(Clock::now() - before).count();
+        if (elapsed(reported_, settings_.number("report_seconds"))) VITRINE_CHECK(report(""));
+        if (steps_->steps_taken() < count_ && elapsed(kept_, settings_.number("checkpoint_seconds"))) {
+            VITRINE_CHECK(report(""));
+            VITRINE_CHECK(write_checkpoint());
+            kept_ = Clock::now();
+        }
+    }
+    VITRINE_CHECK(report(""));
+    VITRINE_CHECK(finish());
+    summary_.finished = true;
+    summary_.steps = steps_->steps_taken();
+    return summary_;
+}
+
+/// A step's products alone: codes and reconstruction, and three for their gradients.
+void ConceptTraining::time_floor() {
+    const std::int64_t repetitions = settings_.integer("floor");
+    if (repetitions == 0) return;
+    const at::NoGradGuard no_grad;
+    const auto options = at::TensorOptions().device(model_.device()).dtype(at::kFloat);
+    const at::Tensor x = at::rand({batch_, config_.width}, options), f = at::rand({batch_, config_.latents}, options);
+    const at::Tensor encoder = at::rand({config_.width, config_.latents}, options),
+                     decoder = at::rand({config_.latents, config_.width}, options);
+    const auto products = [&] {
+        at::matmul(x, encoder);
+        at::matmul(f, decoder);
+        at::matmul(f.t(), x);
+        at::matmul(x, decoder.t());
+        at::matmul(x.t(), f);
+    };
+    products();
+    synchronize(model_.device());
+    const auto began = Clock::now();
+    for (std::int64_t i = 0; i < repetitions; ++i) products();
+    synchronize(model_.device());
+    summary_.floor_tokens_per_second =
+        static_cast<double>(repetitions * batch_) / std::chrono::duration<double>(Clock::now() - began).count();
+}
+
+Status ConceptTraining::finish() {
+    Autoencoder& made = steps_->autoencoder();
+    std::vector<std::int64_t> readable;
+    std::vector<at::Tensor> kept;
+    if (!held_.empty()) {
+        for (const std::int64_t index : held_)
+            if (pictures_->pixels(index)) readable.push_back(index);
+        const auto pixels = [&](std::int64_t from, std::int64_t count) -> Result<at::Tensor> {
+            std::vector<at::Tensor> some;
+            for (std::int64_t i = from; i < from + count; ++i)
+                some.push_back(VITRINE_TRY(pictures_->pixels(readable[static_cast<std::size_t>(i)])));
+            return at::cat(some);
+        };
+        summary_.held = VITRINE_TRY(concept_figures(model_, made, static_cast<std::int64_t>(readable.size()), pixels));
+    }
+    time_floor();
+    summary_.skipped = stream_->skipped();
+    summary_.tokens = count_ * batch_;
+    const ConceptFigures& held = summary_.held;
+    made.facts["model"] = model_.info().name;
+    made.facts["weights"] = weights_hash(model_);
+    made.facts["settings"] = record();
+    made.facts["tokens_seen"] = std::to_string(summary_.tokens);
+    if (held.pictures > 0)
+        made.facts["held"] = nlohmann::json{
+            {"pictures", held.pictures},
+            {"explained_variance", held.explained_variance},
+            {"cosine", held.cosine},
+            {"active", held.active},
+            {"distinct", held.distinct},
+            {"never", held.never},
+            {"agreement", held.agreement},
+            {"divergence", held.divergence},
+            {"substitution",
+             held.substitution}}.dump();
+    VITRINE_CHECK(made.save(options_.out));
+    std::error_code ignored;
+    summary_.size_bytes = static_cast<std::int64_t>(fs::file_size(options_.out, ignored));
+    fs::remove(checkpoint_file(), ignored);
+    return {};
+}
+
+}  // namespace
+
+Result<TrainConceptsSummary> train_concepts(Model& model, const TrainConceptsOptions& options) {
+    return guarded([&]() -> Result<TrainConceptsSummary> {
+        ConceptTraining training(model, options);
+        VITRINE_CHECK(training.prepare());
+        return training.run();
+    });
+}
+
+}  // namespace vitrine
