@@ -920,8 +920,16 @@ void MainWindow::refreshActions() {
 
 // ---- doing ----------------------------------------------------------------------------------------------------------
 
+/// What stands beside an export says how to make it again, which is not known of a map that is still on its way.
+Status MainWindow::settled() const {
+    if (session_->showsExplanation() && session_->explaining())
+        return fail(ErrorCode::Unsupported, "the map is still being computed: export it when it is there, or stop it");
+    return {};
+}
+
 Status MainWindow::exportPicture(const QString& file) {
     if (!session_->picture()) return fail(ErrorCode::NotFound, "there is no picture to export: open one");
+    VITRINE_CHECK(settled());
     auto* compositor = VITRINE_TRY(graphics_->compositor());
     auto scene = composeScene();
     const auto width = scene.picture.width, height = scene.picture.height;
@@ -948,6 +956,7 @@ Status MainWindow::exportPicture(const QString& file) {
 Status MainWindow::exportMap(const QString& file) {
     const auto* plane = session_->shown();
     if (!plane) return fail(ErrorCode::NotFound, "there is no map to export: it needs a model and a picture");
+    VITRINE_CHECK(settled());
     const std::int64_t shape[] = {plane->rows, plane->cols}, of_colours[] = {3, plane->rows, plane->cols};
     std::filesystem::path path = file.toStdString();
     VITRINE_CHECK(write_npy(path, plane->values->data(), shape));
@@ -969,6 +978,7 @@ QJsonObject MainWindow::manifest() const {
         {QStringLiteral("method"), text(found->method)},
         {QStringLiteral("explained"), text(found->explained)},
         {QStringLiteral("command"), text(command_line(model->request, model->classes, picture->file, wanted))}};
+    if (found->partial) out[QStringLiteral("partial")] = QStringLiteral("stopped before its end");
     if (wanted.region) {
         out[QStringLiteral("region")] = text(wanted.region->text());
         if (session_->regionCells()) out[QStringLiteral("point")] = text(session_->regionCells()->point);

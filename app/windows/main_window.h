@@ -133,6 +133,7 @@ class MainWindow : public QMainWindow {
     void hidePanels(bool hide);
     void resetLayout();
     /// How what is shown was made; empty where it is no explanation.
+    Status settled() const;
     QJsonObject manifest() const;
     Status writeManifest(const QString& map) const;
     QString suggestedName(const QString& ending) const;

@@ -12,8 +12,6 @@
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
-#include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/matmul.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
@@ -24,24 +22,12 @@
 #include <vitrine/pack.h>
 
 #include "concept_steps.h"
+#include "known_directions.h"
 
 namespace vitrine {
 namespace {
 
 namespace fs = std::filesystem;
-
-at::Tensor unit(const at::Tensor& rows) { return rows / at::linalg_vector_norm(rows, 2, {1}, true); }
-
-/// Tokens that are sums of three of `directions`, by 0.5 to 1.5 each.
-at::Tensor sums_of_three(const at::Tensor& directions, std::int64_t count, at::Generator g) {
-    const at::Tensor which = at::rand({count, directions.size(0)}, g).argsort(1, false).narrow(1, 0, 3);
-    const at::Tensor by = at::rand({count, 3}, g) + 0.5;
-    return at::matmul(at::zeros({count, directions.size(0)}).scatter(1, which, by), directions);
-}
-
-struct Recovered {
-    double share = 0, explained = 0;
-};
 
 TEST(GeometricMedian, IsNotMovedByOneFarPoint) {
     const at::Tensor points = at::cat({at::zeros({9, 3}), at::zeros({1, 3}) + 1000.0}, 0);

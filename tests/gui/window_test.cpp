@@ -1359,8 +1359,14 @@ TEST_F(GridTest, ALongMethodShowsItsMapSoFarAndKeepsItWhenItIsStopped) {
     EXPECT_TRUE(session().explanation()->partial);
     const auto first = session().explanation()->plane.values;
     ASSERT_TRUE(wait_until([&] { return session().explanation()->plane.values != first; })) << "it refines";
+    // An export says how its map is made again: not of one that is half done.
+    const auto npy = QString::fromStdString((std::filesystem::path(testing::TempDir()) / "half.npy").string());
+    const auto half = window_->exportMap(npy);
+    ASSERT_FALSE(half);
+    EXPECT_NE(half.error().message.find("still being computed"), std::string::npos) << half.error().message;
     session().stopExplaining();
     EXPECT_FALSE(session().explaining());
+    EXPECT_TRUE(window_->exportMap(npy)) << "what was stopped is there to keep";
     const auto kept = session().explanation()->plane.values;
     EXPECT_TRUE(session().explanation()->partial);
     bool said = false;

@@ -99,6 +99,11 @@ FileBeside::~FileBeside() {
 }
 
 Result<FileBeside> FileBeside::create(const std::filesystem::path& file) {
+    // Renaming over a device or a pipe would put a file in its place.
+    struct stat info {};
+    if (::stat(file.c_str(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode))
+        return fail(ErrorCode::BadInput, "{} is no regular file, so it is not replaced; choose another name",
+                    shown(file));
     static std::atomic<unsigned> counter{0};
     FileBeside out;
     out.target_ = file;

@@ -75,6 +75,17 @@ TEST(File, WritingReplacesWholeFilesOnly) {
     EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 2);
 }
 
+TEST(File, ADeviceOrAPipeIsNotReplaced) {
+    const std::filesystem::path pipe = std::filesystem::path(::testing::TempDir()) / "a_pipe";
+    std::filesystem::remove(pipe);
+    ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+    const Status written = write_text(pipe, "text");
+    ASSERT_FALSE(written);
+    EXPECT_NE(written.error().message.find("no regular file"), std::string::npos) << written.error().message;
+    EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+    std::filesystem::remove(pipe);
+}
+
 TEST(File, NamesThatLeaveTheirFolderAreKnown) {
     for (const char* name : {"a", "a/b", "a.b/c..d", "...", "a/.hidden", "a/./b"})
         EXPECT_TRUE(stays_inside(name)) << name;
