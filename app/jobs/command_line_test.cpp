@@ -1,3 +1,4 @@
+// What the window did, as words for a shell.
 #include "command_line.h"
 
 #include <gtest/gtest.h>

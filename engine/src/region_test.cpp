@@ -1,3 +1,4 @@
+// Rectangles as people write them, and the cells that they touch.
 #include <vitrine/region.h>
 
 #include <gmock/gmock.h>

@@ -317,7 +317,7 @@ TEST_P(Cams, WhatHasNoMapIsRefusedInWords) {
     EXPECT_THAT(says("score_cam", both.c_str()), HasSubstr("reads one layer"));
     const std::string own = model->info().cam_point;
     model->info().cam_point.clear();
-    EXPECT_THAT(says("grad_cam", ""), HasSubstr("layer=NAME"));
+    EXPECT_THAT(says("grad_cam", ""), HasSubstr("give one of its named points as layer"));
     model->info().cam_point = own;
     model->info().classes = 0;
     for (const char* method : {"cam", "finer_cam", "full_grad"})

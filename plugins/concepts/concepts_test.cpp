@@ -49,7 +49,9 @@ class Concepts : public testing::Test {
         return found ? std::string("explained") : found.error().message;
     }
 
-    fs::path folder_ = fs::path(testing::TempDir()) / "vitrine_concepts_test";
+    fs::path folder_ =
+        fs::path(testing::TempDir()) /
+        ("vitrine_concepts_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
     fs::path file_ = folder_ / "c.safetensors";
     std::shared_ptr<Model> inner_;
     std::unique_ptr<CountingModel> model_;

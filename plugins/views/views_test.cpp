@@ -241,7 +241,7 @@ TEST_F(Views, PatchingWantsASecondPictureOfTheSameSize) {
     const auto none = explainer->explain(context, settings);
     ASSERT_FALSE(none);
     EXPECT_EQ(none.error().code, ErrorCode::Unsupported);
-    EXPECT_THAT(none.error().message, HasSubstr("--other"));
+    EXPECT_THAT(none.error().message, HasSubstr("a second picture, and none is given"));
     Input wrong;
     wrong.pixels = at::zeros({1, 3, 40, 32});
     context.other = &wrong;
