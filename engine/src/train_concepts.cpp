@@ -35,6 +35,7 @@
 #include "augment.h"
 #include "concept_steps.h"
 #include "dataset.h"
+#include "parameters.h"
 #include "tensor_io.h"
 #include "text.h"
 #include "training_checkpoint.h"
@@ -45,20 +46,9 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 std::vector<Parameter> concept_parameters() {
-    const auto number = [](std::string name, double standard, std::string meaning, double low, double high,
-                           std::string source) {
-        return Parameter{std::move(name), standard, std::move(meaning), "", std::move(source), low, high, {}};
-    };
-    const auto whole = [](std::string name, std::int64_t standard, std::string meaning, std::string unit,
-                          std::string source) {
-        return Parameter{
-            std::move(name), standard, std::move(meaning), std::move(unit), std::move(source), 0.0, 1e12, {}};
-    };
-    const auto words = [](std::string name, std::string standard, std::string meaning, std::vector<std::string> choices,
-                          std::string source) {
-        return Parameter{std::move(name),   std::move(standard), std::move(meaning), "", std::move(source), {}, {},
-                         std::move(choices)};
-    };
+    const auto number = number_parameter;
+    const auto whole = whole_parameter;
+    const auto words = words_parameter;
     const char* gao = "L. Gao et al., 2024";
     return {
         words("point", "", "the named point whose tokens are read; empty: three quarters deep", {}, ""),
@@ -123,6 +113,7 @@ Result<ConceptFigures> concept_figures(
         std::int64_t classes = 0, patches = 0;
         for (std::int64_t from = 0; from < count; from += kPiece) {
             const at::Tensor some = VITRINE_TRY(pixels(from, std::min(kPiece, count - from)));
+            if (some.size(0) == 0) continue;
             const TokenLayout layout = model.layout(some.size(2), some.size(3));
             const at::Tensor tokens = VITRINE_TRY(concept_tokens(model, some, config));
             const at::Tensor x = tokens.reshape({-1, config.width}).to(at::kFloat);
@@ -644,18 +635,15 @@ void ConceptTraining::time_floor() {
 
 Status ConceptTraining::finish() {
     Autoencoder& made = steps_->autoencoder();
-    std::vector<std::int64_t> readable;
-    std::vector<at::Tensor> kept;
     if (!held_.empty()) {
-        for (const std::int64_t index : held_)
-            if (pictures_->pixels(index)) readable.push_back(index);
         const auto pixels = [&](std::int64_t from, std::int64_t count) -> Result<at::Tensor> {
-            std::vector<at::Tensor> some;
+            std::vector<at::Tensor> some{
+                at::empty({0, 3, model_.preprocess().input_height, model_.preprocess().input_width})};
             for (std::int64_t i = from; i < from + count; ++i)
-                some.push_back(VITRINE_TRY(pictures_->pixels(readable[static_cast<std::size_t>(i)])));
+                if (auto read = pictures_->pixels(held_[static_cast<std::size_t>(i)])) some.push_back(std::move(*read));
             return at::cat(some);
         };
-        summary_.held = VITRINE_TRY(concept_figures(model_, made, static_cast<std::int64_t>(readable.size()), pixels));
+        summary_.held = VITRINE_TRY(concept_figures(model_, made, static_cast<std::int64_t>(held_.size()), pixels));
     }
     time_floor();
     summary_.skipped = stream_->skipped();

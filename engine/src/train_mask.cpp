@@ -45,6 +45,7 @@
 #include "dataset.h"
 #include "device_graph.h"
 #include "mask_objective.h"
+#include "parameters.h"
 #include "shared_sums.h"
 #include "tensor_io.h"
 #include "text.h"
@@ -56,20 +57,9 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 std::vector<Parameter> mask_parameters() {
-    const auto number = [](std::string name, double standard, std::string meaning, double low, double high,
-                           std::string source) {
-        return Parameter{std::move(name), standard, std::move(meaning), "", std::move(source), low, high, {}};
-    };
-    const auto whole = [](std::string name, std::int64_t standard, std::string meaning, std::string unit,
-                          std::string source) {
-        return Parameter{
-            std::move(name), standard, std::move(meaning), std::move(unit), std::move(source), 0.0, 1e9, {}};
-    };
-    const auto words = [](std::string name, std::string standard, std::string meaning, std::vector<std::string> choices,
-                          std::string source) {
-        return Parameter{std::move(name),   std::move(standard), std::move(meaning), "", std::move(source), {}, {},
-                         std::move(choices)};
-    };
+    const auto number = number_parameter;
+    const auto whole = whole_parameter;
+    const auto words = words_parameter;
     const char* paper = "T-TAME";
     return {
         words("layers", "", "named points with commas between; empty: three, by architecture", {}, paper),

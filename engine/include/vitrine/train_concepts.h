@@ -84,7 +84,9 @@ std::vector<Parameter> concept_parameters();
 /// @error Io           the disk is full: the checkpoint before stays
 Result<TrainConceptsSummary> train_concepts(Model& model, const TrainConceptsOptions& options);
 
-/// @param pixels  makes the normalised pictures [count, 3, height, width] from a first one
+/// @param pixels  makes the normalised pictures [count, 3, height, width] from a first one, without those that cannot
+/// be
+///                read
 Result<ConceptFigures> concept_figures(
     Model& model, const Autoencoder& autoencoder, std::int64_t count,
     const std::function<Result<at::Tensor>(std::int64_t from, std::int64_t count)>& pixels);
