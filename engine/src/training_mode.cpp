@@ -68,17 +68,17 @@ at::Tensor batch_norm_as_run(std::string_view name, const at::Tensor& x, const a
     if (scope.mode == nullptr && scope.statistics == nullptr)
         return at::batch_norm(x, weight, bias, running_mean, running_var, false, 0.0, eps, false);
     const std::string mean_name = std::string(name) + ".running_mean", var_name = std::string(name) + ".running_var";
-    // In float32 whatever the model's type: running statistics in half precision would not move by a tenth.
-    const at::Tensor precise = x.to(at::kFloat), w = weight.to(at::kFloat), b = bias.to(at::kFloat);
+    // In float32 at the least: running statistics in half precision would not move by a tenth.
+    const at::ScalarType type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    const at::Tensor precise = x.to(type), w = weight.to(type), b = bias.to(type);
     at::Tensor y;
     if (scope.statistics != nullptr) {
-        y = at::batch_norm(precise, w, b, kept(*scope.statistics, mean_name, running_mean).to(x.device()),
-                           kept(*scope.statistics, var_name, running_var).to(x.device()), false, 0.0, eps, false);
+        y = at::batch_norm(precise, w, b, kept(*scope.statistics, mean_name, running_mean).to(x.device(), type),
+                           kept(*scope.statistics, var_name, running_var).to(x.device(), type), false, 0.0, eps, false);
     } else {
         auto& statistics = scope.mode->statistics;
         for (const auto& [key, own] : {std::pair{&mean_name, &running_mean}, std::pair{&var_name, &running_var}})
-            if (statistics.count(*key) == 0)
-                statistics.emplace(*key, own->detach().to(at::kFloat, false, /*copy=*/true));
+            if (statistics.count(*key) == 0) statistics.emplace(*key, own->detach().to(type, false, /*copy=*/true));
         const at::Tensor &mean = kept(statistics, mean_name, running_mean),
                          &var = kept(statistics, var_name, running_var);
         Peers* peers = scope.mode->peers;
