@@ -171,12 +171,14 @@ class Session : public QObject {
     void workDropped(bool stopped);
     void modelOpened(const QString& request);
     void pictureOpened(const QString& file);
+    void autoencoderReady(
+        const QString& file);  ///< concepts were trained, or chosen somewhere: offered to who reads them
 
   private:
     friend class Comparison;  // these post their own jobs
     friend class LayerMaps;
-    friend class MaskRun;
     friend class SeenThrough;
+    friend class TrainingRun;
     template <class Job, class Then>
     void post(JobLabel label, Job job, Then then) {
         jobs_.post(std::move(label), std::move(job),

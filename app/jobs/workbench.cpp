@@ -458,7 +458,9 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
     facts.patch_width = info.patch_width;
     facts.notes = info.notes;
     facts.cam_point = info.cam_point;
-    facts.layer_points = layers_like(model->points(), info.cam_point);
+    const auto points = model->points();
+    facts.layer_points = layers_like(points, info.cam_point);
+    for (const auto& point : points) facts.points.push_back(point.name);
     for (std::int64_t i = 0; i < info.classes; ++i) facts.labels.push_back(model->labels().name(i));
     facts.label_source = model->labels().source;
     facts.labels_assumed = model->labels().assumed;

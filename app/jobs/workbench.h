@@ -131,6 +131,7 @@ struct ModelFacts {
     std::vector<std::string> notes;
     std::string cam_point;                  ///< the point that methods with a layer read by default; may be empty
     std::vector<std::string> layer_points;  ///< points alike to it, from the first layer to the last
+    std::vector<std::string> points;        ///< all that have a name
     std::vector<MethodFacts> methods;
     std::vector<SettingFacts> shared;  ///< settings that all methods take
     std::vector<MeasureFacts> measures;

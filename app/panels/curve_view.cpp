@@ -15,31 +15,16 @@
 namespace vitrine::app {
 namespace {
 
-constexpr int kCurves = 5, kCoverage = 4;
+constexpr std::size_t kMost = 5;
 constexpr int kLegendRow = 18, kLegend = 2 * kLegendRow + 6, kBelow = 18, kLeft = 40, kRight = 36;
 
-QString nameOf(int curve) {
-    switch (curve) {
-        case 0:
-            return CurveView::tr("total");
-        case 1:
-            return CurveView::tr("answer");
-        case 2:
-            return CurveView::tr("area");
-        case 3:
-            return CurveView::tr("smoothness");
-        default:
-            return CurveView::tr("coverage");
-    }
-}
-
-QPen penOf(int curve) {
+QPen penOf(std::size_t curve) {
     const auto& t = Theme::now();
-    const std::array<QColor, kCurves> colours{t.text, t.accent, t.warning, t.good,
-                                              t.dark ? QColor(0xC0, 0x9A, 0xF2) : QColor(0x7A, 0x4F, 0xC4)};
-    const std::array<QList<qreal>, kCurves> dashes{QList<qreal>{}, {}, {6, 2}, {2, 2}, {6, 2, 1.5, 2}};
-    QPen pen(colours[static_cast<std::size_t>(curve)], curve == 0 ? 2 : 1.5);
-    if (const auto& dash = dashes[static_cast<std::size_t>(curve)]; !dash.isEmpty()) pen.setDashPattern(dash);
+    const std::array<QColor, kMost> colours{t.text, t.accent, t.warning, t.good,
+                                            t.dark ? QColor(0xC0, 0x9A, 0xF2) : QColor(0x7A, 0x4F, 0xC4)};
+    const std::array<QList<qreal>, kMost> dashes{QList<qreal>{}, {}, {6, 2}, {2, 2}, {6, 2, 1.5, 2}};
+    QPen pen(colours[curve], curve == 0 ? 2 : 1.5);
+    if (const auto& dash = dashes[curve]; !dash.isEmpty()) pen.setDashPattern(dash);
     pen.setCapStyle(Qt::FlatCap);
     return pen;
 }
@@ -62,14 +47,30 @@ CurveView::CurveView(QWidget* parent) : QWidget(parent) {
     setAccessibleName(tr("Curves of the training"));
 }
 
-void CurveView::setCurve(const std::vector<MaskRun::Point>& curve) {
-    curve_ = curve;
+void CurveView::setCurves(std::vector<Curve> curves) {
+    curves_ = std::move(curves);
+    curves_.resize(std::min(curves_.size(), kMost));
+    update();
+}
+
+void CurveView::setPoints(const std::vector<TrainingRun::Point>& points) {
+    curve_ = points;
     if (!curve_.empty()) {
         QStringList words;
-        for (int c = 0; c < kCurves; ++c) words << nameOf(c) + QLatin1Char(' ') + value(curve_.back().values[c]);
+        for (const auto& curve : curves_) words << curve.name + QLatin1Char(' ') + value(valueOf(curve_.back(), curve));
         setAccessibleDescription(tr("Step %1: %2").arg(curve_.back().step).arg(words.join(QStringLiteral(", "))));
     }
     update();
+}
+
+double CurveView::valueOf(const TrainingRun::Point& point, const Curve& curve) const {
+    return static_cast<double>(point.values[curve.value]);
+}
+
+const TrainingRun::Point& CurveView::pointAt(double x) const {
+    return *std::min_element(curve_.begin(), curve_.end(), [&](const auto& a, const auto& b) {
+        return std::abs(xOf(a.step) - x) < std::abs(xOf(b.step) - x);
+    });
 }
 
 void CurveView::setLogarithmic(bool logarithmic) {
@@ -110,9 +111,9 @@ void CurveView::paintEvent(QPaintEvent*) {
     // The scale of the loss: all that is finite, and in the logarithm above nought.
     double low = INFINITY, high = 0;
     for (const auto& point : curve_)
-        for (int c = 0; c < kCoverage; ++c) {
-            const double v = point.values[static_cast<std::size_t>(c)];
-            if (!std::isfinite(v)) continue;
+        for (const auto& curve : curves_) {
+            const double v = valueOf(point, curve);
+            if (curve.share || !std::isfinite(v)) continue;
             high = std::max(high, v);
             if (v > 0) low = std::min(low, v);
         }
@@ -152,9 +153,11 @@ void CurveView::paintEvent(QPaintEvent*) {
         painter.drawText(QRectF(0, y - 8, kLeft - 6, 16), Qt::AlignRight | Qt::AlignVCenter, tick(v));
     }
     painter.setPen(t.secondary);
+    const bool shares = std::any_of(curves_.begin(), curves_.end(), [](const auto& curve) { return curve.share; });
     for (const int p : {0, 50, 100})
-        painter.drawText(QRectF(box.right() + 6, box.bottom() - box.height() * p / 100 - 8, kRight - 6, 16),
-                         Qt::AlignLeft | Qt::AlignVCenter, p == 100 ? QStringLiteral("100%") : QString::number(p));
+        if (shares)
+            painter.drawText(QRectF(box.right() + 6, box.bottom() - box.height() * p / 100 - 8, kRight - 6, 16),
+                             Qt::AlignLeft | Qt::AlignVCenter, p == 100 ? QStringLiteral("100%") : QString::number(p));
     const QRectF below(box.left(), box.bottom() + 4, box.width(), kBelow - 4);
     painter.drawText(below, Qt::AlignLeft | Qt::AlignVCenter, tr("step %1").arg(count(curve_.front().step)));
     if (curve_.back().step != curve_.front().step)
@@ -165,15 +168,15 @@ void CurveView::paintEvent(QPaintEvent*) {
     const std::size_t group = (curve_.size() + columns - 1) / columns;
     painter.save();
     painter.setClipRect(box.adjusted(-1, -2, 1, 2));
-    for (const int c : {kCoverage, 3, 2, 1, 0}) {
+    for (std::size_t c = curves_.size(); c-- > 0;) {
         QPolygonF line;
         for (std::size_t from = 0; from < curve_.size(); from += group) {
             const std::size_t to = std::min(from + group, curve_.size());
             double sum = 0;
-            for (std::size_t i = from; i < to; ++i) sum += curve_[i].values[static_cast<std::size_t>(c)];
+            for (std::size_t i = from; i < to; ++i) sum += valueOf(curve_[i], curves_[c]);
             const double mean = sum / static_cast<double>(to - from);
             if (!std::isfinite(mean)) continue;
-            const double y = c == kCoverage ? box.bottom() - box.height() * std::clamp(mean, 0.0, 1.0) : yOf(mean);
+            const double y = curves_[c].share ? box.bottom() - box.height() * std::clamp(mean, 0.0, 1.0) : yOf(mean);
             line << QPointF(xOf(curve_[(from + to - 1) / 2].step), y);
         }
         painter.setPen(penOf(c));
@@ -189,27 +192,24 @@ void CurveView::paintEvent(QPaintEvent*) {
     painter.restore();
 
     // The tooltip tells the figures of the step under the cursor.
-    const MaskRun::Point* said = &curve_.back();
     if (cursor_ >= box.left() && cursor_ <= box.right()) {
-        for (const auto& point : curve_)
-            if (std::abs(xOf(point.step) - cursor_) < std::abs(xOf(said->step) - cursor_)) said = &point;
         painter.setPen(t.secondary);
-        const double x = std::round(xOf(said->step)) + 0.5;
+        const double x = std::round(xOf(pointAt(cursor_).step)) + 0.5;
         painter.drawLine(QPointF(x, box.top()), QPointF(x, box.bottom()));
     }
     const QFontMetrics letters(sans(11));
     int x = 0, row = 0;
-    for (int c = 0; c < kCurves; ++c) {
+    for (std::size_t c = 0; c < curves_.size(); ++c) {
         constexpr int kSample = 20, kGap = 16;
-        const int wide = kSample + letters.horizontalAdvance(nameOf(c));
-        if (c == 3) x = 0, row = 1;
+        const int wide = kSample + letters.horizontalAdvance(curves_[c].name);
+        if (row == 0 && x + wide > width()) x = 0, row = 1;
         const double y = row * kLegendRow + kLegendRow / 2 + 0.5;
         painter.setPen(penOf(c));
         painter.drawLine(QPointF(x, y), QPointF(x + 14, y));
         painter.setFont(sans(11));
         painter.setPen(t.text);
         painter.drawText(QRect(x + kSample, row * kLegendRow, wide, kLegendRow), Qt::AlignLeft | Qt::AlignVCenter,
-                         nameOf(c));
+                         curves_[c].name);
         x += wide + kGap;
     }
 }
@@ -217,13 +217,11 @@ void CurveView::paintEvent(QPaintEvent*) {
 void CurveView::mouseMoveEvent(QMouseEvent* event) {
     cursor_ = event->position().x();
     if (!curve_.empty()) {
-        const MaskRun::Point* said = &curve_.back();
-        for (const auto& point : curve_)
-            if (std::abs(xOf(point.step) - cursor_) < std::abs(xOf(said->step) - cursor_)) said = &point;
-        QStringList lines{tr("Step %1").arg(count(said->step))};
-        for (int c = 0; c < kCurves; ++c) {
-            const double v = said->values[static_cast<std::size_t>(c)];
-            lines << nameOf(c) + QLatin1Char(' ') + (c == kCoverage ? percent(v) : value(v));
+        const auto& said = pointAt(cursor_);
+        QStringList lines{tr("Step %1").arg(count(said.step))};
+        for (const auto& curve : curves_) {
+            const double v = valueOf(said, curve);
+            lines << curve.name + QLatin1Char(' ') + (curve.share ? percent(v) : value(v));
         }
         setToolTip(lines.join(QLatin1Char('\n')));
     }

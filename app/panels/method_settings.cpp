@@ -3,6 +3,7 @@
 
 #include <QCheckBox>
 #include <QComboBox>
+#include <QCompleter>
 #include <QDoubleSpinBox>
 #include <QGridLayout>
 #include <QHBoxLayout>
@@ -153,6 +154,18 @@ QWidget* SettingsForm::make(const SettingFacts& facts, const Set& set_value) {
             auto* line = new QLineEdit;
             connect(line, &QLineEdit::editingFinished, this, [line, set] { set(line->text()); });
             made = line;
+            if (facts.choices.empty()) break;
+            // Words of which many are known.
+            auto* box = new Calm<QComboBox>;
+            for (const auto& choice : facts.choices) box->addItem(text(choice));
+            box->setLineEdit(line);
+            box->setInsertPolicy(QComboBox::NoInsert);
+            box->completer()->setFilterMode(Qt::MatchContains);
+            box->completer()->setCompletionMode(QCompleter::PopupCompletion);
+            box->setMinimumContentsLength(12);
+            box->setSizeAdjustPolicy(QComboBox::AdjustToMinimumContentsLengthWithIcon);
+            connect(box, &QComboBox::textActivated, this, set);
+            made = box;
             break;
         }
     }

@@ -1,6 +1,7 @@
 // Settings before, curves and figures during, the held-out figures after.
 #include "train_panel.h"
 
+#include <QButtonGroup>
 #include <QDragEnterEvent>
 #include <QDropEvent>
 #include <QGridLayout>
@@ -24,7 +25,9 @@
 namespace vitrine::app {
 namespace {
 
-constexpr const char* kFirst[] = {"layers", "version", "policy", "epochs", "batch", "lr"};
+// The rest waits under More.
+constexpr const char* kFirst[] = {"layers",  "version", "policy", "point", "tokens", "kind",
+                                  "latents", "k",       "epochs", "batch", "lr"};
 constexpr int kPreview = 112;
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
@@ -113,20 +116,34 @@ void PathLine::dropEvent(QDropEvent* event) {
     }
 }
 
-TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
-    : QWidget(parent), session_(session), run_(run) {
+TrainPanel::TrainPanel(Session& session, TrainingRun& mask, TrainingRun& concepts, QWidget* parent)
+    : QWidget(parent), session_(session), mask_(&mask), concepts_(&concepts), run_(&mask) {
     setObjectName(QStringLiteral("trainPanel"));
     auto* column = new QVBoxLayout(this);
     column->setContentsMargins(16, 12, 16, 16);
     column->setSpacing(8);
-    column->addWidget(heading(tr("Train a mask")));
+    auto* title_row = new QHBoxLayout;
+    title_row->addWidget(heading(tr("Train")));
+    title_row->addStretch(1);
+    auto* kinds = new QButtonGroup(this);
+    const auto kind = [&](const QString& words, const char* name) {
+        auto* made = new QToolButton;
+        made->setText(words);
+        made->setObjectName(QLatin1String(name));
+        made->setCheckable(true);
+        kinds->addButton(made);
+        title_row->addWidget(made);
+        return made;
+    };
+    of_mask_ = kind(tr("A mask"), "trainMask");
+    of_concepts_ = kind(tr("Concepts"), "trainConcepts");
+    column->addLayout(title_row);
 
     // Before.
     setup_ = new QWidget;
     auto* setup = column_in(setup_, 8);
-    setup->addWidget(
-        quiet(tr("A small module beside the model learns which parts of a picture its answer needs. The "
-                 "model stays as it is; no labels are needed.")));
+    about_ = quiet();
+    setup->addWidget(about_);
     const auto chooser = [](const QString& name) {
         auto* button = new QPushButton(tr("Choose…"));
         button->setObjectName(name);
@@ -140,9 +157,9 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     out_ = new PathLine;
     out_->setObjectName(QStringLiteral("trainOut"));
     auto* choose_out = chooser(QStringLiteral("chooseTrainOut"));
-    setup->addWidget(captioned(tr("Write the mask to"), row_of({out_, choose_out})));
+    setup->addWidget(captioned(tr("Write to"), row_of({out_, choose_out})));
     data_->setAccessibleName(tr("Pictures"));
-    out_->setAccessibleName(tr("Write the mask to"));
+    out_->setAccessibleName(tr("Write to"));
     about_file_ = quiet();
     setup->addWidget(about_file_);
     column->addWidget(setup_);
@@ -205,7 +222,7 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     pause_ = button(tr("Pause"), "trainPause");
     resume_ = button(tr("Resume"), "trainResume", true);
     stop_ = button(tr("Stop"), "trainStop");
-    explain_ = button(tr("Explain with it"), "trainExplain", true);
+    explain_ = button({}, "trainExplain", true);
     again_ = button(tr("Train another"), "trainAgain");
     pause_->setToolTip(tr("Writes a checkpoint after this step and waits"));
     resume_->setToolTip(tr("Goes on from the checkpoint"));
@@ -240,14 +257,17 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     logarithmic_ = new QToolButton;
     logarithmic_->setObjectName(QStringLiteral("trainLogarithmic"));
     logarithmic_->setText(tr("Log"));
-    logarithmic_->setToolTip(tr("Draw the loss on a logarithmic scale; the coverage has its own, on the right"));
+    logarithmic_->setToolTip(tr("Draw the loss on a logarithmic scale; shares have their own, on the right"));
     logarithmic_->setCheckable(true);
     logarithmic_->setChecked(true);
     curve_title->addWidget(logarithmic_);
     column->addLayout(curve_title);
     curves_ = new CurveView;
-    curves_->setEmptyWords(tr("The loss and its parts are drawn here while a mask is trained"));
+    curves_->setEmptyWords(tr("The loss and its parts are drawn here while it is trained"));
     column->addWidget(curves_);
+    more_curves_ = new CurveView;
+    more_curves_->setLogarithmic(false);
+    column->addWidget(more_curves_);
 
     running_ = new QWidget;
     auto* running = new QHBoxLayout(running_);
@@ -265,24 +285,17 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
     figures->setHorizontalSpacing(8);
     figures->setVerticalSpacing(6);
     figures->setColumnStretch(0, 1);
-    const QString names[] = {tr("Step"), tr("Agreement"), tr("Coverage"), tr("Pictures/s"), tr("Time left")};
-    const QString tips[] = {
-        tr("Optimiser steps done, of all"), tr("Share of masked pictures that are answered as the whole ones"),
-        tr("Mean of the masks of the pictures' own classes"), tr("Mean since the start"), tr("At the speed so far")};
-    for (int i = 0; i < 5; ++i) {
-        auto* caption = quiet(names[i]);
-        caption->setWordWrap(false);
-        caption->setToolTip(tips[i]);
+    for (int i = 0; i < kFigures; ++i) {
+        captions_[i] = quiet();
+        captions_[i]->setWordWrap(false);
         figures_[i] = new QLabel;
         figures_[i]->setFont(mono(11));
         figures_[i]->setAlignment(Qt::AlignRight | Qt::AlignVCenter);
-        figures_[i]->setToolTip(tips[i]);
-        figures_[i]->setAccessibleName(names[i]);
-        figures->addWidget(caption, i, 0);
+        figures->addWidget(captions_[i], i, 0);
         figures->addWidget(figures_[i], i, 1);
     }
     figures_[0]->setObjectName(QStringLiteral("trainStep"));
-    figures->setRowStretch(5, 1);
+    figures->setRowStretch(kFigures, 1);
     running->addLayout(figures, 1);
     column->addWidget(running_);
     preview_words_ = quiet();
@@ -293,26 +306,102 @@ TrainPanel::TrainPanel(Session& session, MaskRun& run, QWidget* parent)
 
     connect(choose_data, &QPushButton::clicked, this, &TrainPanel::folderWanted);
     connect(choose_out, &QPushButton::clicked, this, &TrainPanel::fileWanted);
-    connect(data_, &PathLine::chosen, &run_, &MaskRun::setData);
-    connect(out_, &PathLine::chosen, &run_, &MaskRun::setOut);
-    connect(reset_, &QToolButton::clicked, &run_, &MaskRun::resetSettings);
+    connect(data_, &PathLine::chosen, this, [this](const QString& folder) { run_->setData(folder); });
+    connect(out_, &PathLine::chosen, this, [this](const QString& file) { run_->setOut(file); });
+    connect(reset_, &QToolButton::clicked, this, [this] { run_->resetSettings(); });
     connect(fold_, &QToolButton::toggled, this, &TrainPanel::unfold);
-    connect(start_, &QPushButton::clicked, &run_, &MaskRun::start);
-    connect(anew_, &QPushButton::clicked, &run_, &MaskRun::startAnew);
-    connect(pause_, &QPushButton::clicked, &run_, &MaskRun::pause);
-    connect(resume_, &QPushButton::clicked, &run_, &MaskRun::resume);
-    connect(stop_, &QPushButton::clicked, &run_, &MaskRun::stop);
-    connect(again_, &QPushButton::clicked, &run_, &MaskRun::again);
-    connect(explain_, &QPushButton::clicked, &run_, &MaskRun::explainWithIt);
+    for (const auto& [one, does] : {std::pair{start_, &TrainingRun::start},
+                                    {anew_, &TrainingRun::startAnew},
+                                    {pause_, &TrainingRun::pause},
+                                    {resume_, &TrainingRun::resume},
+                                    {stop_, &TrainingRun::stop},
+                                    {again_, &TrainingRun::again},
+                                    {explain_, &TrainingRun::explainWithIt}})
+        connect(one, &QPushButton::clicked, this, [this, does = does] { (run_->*does)(); });
     connect(logarithmic_, &QToolButton::toggled, curves_, &CurveView::setLogarithmic);
-    connect(&run_, &MaskRun::changed, this, &TrainPanel::refresh);
-    connect(&run_, &MaskRun::moved, this, &TrainPanel::refreshFigures);
-    connect(&run_, &MaskRun::previewChanged, this, &TrainPanel::refreshPreview);
-    connect(&run_, &MaskRun::formChanged, this, &TrainPanel::buildForms);
+    connect(of_mask_, &QToolButton::clicked, this, [this] { show(Trained::Mask); });
+    connect(of_concepts_, &QToolButton::clicked, this, [this] { show(Trained::Concepts); });
+    follow(mask);
+    follow(concepts);
     for (const auto signal : {&Session::modelChanged, &Session::lookChanged})
         connect(&session_, signal, this, &TrainPanel::refresh);
-    buildForms();
     unfold(false);
+    show(Trained::Mask);
+}
+
+/// Both go on whichever is shown.
+void TrainPanel::follow(TrainingRun& run) {
+    const auto shown = [this, &run](void (TrainPanel::*refresh)()) {
+        return [this, &run, refresh] {
+            if (run_ == &run) (this->*refresh)();
+        };
+    };
+    connect(&run, &TrainingRun::changed, this, shown(&TrainPanel::refresh));
+    connect(&run, &TrainingRun::moved, this, shown(&TrainPanel::refreshFigures));
+    connect(&run, &TrainingRun::previewChanged, this, shown(&TrainPanel::refreshPreview));
+    connect(&run, &TrainingRun::formChanged, this, shown(&TrainPanel::buildForms));
+}
+
+void TrainPanel::show(Trained what) {
+    const bool mask = what == Trained::Mask;
+    run_ = mask ? mask_ : concepts_;
+    of_mask_->setChecked(mask);
+    of_concepts_->setChecked(!mask);
+    about_->setText(mask ? tr("A small module beside the model learns which parts of a picture its answer needs. The "
+                              "model stays as it is; no labels are needed.")
+                         : tr("An autoencoder learns to write what a layer says of each patch as a sum of few concepts "
+                              "out of many. The model stays as it is; no labels are needed."));
+    const Figure step{tr("Step"), tr("Optimiser steps done, of all"),
+                      [](const TrainingMoment& now) { return tr("%1 of %2").arg(count(now.step), count(now.steps)); }};
+    const Figure left{tr("Time left"), tr("At the speed so far"), [](const TrainingMoment& now) {
+                          return now.per_second > 0 && now.seconds_left > 0 ? wait(now.seconds_left) : QString();
+                      }};
+    const auto speed = [](const TrainingMoment& now) {
+        return now.per_second > 0 ? now.per_second < 1000 ? QString::number(now.per_second, 'f', 1)
+                                                          : count(std::llround(now.per_second))
+                                  : QString();
+    };
+    if (mask) {
+        told_ = {step,
+                 {tr("Agreement"), tr("Share of masked pictures that are answered as the whole ones"),
+                  [](const TrainingMoment& now) { return percent(now.agreement); }},
+                 {tr("Coverage"), tr("Mean of the masks of the pictures' own classes"),
+                  [](const TrainingMoment& now) { return percent(now.values[kCoverage]); }},
+                 {tr("Pictures/s"), tr("Mean since the start"), speed},
+                 left};
+        curves_->setCurves({{tr("total"), 0},
+                            {tr("answer"), 1},
+                            {tr("area"), 2},
+                            {tr("smoothness"), 3},
+                            {tr("coverage"), kCoverage, true}});
+    } else {
+        told_ = {step,
+                 {tr("Explained"), tr("Share of the variance of the layer's tokens that the concepts give again"),
+                  [](const TrainingMoment& now) { return percent(now.values[kExplained]); }},
+                 {tr("Active"), tr("Concepts that speak for a token, in the mean"),
+                  [](const TrainingMoment& now) { return value(now.values[kActive]); }},
+                 {tr("Silent"), tr("Share of the concepts that have long spoken for no token"),
+                  [](const TrainingMoment& now) { return percent(now.values[kDead]); }},
+                 {tr("Tokens/s"), tr("Mean since the start, the model's runs included"), speed},
+                 left};
+        curves_->setCurves({{tr("total"), 0},
+                            {tr("reconstruction"), 1},
+                            {tr("explained"), kExplained, true},
+                            {tr("silent"), kDead, true}});
+        more_curves_->setCurves({{tr("active concepts a token"), kActive}});
+    }
+    for (std::size_t i = 0; i < kFigures; ++i) {
+        const bool any = i < told_.size();
+        captions_[i]->setVisible(any);
+        figures_[i]->setVisible(any);
+        if (!any) continue;
+        captions_[i]->setText(told_[i].name);
+        for (auto* label : {captions_[i], figures_[i]}) label->setToolTip(told_[i].tip);
+        figures_[i]->setAccessibleName(told_[i].name);
+    }
+    picture_->setVisible(mask);
+    explain_->setText(mask ? tr("Explain with it") : tr("Show its concepts"));
+    buildForms();
     restyle();
 }
 
@@ -329,6 +418,7 @@ void TrainPanel::restyle() {
     refreshFigures();
     refreshPreview();
     curves_->update();
+    more_curves_->update();
 }
 
 void TrainPanel::unfold(bool more) {
@@ -337,117 +427,143 @@ void TrainPanel::unfold(bool more) {
 }
 
 void TrainPanel::buildForms() {
-    std::vector<SettingFacts> first, more = run_.declared();
+    std::vector<SettingFacts> first, more = run_->declared();
     for (const char* name : kFirst) {
         const auto found = std::find_if(more.begin(), more.end(), [&](const auto& s) { return s.name == name; });
         if (found == more.end()) continue;
         first.push_back(*found);
         more.erase(found);
     }
-    const auto set = [this](const std::string& name, const std::string& value) { run_.set(name, value); };
+    const auto set = [this](const std::string& name, const std::string& value) { run_->set(name, value); };
     first_->build(first, set);
     more_->build(more, set);
     refresh();
 }
 
 void TrainPanel::refresh() {
-    using Stage = MaskRun::Stage;
-    const auto stage = run_.stage();
+    using Stage = TrainingRun::Stage;
+    const auto stage = run_->stage();
     const bool setup = stage == Stage::Setup, ended = stage == Stage::Ended, paused = stage == Stage::Paused;
     setup_->setVisible(setup);
     settings_->setVisible(setup);
-    data_->setPath(run_.data());
-    out_->setPath(run_.out());
-    const auto about = run_.aboutTheFile();
+    data_->setPath(run_->data());
+    out_->setPath(run_->out());
+    const auto about = run_->aboutTheFile();
     about_file_->setText(breakable(about));
     about_file_->setVisible(!about.isEmpty());
-    first_->fill(run_.settings());
-    more_->fill(run_.settings());
-    reset_->setEnabled(!run_.settings().empty());
-    reset_->setToolTip(run_.settings().empty() ? tr("These are the trainer's own settings")
-                                               : tr("Take the trainer's own settings back"));
+    first_->fill(run_->settings());
+    more_->fill(run_->settings());
+    reset_->setEnabled(!run_->settings().empty());
+    reset_->setToolTip(run_->settings().empty() ? tr("These are the trainer's own settings")
+                                                : tr("Take the trainer's own settings back"));
     of_run_->setVisible(!setup);
     of_run_->setText(
-        tr("For %1, from %2 into %3").arg(run_.modelTitle(), breakable(run_.data()), breakable(run_.out())));
-    trouble_->setVisible(!run_.trouble().isEmpty());
-    trouble_words_->setText(breakable(run_.trouble()));
+        tr("For %1, from %2 into %3").arg(run_->modelTitle(), breakable(run_->data()), breakable(run_->out())));
+    trouble_->setVisible(!run_->trouble().isEmpty());
+    trouble_words_->setText(breakable(run_->trouble()));
     start_->setVisible(setup);
-    const auto why_not = run_.whyNot();
-    start_->setText(run_.goesOn() ? tr("Go on") : tr("Start training"));
+    const auto why_not = run_->whyNot();
+    start_->setText(run_->goesOn() ? tr("Go on") : tr("Start training"));
     start_->setEnabled(why_not.isEmpty());
     start_->setToolTip(why_not);
-    anew_->setVisible(setup && run_.goesOn());
+    anew_->setVisible(setup && run_->goesOn());
     anew_->setEnabled(why_not.isEmpty());
     anew_->setToolTip(why_not.isEmpty() ? tr("From the first step; the paused training is moved aside, not lost")
                                         : why_not);
-    pause_->setVisible(run_.busy());
+    pause_->setVisible(run_->busy());
     pause_->setEnabled(stage != Stage::Pausing);
     resume_->setVisible(paused);
-    stop_->setVisible(run_.busy() || paused);
+    stop_->setVisible(run_->busy() || paused);
     stop_->setEnabled(stage != Stage::Pausing);
     explain_->setVisible(ended);
-    const auto why_not_explain = run_.whyNotExplain();
+    const auto why_not_explain = run_->whyNotExplain();
     explain_->setEnabled(why_not_explain.isEmpty());
-    explain_->setToolTip(why_not_explain.isEmpty() ? tr("Shows what this mask makes of the current picture")
+    explain_->setToolTip(why_not_explain.isEmpty() ? tr("Shows what it makes of the current picture")
                                                    : why_not_explain);
     again_->setVisible(ended);
 
     held_->setVisible(ended);
     clearLayout(held_grid_);
-    if (ended && run_.outcome()) {
-        const auto& found = *run_.outcome();
-        held_words_->setText(found.held == 0
-                                 ? tr("None was held out, so nothing was measured")
-                                 : tr("%1 held out; the mask covers %2 and keeps the answer of %3")
-                                       .arg(count(found.held), percent(found.coverage), percent(found.agreement)));
-        if (found.held > 0) {
-            const auto put = [this](const QString& words, int row, int col, const QString& tip = {}) {
-                auto* label = quiet(words);
-                label->setWordWrap(false);
-                label->setToolTip(tip);
-                if (col > 0) label->setFont(mono(11));
-                if (col > 0) label->setAlignment(Qt::AlignRight);
-                held_grid_->addWidget(label, row, col);
-            };
-            put(tr("Of the map kept"), 0, 0);
-            const QString kept[] = {tr("100 %"), tr("50 %"), tr("15 %")};
-            for (int k = 0; k < 3; ++k) put(kept[k], 0, k + 1);
-            put(tr("Average drop, %"), 1, 0, tr("How much of the answer's probability is lost; lower is better"));
-            put(tr("Increase, %"), 2, 0, tr("How many pictures are answered more surely; higher is better"));
-            for (std::size_t k = 0; k < 3; ++k) {
-                put(QString::number(found.average_drop[k], 'f', 1), 1, static_cast<int>(k) + 1);
-                put(QString::number(found.increase[k], 'f', 1), 2, static_cast<int>(k) + 1);
-            }
+    if (ended && run_->outcome()) fillHeld(*run_->outcome());
+}
+
+void TrainPanel::fillHeld(const TrainingOutcome& found) {
+    const bool mask = run_->what() == Trained::Mask;
+    if (found.held == 0)
+        held_words_->setText(tr("None was held out, so nothing was measured"));
+    else if (mask)
+        held_words_->setText(tr("%1 held out; the mask covers %2 and keeps the answer of %3")
+                                 .arg(count(found.held), percent(found.coverage), percent(found.agreement)));
+    else
+        held_words_->setText(tr("%1 held out; with what the concepts say in the layer's place, %2 are answered alike")
+                                 .arg(count(found.held), percent(found.agreement)));
+    if (found.held == 0) return;
+    const auto put = [this](const QString& words, int row, int col, const QString& tip = {}) {
+        auto* label = quiet(words);
+        label->setWordWrap(false);
+        label->setToolTip(tip);
+        if (col > 0) label->setFont(mono(11));
+        if (col > 0) label->setAlignment(Qt::AlignRight);
+        held_grid_->addWidget(label, row, col);
+    };
+    if (!mask) {
+        const struct {
+            QString name, figure, tip;
+        } rows[] = {{tr("Explained variance"), percent(found.explained), tr("Of the layer's tokens; higher is better")},
+                    {tr("Answer kept"), percent(found.substitution),
+                     tr("1 less the change of the answer, over its change with nothing in the layer's place")},
+                    {tr("Change of the answer"), tr("%1 nats").arg(value(found.divergence)),
+                     tr("Mean Kullback-Leibler divergence from the model's own answer")},
+                    {tr("Active a token"), value(found.active), tr("Concepts, in the mean")},
+                    {tr("Active a picture"), value(found.distinct), tr("Different concepts, in the mean")},
+                    {tr("Never active"), percent(found.never), tr("Share of the concepts")},
+                    {tr("Active everywhere"), percent(found.dense),
+                     tr("Share of the concepts that speak for more than 1 % of the tokens")}};
+        int row = 0;
+        for (const auto& one : rows) {
+            put(one.name, row, 0, one.tip);
+            put(one.figure, row++, 1, one.tip);
         }
+        return;
+    }
+    put(tr("Of the map kept"), 0, 0);
+    const QString kept[] = {tr("100 %"), tr("50 %"), tr("15 %")};
+    for (int k = 0; k < 3; ++k) put(kept[k], 0, k + 1);
+    put(tr("Average drop, %"), 1, 0, tr("How much of the answer's probability is lost; lower is better"));
+    put(tr("Increase, %"), 2, 0, tr("How many pictures are answered more surely; higher is better"));
+    for (std::size_t k = 0; k < 3; ++k) {
+        put(QString::number(found.average_drop[k], 'f', 1), 1, static_cast<int>(k) + 1);
+        put(QString::number(found.increase[k], 'f', 1), 2, static_cast<int>(k) + 1);
     }
 }
 
 void TrainPanel::refreshFigures() {
-    const bool busy = run_.busy();
-    bar_->setProgress(busy, run_.share());
-    doing_->setText(run_.doing());
-    doing_->setVisible(!run_.doing().isEmpty());
-    curves_->setCurve(run_.curve());
-    const bool any = !run_.curve().empty();
+    const bool busy = run_->busy();
+    bar_->setProgress(busy, run_->share());
+    doing_->setText(run_->doing());
+    doing_->setVisible(!run_->doing().isEmpty());
+    const bool any = !run_->curve().empty();
+    curves_->setPoints(run_->curve());
+    more_curves_->setPoints(run_->curve());
+    more_curves_->setVisible(any && run_->what() == Trained::Concepts);
     logarithmic_->setVisible(any);
-    running_->setVisible(run_.moment().has_value());
+    running_->setVisible(run_->moment().has_value());
     const auto none = QStringLiteral("–");
-    if (const auto& now = run_.moment()) {
-        figures_[0]->setText(tr("%1 of %2").arg(count(now->step), count(now->steps)));
-        figures_[1]->setText(any ? percent(now->agreement) : none);
-        figures_[2]->setText(any ? percent(now->coverage) : none);
-        figures_[3]->setText(now->pictures_per_second > 0 ? QString::number(now->pictures_per_second, 'f', 1) : none);
-        figures_[4]->setText(busy && now->pictures_per_second > 0 ? wait(now->seconds_left) : none);
-    }
-    const auto warning = run_.warning();
+    if (const auto& now = run_->moment())
+        for (std::size_t i = 0; i < told_.size(); ++i) {
+            const bool known = i == 0 || (any && (busy || told_[i].name != tr("Time left")));
+            const auto words = known ? told_[i].words(*now) : QString();
+            figures_[i]->setText(words.isEmpty() ? none : words);
+        }
+    const auto warning = run_->warning();
     warning_words_->setText(warning);
     warning_->setVisible(!warning.isEmpty());
-    notes_->setText(breakable(run_.notes().join(QLatin1Char('\n'))));
-    notes_->setVisible(!run_.notes().isEmpty());
+    notes_->setText(breakable(run_->notes().join(QLatin1Char('\n'))));
+    notes_->setVisible(!run_->notes().isEmpty());
 }
 
 void TrainPanel::refreshPreview() {
-    const auto& preview = run_.preview();
+    const auto& preview = run_->preview();
     const bool has = preview && preview->trouble.empty();
     picture_->setImage(has ? seenThrough(*preview) : QImage());
     preview_words_->setVisible(preview.has_value());

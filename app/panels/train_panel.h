@@ -1,10 +1,10 @@
-// Training a mask: what is asked, how it goes, and what came of it.
+// Training a mask or concepts: what is asked, how it goes, and what came of it.
 #pragma once
 
 #include <QLineEdit>
 #include <QWidget>
 
-#include "jobs/mask_run.h"
+#include "jobs/training_run.h"
 
 class QGridLayout;
 class QLabel;
@@ -40,8 +40,10 @@ class TrainPanel : public QWidget {
     Q_OBJECT
 
   public:
-    TrainPanel(Session& session, MaskRun& run, QWidget* parent = nullptr);
+    TrainPanel(Session& session, TrainingRun& mask, TrainingRun& concepts, QWidget* parent = nullptr);
     void restyle();
+    void show(Trained what);
+    TrainingRun& run() const { return *run_; }  ///< that is shown
     QWidget* control(const std::string& setting) const;
     CurveView* curves() const { return curves_; }
     PictureBox* previewBox() const { return picture_; }
@@ -52,24 +54,33 @@ class TrainPanel : public QWidget {
     void fileWanted();
 
   private:
+    struct Figure {
+        QString name, tip;
+        QString (*words)(const TrainingMoment& now);
+    };
+    void follow(TrainingRun& run);
     void buildForms();
+    void fillHeld(const TrainingOutcome& found);
     void refresh();
     void refreshFigures();
     void refreshPreview();
     void unfold(bool more);
 
     Session& session_;
-    MaskRun& run_;
+    TrainingRun *mask_, *concepts_, *run_;
+    QToolButton *of_mask_, *of_concepts_;
     QWidget *setup_, *settings_, *running_, *more_box_, *held_, *trouble_, *warning_;
     PathLine *data_, *out_;
-    QLabel *about_file_, *of_run_, *trouble_sign_, *trouble_words_, *warning_sign_, *warning_words_, *doing_,
+    QLabel *about_, *about_file_, *of_run_, *trouble_sign_, *trouble_words_, *warning_sign_, *warning_words_, *doing_,
         *preview_words_, *held_words_, *notes_;
     SettingsForm *first_, *more_;
     QToolButton *fold_, *reset_, *logarithmic_;
     QPushButton *start_, *anew_, *pause_, *resume_, *stop_, *explain_, *again_;
     ThinBar* bar_;
-    CurveView* curves_;
-    QLabel* figures_[5];
+    CurveView *curves_, *more_curves_;
+    static constexpr int kFigures = 6;
+    std::vector<Figure> told_;
+    QLabel *captions_[kFigures], *figures_[kFigures];
     QGridLayout* held_grid_;
     PictureBox* picture_;
 };

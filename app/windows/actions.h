@@ -16,7 +16,7 @@ inline const QString kModels = QStringLiteral("recent/models"), kPictures = QStr
 struct MainWindow::Actions {
     QAction *export_picture, *export_map, *copy_picture, *copy_value, *unpin;
     QAction *fit, *one, *zoom_in, *zoom_out, *grid, *solid, *live, *hide, *theme_system, *theme_dark, *theme_light;
-    QAction *layer_up, *layer_down, *head_up, *head_down, *starter, *train;
+    QAction *layer_up, *layer_down, *head_up, *head_down, *starter;
     QAction *flip, *target, *region, *again, *stop, *several, *methods;
     QAction *compare_model, *compare_variant, *compare_flip;
     std::vector<std::pair<QString, std::vector<QAction*>>> groups;  ///< for the sheet of keys

@@ -34,8 +34,8 @@
 #include "jobs/command_line.h"
 #include "jobs/comparison.h"
 #include "jobs/layer_maps.h"
-#include "jobs/mask_run.h"
 #include "jobs/seen_through.h"
+#include "jobs/training_run.h"
 #include "panels/choice_button.h"
 #include "panels/empty_state.h"
 #include "panels/explain_panel.h"
@@ -112,7 +112,8 @@ MainWindow::MainWindow(QWidget* parent)
     comparison_ = new Comparison(*session_);
     layer_maps_ = new LayerMaps(*session_);
     seen_through_ = new SeenThrough(*session_, *comparison_);
-    mask_run_ = new MaskRun(*session_);
+    mask_run_ = new TrainingRun(*session_, Trained::Mask);
+    concept_run_ = new TrainingRun(*session_, Trained::Concepts);
     graphics_ = std::make_unique<Graphics>();
     buildTop();
     buildStage();
@@ -528,7 +529,7 @@ void MainWindow::buildDocks() {
     model_dock_ = dock(QStringLiteral("model"), tr("Model"), scrolled(model_panel_), Qt::RightDockWidgetArea);
     map_ = new MapPanel(*session_, view_settings_);
     map_dock_ = dock(QStringLiteral("map"), tr("Map"), scrolled(map_), Qt::RightDockWidgetArea);
-    train_ = new TrainPanel(*session_, *mask_run_);
+    train_ = new TrainPanel(*session_, *mask_run_, *concept_run_);
     train_dock_ = dock(QStringLiteral("train"), tr("Train"), scrolled(train_), Qt::RightDockWidgetArea);
     keys_ = new ShortcutSheet;
     keys_dock_ = dock(QStringLiteral("keys"), tr("Keys"), scrolled(keys_), Qt::RightDockWidgetArea);
@@ -543,10 +544,12 @@ void MainWindow::buildDocks() {
     connect(measures_dock_, &QDockWidget::visibilityChanged, comparison_, &Comparison::setMeasuring);
     connect(measures_dock_, &QDockWidget::visibilityChanged, seen_through_, &SeenThrough::setLooking);
     connect(layers_dock_, &QDockWidget::visibilityChanged, layer_maps_, &LayerMaps::setLooking);
-    connect(train_dock_, &QDockWidget::visibilityChanged, mask_run_, &MaskRun::setLooking);
+    for (auto* run : {mask_run_, concept_run_}) {
+        connect(train_dock_, &QDockWidget::visibilityChanged, run, &TrainingRun::setLooking);
+        connect(run, &TrainingRun::moved, this, &MainWindow::refreshJobs);
+    }
     connect(train_, &TrainPanel::folderWanted, this, &MainWindow::chooseTrainingFolder);
     connect(train_, &TrainPanel::fileWanted, this, &MainWindow::chooseTrainingFile);
-    connect(mask_run_, &MaskRun::moved, this, &MainWindow::refreshJobs);
     connect(explain_, &ExplainPanel::settingsChanged, this, &MainWindow::settingsChanged);
     connect(explain_, &ExplainPanel::secondPictureWanted, this, &MainWindow::openSecondPicture);
     connect(explain_, &ExplainPanel::insideWanted, this, [this] {
@@ -870,9 +873,9 @@ void MainWindow::refreshJobs() {
             words += tr("  %1 of %2 %3").arg(jobs.progress.done).arg(jobs.progress.total).arg(text(jobs.progress.unit));
     } else if (jobs.waiting > 1) {
         words = tr("jobs: %1").arg(jobs.waiting);
-    } else if (mask_run_->busy()) {
-        words = tr("Training a mask");
-        if (const auto& now = mask_run_->moment()) words += tr("  %1 of %2 steps").arg(now->step).arg(now->steps);
+    } else if (const auto* run = mask_run_->busy() ? mask_run_ : concept_run_; run->busy()) {
+        words = run == mask_run_ ? tr("Training a mask") : tr("Training concepts");
+        if (const auto& now = run->moment()) words += tr("  %1 of %2 steps").arg(now->step).arg(now->steps);
     }
     status_jobs_->setText(words);
     stop_button_->setEnabled(busy || jobs.waiting > 1);
@@ -1088,7 +1091,8 @@ void MainWindow::chooseAlso() {
                 [this](const QVariant& value) { session_->toggleAlso(value.toLongLong()); });
 }
 
-void MainWindow::openTraining() {
+void MainWindow::openTraining(Trained what) {
+    train_->show(what);
     if (panels_hidden_) hidePanels(false);
     train_dock_->show();
     train_dock_->raise();
@@ -1096,17 +1100,17 @@ void MainWindow::openTraining() {
 }
 
 void MainWindow::chooseTrainingFolder() {
-    const auto before = mask_run_->data();
+    const auto before = train_->run().data();
     const auto folder = QFileDialog::getExistingDirectory(
         this, tr("Choose the pictures to train on"),
         before.isEmpty() ? settings_->value(QStringLiteral("folders/pictures")).toString() : before);
-    if (!folder.isEmpty()) mask_run_->setData(folder);
+    if (!folder.isEmpty()) train_->run().setData(folder);
 }
 
 void MainWindow::chooseTrainingFile() {
     const auto file =
-        QFileDialog::getSaveFileName(this, tr("Write the mask to"), mask_run_->out(), tr("Masks (*.safetensors)"));
-    if (!file.isEmpty()) mask_run_->setOut(file);
+        QFileDialog::getSaveFileName(this, tr("Write to"), train_->run().out(), tr("Tensors (*.safetensors)"));
+    if (!file.isEmpty()) train_->run().setOut(file);
 }
 
 void MainWindow::askConsent(const QString& request) {

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "jobs/session.h"
+#include "jobs/training.h"
 #include "panels/view_settings.h"
 #include "windows/scene.h"
 #include "windows/theme.h"
@@ -33,7 +34,6 @@ class HeadStrip;
 class LayerMaps;
 class LayerStrip;
 class MapPanel;
-class MaskRun;
 class MeasuresPanel;
 class ModelPanel;
 class NoticeBar;
@@ -41,6 +41,7 @@ class SeenThrough;
 class ShortcutSheet;
 class ThinBar;
 class TrainPanel;
+class TrainingRun;
 
 class MainWindow : public QMainWindow {
     Q_OBJECT
@@ -65,7 +66,8 @@ class MainWindow : public QMainWindow {
     QDockWidget* layersDock() const { return layers_dock_; }
     MeasuresPanel* measures() const { return measures_; }
     QDockWidget* measuresDock() const { return measures_dock_; }
-    MaskRun& maskRun() { return *mask_run_; }
+    TrainingRun& maskRun() { return *mask_run_; }
+    TrainingRun& conceptRun() { return *concept_run_; }
     SeenThrough& seenThrough() { return *seen_through_; }
     TrainPanel* trainPanel() const { return train_; }
     QDockWidget* trainDock() const { return train_dock_; }
@@ -120,7 +122,7 @@ class MainWindow : public QMainWindow {
     void openSecondPicture();
     void openModelFile();
     void openModelFolder();
-    void openTraining();
+    void openTraining(Trained what);
     void sayWhereRegionsCount();
     void chooseAlso();  ///< one more class beside the target
     void chooseTrainingFolder();
@@ -171,7 +173,7 @@ class MainWindow : public QMainWindow {
     LayerMaps* layer_maps_ = nullptr;
     LayerStrip* layer_strip_ = nullptr;
     MeasuresPanel* measures_ = nullptr;
-    MaskRun* mask_run_ = nullptr;
+    TrainingRun *mask_run_ = nullptr, *concept_run_ = nullptr;
     SeenThrough* seen_through_ = nullptr;
     TrainPanel* train_ = nullptr;
     ShortcutSheet* keys_ = nullptr;

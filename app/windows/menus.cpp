@@ -149,7 +149,8 @@ void MainWindow::buildMenus() {
     connect(recent_models, &QMenu::aboutToShow, this, [this, recent_models] { fillRecent(recent_models, kModels); });
     a.starter =
         add(model, tr("Open the built-in model"), {}, [this] { session_->openModel(QStringLiteral("starter")); });
-    a.train = add(model, tr("Train a mask…"), {}, [this] { openTraining(); });
+    add(model, tr("Train a mask…"), {}, [this] { openTraining(Trained::Mask); });
+    add(model, tr("Train concepts…"), {}, [this] { openTraining(Trained::Concepts); });
     model->addSeparator();
     // Page Up and Page Down as well: brackets need AltGr on some keyboards.
     a.layer_down = add(model, tr("Previous layer"), {QKeySequence(Qt::Key_BracketLeft), QKeySequence(Qt::Key_PageUp)},

@@ -1,5 +1,6 @@
 // The Train panel in the real window: a mask is set up, trained, paused, gone on with and tried out.
 #include <QApplication>
+#include <QComboBox>
 #include <QDockWidget>
 #include <QDropEvent>
 #include <QFile>
@@ -21,7 +22,7 @@
 
 #include <gtest/gtest.h>
 
-#include "jobs/mask_run.h"
+#include "jobs/training_run.h"
 #include "panels/small_widgets.h"
 #include "panels/train_panel.h"
 #include "patience.h"
@@ -33,7 +34,7 @@ namespace {
 
 class TrainPanelTest : public testing::Test {
   protected:
-    using Stage = MaskRun::Stage;
+    using Stage = TrainingRun::Stage;
 
     void SetUp() override {
         if (!Workbench::has_starter()) GTEST_SKIP() << "the built-in model is not part of this build";
@@ -84,7 +85,7 @@ class TrainPanelTest : public testing::Test {
         return words->isVisibleTo(window_->trainPanel()) ? words->text().remove(QChar(0x200B)) : QString();
     }
     Session& session() { return window_->session(); }
-    MaskRun& run() { return window_->maskRun(); }
+    TrainingRun& run() { return window_->maskRun(); }
     std::int64_t step() { return run().moment() && !run().curve().empty() ? run().curve().back().step : 0; }
 
     QTemporaryDir folder_;
@@ -123,7 +124,7 @@ TEST_F(TrainPanelTest, AMaskIsPausedGoneOnWithEndedAndExplainsThePicture) {
     constexpr int kSteps = 4;
     set_up(kSteps);
     // Paused as soon as a step is told.
-    const auto listening = QObject::connect(&run(), &MaskRun::moved, [&] {
+    const auto listening = QObject::connect(&run(), &TrainingRun::moved, [&] {
         if (step() >= 1 && run().stage() == Stage::Running) run().pause();
     });
     click("trainStart");
@@ -325,7 +326,7 @@ TEST_F(TrainPanelTest, MasksThatHideAllAreWarnedOfAndThenEndTheTraining) {
     run().set("lr", "0.5");
     run().set("preview_every", "0");
     QString said;
-    const auto listening = QObject::connect(&run(), &MaskRun::moved, [&] {
+    const auto listening = QObject::connect(&run(), &TrainingRun::moved, [&] {
         if (said.isEmpty()) said = run().warning();
     });
     click("trainStart");
@@ -383,6 +384,61 @@ TEST_F(TrainPanelTest, ConvolutionalNetworksAndProgramsAreTrainedOnOrRefusedWith
         click("trainAgain");
     }
     EXPECT_GE(trained, 3);
+}
+
+TEST_F(TrainPanelTest, ConceptsArePausedGoneOnWithEndedAndShown) {
+    const auto model = folder_.filePath("tiny");
+    ASSERT_TRUE(test::write_tiny_model(model.toStdString()));
+    session().openModel(model);
+    ASSERT_TRUE(wait_until([&] { return session().model()->request == model.toStdString() && session().look(); }));
+    auto* panel = window_->trainPanel();
+    panel->findChild<QToolButton*>("trainConcepts")->click();
+    auto& concepts = window_->conceptRun();
+    EXPECT_EQ(&panel->run(), &concepts);
+    // The layer that would be read is named, and all others are offered.
+    auto* point = qobject_cast<QComboBox*>(panel->control("point"));
+    ASSERT_NE(point, nullptr);
+    EXPECT_TRUE(point->currentText().startsWith("blocks.")) << point->currentText().toStdString();
+    EXPECT_EQ(static_cast<std::size_t>(point->count()), session().model()->points.size());
+    EXPECT_TRUE(concepts.settings().empty()) << "a default is no setting";
+    for (const auto& setting : concepts.declared()) EXPECT_FALSE(setting.caption.empty()) << setting.name;
+
+    constexpr int kSteps = 6;
+    concepts.setData(folder_.filePath("pictures"));
+    concepts.setOut(folder_.filePath("one.concepts.safetensors"));
+    for (const auto& [name, value] : {std::pair<const char*, std::string>{"steps", std::to_string(kSteps)},
+                                      {"batch", "8"},
+                                      {"latents", "32"},
+                                      {"k", "4"},
+                                      {"buffer", "1"},
+                                      {"held", "0.34"},
+                                      {"report_seconds", "0"}})
+        concepts.set(name, value);
+    QStringList ready;
+    QObject::connect(&session(), &Session::autoencoderReady, [&](const QString& file) { ready << file; });
+    const auto listening = QObject::connect(&concepts, &TrainingRun::moved, [&] {
+        if (!concepts.curve().empty() && concepts.stage() == Stage::Running) concepts.pause();
+    });
+    click("trainStart");
+    ASSERT_TRUE(wait_until([&] { return !concepts.busy(); }));
+    QObject::disconnect(listening);
+    EXPECT_TRUE(ready.isEmpty()) << "before the end";
+    if (concepts.stage() == Stage::Paused) click("trainResume");
+    ASSERT_TRUE(wait_until([&] { return !concepts.busy(); }));
+    ASSERT_EQ(concepts.stage(), Stage::Ended) << trouble().toStdString();
+    ASSERT_EQ(concepts.curve().size(), static_cast<std::size_t>(kSteps));
+    EXPECT_LE(concepts.curve().back().values[kActive], 4.001f) << "no more than k";
+    EXPECT_EQ(concepts.outcome()->held, 1);
+    EXPECT_EQ(ready, QStringList{concepts.out()});
+    // The other kind was not touched.
+    EXPECT_EQ(run().stage(), Stage::Setup);
+    panel->findChild<QToolButton*>("trainMask")->click();
+    EXPECT_TRUE(panel->findChild<QPushButton*>("trainStart")->isVisibleTo(panel));
+    panel->findChild<QToolButton*>("trainConcepts")->click();
+    click("trainExplain");
+    ASSERT_TRUE(wait_until([&] { return !session().explaining(); }));
+    ASSERT_TRUE(session().explanation()) << session().explainTrouble().toStdString();
+    EXPECT_EQ(session().explanation()->method, "concepts");
 }
 
 TEST_F(TrainPanelTest, AWindowThatIsClosedWhileTrainingLeavesACheckpoint) {

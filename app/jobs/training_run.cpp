@@ -1,5 +1,5 @@
 // Posts the training and takes in what it reports.
-#include "mask_run.h"
+#include "training_run.h"
 
 #include <QDir>
 #include <QFileInfo>
@@ -13,8 +13,9 @@ namespace {
 
 constexpr const char* kTag = "train";
 // The trainer gives up after 100 steps outside; a tenth of that is worth a word.
-constexpr double kLeast = 0.02, kMost = 0.98;
+constexpr float kLeast = 0.02f, kMost = 0.98f;
 constexpr std::int64_t kPatience = 100, kWord = 10;
+constexpr float kMostDead = 0.5f;
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
@@ -30,51 +31,63 @@ QString joined(const std::vector<std::string>& names) {
     return out.join(QLatin1Char(','));
 }
 
+QString inPercent(float part) {
+    return QString::number(100 * static_cast<double>(part), 'f', 1) + QStringLiteral(" %");
+}
+
 bool isThere(const std::filesystem::path& file) {
     std::error_code ignored;
     return std::filesystem::exists(file, ignored);
 }
 
+QString method_of(Trained what) { return what == Trained::Mask ? QStringLiteral("ttame") : QStringLiteral("concepts"); }
+
+/// A mask that hides neither all nor nothing.
+bool sound(const TrainingMoment& moment) {
+    return moment.values[kCoverage] >= kLeast && moment.values[kCoverage] <= kMost;
+}
+
 }  // namespace
 
-MaskRun::MaskRun(Session& session)
+TrainingRun::TrainingRun(Session& session, Trained what)
     : QObject(&session),
       session_(session),
-      declared_(mask_settings()),
-      jobs_([] { return std::make_unique<MaskTrainer>(); },
+      declared_(training_settings(what)),
+      jobs_([] { return std::make_unique<Trainer>(); },
             [this](std::function<void()> closure) {
                 QMetaObject::invokeMethod(this, std::move(closure), Qt::QueuedConnection);
             }) {
-    connect(&session, &Session::modelChanged, this, &MaskRun::followModel);
+    plan_.what = what;
+    connect(&session, &Session::modelChanged, this, &TrainingRun::followModel);
     connect(&session, &Session::pictureChanged, this,
             [this] { picture_->set(session_.picture() ? session_.picture()->file : std::filesystem::path()); });
 }
 
-MaskRun::~MaskRun() {
+TrainingRun::~TrainingRun() {
     stop_.request_stop();  // a checkpoint is written: the run goes on another day
     jobs_.finish();
 }
 
 // ---- setting up -----------------------------------------------------------------------------------------------------
 
-void MaskRun::setData(const QString& folder) {
+void TrainingRun::setData(const QString& folder) {
     if (data_ == folder) return;
     data_ = folder;
     trouble_.clear();
     Q_EMIT changed();
 }
 
-void MaskRun::setOut(const QString& file) {
+void TrainingRun::setOut(const QString& file) {
     if (out_ == file) return;
     out_ = file;
     trouble_.clear();
     Q_EMIT changed();
 }
 
-void MaskRun::set(const std::string& name, const std::string& value) {
-    const auto found = std::find_if(declared_.begin(), declared_.end(), [&](const auto& s) { return s.name == name; });
-    if (found == declared_.end()) return;
-    if (value == found->standard || (name == "layers" && value.empty()))
+void TrainingRun::set(const std::string& name, const std::string& value) {
+    const auto* found = declared(name);
+    if (!found) return;
+    if (value == found->standard || ((name == "layers" || name == "point") && value.empty()))
         settings_.erase(name);
     else
         settings_[name] = value;
@@ -83,49 +96,64 @@ void MaskRun::set(const std::string& name, const std::string& value) {
     if (name == "version") layersNow();
 }
 
-void MaskRun::resetSettings() {
+void TrainingRun::resetSettings() {
     settings_.clear();
     Q_EMIT changed();
     layersNow();
 }
 
-void MaskRun::setLooking(bool looking) {
+void TrainingRun::setLooking(bool looking) {
     looking_ = looking;
     layersNow();
 }
 
 /// A new model has other layers, and its masks another file.
-void MaskRun::followModel() {
+void TrainingRun::followModel() {
     if (busy() || stage_ == Stage::Paused) return;
     settings_.erase("layers");
+    settings_.erase("point");
     if (out_ == suggested_) out_ = suggested_ = suggestedFile();
     trouble_.clear();
     layersNow();
     Q_EMIT changed();
 }
 
-void MaskRun::layersNow() {
-    if (!looking_ || !session_.model() || session_.model()->classes < 1 || stage_ != Stage::Setup) return;
+SettingFacts* TrainingRun::declared(const std::string& name) {
+    const auto found = std::find_if(declared_.begin(), declared_.end(), [&](const auto& s) { return s.name == name; });
+    return found == declared_.end() ? nullptr : &*found;
+}
+
+void TrainingRun::layersNow() {
+    if (!looking_ || !session_.model() || stage_ != Stage::Setup) return;
+    const auto& model = *session_.model();
+    if (what() == Trained::Concepts) {
+        if (layers_of_ == model.request) return;
+        layers_of_ = model.request;
+        // Three quarters deep, as the trainer takes by itself.
+        auto* point = declared("point");
+        point->choices = model.points;
+        point->standard = model.layers > 0 ? "blocks." + std::to_string(model.layers * 3 / 4) : model.cam_point;
+        Q_EMIT formChanged();
+        return;
+    }
+    if (model.classes < 1) return;
     const auto chosen = settings_.find("version");
-    auto version = std::string("tame");
-    for (const auto& setting : declared_)
-        if (setting.name == "version") version = chosen == settings_.end() ? setting.standard : chosen->second;
-    const auto of = session_.model()->request + '\n' + version;
+    const auto version = chosen == settings_.end() ? declared("version")->standard : chosen->second;
+    const auto of = model.request + '\n' + version;
     if (of == layers_of_) return;
     layers_of_ = of;
     session_.post(
         {.tag = "mask layers", .title = {}, .urgency = Urgency::Later},
         [version](Workbench& bench, JobControl&) { return bench.mask_layers(version); },
-        [self = QPointer<MaskRun>(this), of](Result<std::vector<std::string>> layers) {
+        [self = QPointer<TrainingRun>(this), of](Result<std::vector<std::string>> layers) {
             if (!self || self->layers_of_ != of) return;
-            for (auto& setting : self->declared_)
-                if (setting.name == "layers") setting.standard = layers ? joined(*layers).toStdString() : std::string();
+            self->declared("layers")->standard = layers ? joined(*layers).toStdString() : std::string();
             Q_EMIT self->formChanged();
         });
 }
 
 /// Beside the model, else among the person's documents; a name that is free, or that a run was paused under.
-QString MaskRun::suggestedFile() const {
+QString TrainingRun::suggestedFile() const {
     const auto& model = session_.model();
     if (!model) return {};
     const QFileInfo opened(text(model->request));
@@ -140,21 +168,23 @@ QString MaskRun::suggestedFile() const {
     if (name.isEmpty()) name = text(model->name);
     name.replace(QLatin1Char('/'), QLatin1Char('_'));
     for (int i = 1;; ++i) {
-        const auto file = QStringLiteral("%1/%2%3.mask.safetensors")
-                              .arg(folder, name, i == 1 ? QString() : QStringLiteral("-%1").arg(i));
+        const auto file = QStringLiteral("%1/%2%3.%4.safetensors")
+                              .arg(folder, name, i == 1 ? QString() : QStringLiteral("-%1").arg(i),
+                                   what() == Trained::Mask ? QStringLiteral("mask") : QStringLiteral("concepts"));
         if (!QFileInfo::exists(file) || isThere(checkpoint_of(file.toStdString()))) return file;
     }
 }
 
-QString MaskRun::whyNot() const {
+QString TrainingRun::whyNot() const {
     if (!session_.model()) return tr("Open a model first");
-    if (session_.model()->classes < 1) return tr("This model has no classes, whose masks would be trained");
+    if (what() == Trained::Mask && session_.model()->classes < 1)
+        return tr("This model has no classes, whose masks would be trained");
     if (data_.isEmpty()) return tr("Choose a folder of pictures first");
     if (out_.isEmpty()) return tr("Say which file to write first");
     return {};
 }
 
-QString MaskRun::aboutTheFile() const {
+QString TrainingRun::aboutTheFile() const {
     if (out_.isEmpty()) return {};
     const auto file = std::filesystem::path(out_.toStdString());
     if (goesOn())
@@ -164,16 +194,19 @@ QString MaskRun::aboutTheFile() const {
     return {};
 }
 
-bool MaskRun::goesOn() const { return !out_.isEmpty() && isThere(checkpoint_of(out_.toStdString())); }
+bool TrainingRun::goesOn() const { return !out_.isEmpty() && isThere(checkpoint_of(out_.toStdString())); }
 
 // ---- driving --------------------------------------------------------------------------------------------------------
 
-void MaskRun::start() {
+void TrainingRun::start() {
     if (!whyNot().isEmpty() || stage_ != Stage::Setup) return;
     plan_.model = session_.model()->request;
     plan_.data = QFileInfo(data_).absoluteFilePath().toStdString();
     plan_.out = QFileInfo(out_).absoluteFilePath().toStdString();
     plan_.settings = settings_;
+    // What the form shows is what is read.
+    if (const auto* point = declared("point"); point && !point->standard.empty())
+        plan_.settings.try_emplace("point", point->standard);
     model_title_ = text(session_.model()->title);
     curve_.clear();
     moment_.reset();
@@ -184,7 +217,7 @@ void MaskRun::start() {
     go();
 }
 
-void MaskRun::startAnew() {
+void TrainingRun::startAnew() {
     if (!whyNot().isEmpty() || stage_ != Stage::Setup) return;
     if (!goesOn()) return start();
     const std::filesystem::path out = QFileInfo(out_).absoluteFilePath().toStdString();
@@ -201,11 +234,11 @@ void MaskRun::startAnew() {
     Q_EMIT moved();
 }
 
-void MaskRun::resume() {
+void TrainingRun::resume() {
     if (stage_ == Stage::Paused) go();
 }
 
-void MaskRun::go() {
+void TrainingRun::go() {
     stage_ = Stage::Starting;
     trouble_.clear();
     doing_ = tr("Starting");
@@ -215,10 +248,10 @@ void MaskRun::go() {
     stop_ = std::stop_source();
     picture_->set(session_.picture() ? session_.picture()->file : std::filesystem::path());
     jobs_.post(
-        {.tag = kTag, .title = "Training a mask"},
-        [this, plan = plan_, picture = picture_, stop = stop_](MaskTrainer&, JobControl& job) {
+        {.tag = kTag, .title = "Training"},
+        [this, plan = plan_, picture = picture_, stop = stop_](Trainer&, JobControl& job) {
             // `this` outlives the job: the destructor waits for it.
-            MaskReports reports;
+            TrainingReports reports;
             reports.doing = [&](std::string doing, std::int64_t done, std::int64_t total) {
                 job.show([this, doing = std::move(doing), done, total] {
                     if (stage_ == Stage::Pausing) return;  // what is said then stays
@@ -227,7 +260,7 @@ void MaskRun::go() {
                     Q_EMIT moved();
                 });
             };
-            reports.moment = [&](MaskMoment moment) {
+            reports.moment = [&](TrainingMoment moment) {
                 job.show([this, moment = std::move(moment)] {
                     // What is only said has no figures.
                     const bool says = !moment.note.empty();
@@ -235,12 +268,8 @@ void MaskRun::go() {
                     if (!says || !moment_) moment_ = moment;
                     // A run that goes on starts from what its last step left.
                     if (says && curve_.empty()) sound_ = moment.step;
-                    if (!says && moment.coverage >= kLeast && moment.coverage <= kMost) sound_ = moment.step;
-                    if (!says)
-                        curve_.push_back({moment.step,
-                                          {static_cast<float>(moment.total), static_cast<float>(moment.answer),
-                                           static_cast<float>(moment.area), static_cast<float>(moment.smooth),
-                                           static_cast<float>(moment.coverage)}});
+                    if (!says && sound(moment)) sound_ = moment.step;
+                    if (!says) curve_.push_back({moment.step, moment.values});
                     share_ = -1;
                     if (stage_ == Stage::Starting) {
                         stage_ = Stage::Running;
@@ -256,14 +285,14 @@ void MaskRun::go() {
                     Q_EMIT previewChanged();
                 });
             };
-            return MaskTrainer::train(plan, *picture, stop.get_token(), reports);
+            return Trainer::train(plan, *picture, stop.get_token(), reports);
         },
-        [this](Result<MaskOutcome> outcome) { took(std::move(outcome)); });
+        [this](Result<TrainingOutcome> outcome) { took(std::move(outcome)); });
     Q_EMIT changed();
     Q_EMIT moved();
 }
 
-void MaskRun::took(Result<MaskOutcome> outcome) {
+void TrainingRun::took(Result<TrainingOutcome> outcome) {
     share_ = -1;
     doing_.clear();
     if (!outcome) {
@@ -283,6 +312,7 @@ void MaskRun::took(Result<MaskOutcome> outcome) {
         if (outcome->finished) {
             stage_ = Stage::Ended;
             doing_ = tr("Trained in %1 steps on %2 pictures").arg(step).arg(outcome->pictures);
+            if (what() == Trained::Concepts) Q_EMIT session_.autoencoderReady(text(plan_.out.string()));
         } else if (leaving_) {
             stage_ = Stage::Setup;
             doing_ = step > 0 ? tr("Stopped at step %1; its checkpoint is written").arg(step)
@@ -299,25 +329,31 @@ void MaskRun::took(Result<MaskOutcome> outcome) {
     Q_EMIT moved();
 }
 
-QString MaskRun::stopping(bool leaving) const {
+QString TrainingRun::stopping(bool leaving) const {
     if (stage_ == Stage::Starting)
         return leaving ? tr("Stopping before the first step") : tr("Pausing before the first step");
     return leaving ? tr("Stopping after this step") : tr("Pausing after this step");
 }
 
-QString MaskRun::warning() const {
+QString TrainingRun::warning() const {
     if (!busy() || !moment_ || curve_.empty()) return {};
+    if (what() == Trained::Concepts) {
+        const auto dead = curve_.back().values[kDead];
+        if (dead < kMostDead) return {};
+        return tr("%1 of the concepts have long been silent: fewer concepts, a lower learning rate or another way to "
+                  "revive them may help")
+            .arg(inPercent(dead));
+    }
     const auto steps = curve_.back().step - sound_;
     if (steps < kWord) return {};
     return tr("For %1 steps the masks have covered %2 of the pictures: they hide all or nothing. After %3 such steps "
-              "the "
-              "training ends; hidden parts of another kind, a lower learning rate or another area weight may help")
+              "the training ends; hidden parts of another kind, a lower learning rate or another area weight may help")
         .arg(steps)
-        .arg(QString::number(100 * static_cast<double>(curve_.back().values[4]), 'f', 1) + QStringLiteral(" %"))
+        .arg(inPercent(curve_.back().values[kCoverage]))
         .arg(kPatience);
 }
 
-void MaskRun::pause() {
+void TrainingRun::pause() {
     if (stage_ != Stage::Starting && stage_ != Stage::Running) return;
     doing_ = stopping(false);
     stage_ = Stage::Pausing;
@@ -326,7 +362,7 @@ void MaskRun::pause() {
     Q_EMIT moved();
 }
 
-void MaskRun::stop() {
+void TrainingRun::stop() {
     if (busy()) {
         leaving_ = true;
         doing_ = stopping(true);
@@ -341,7 +377,7 @@ void MaskRun::stop() {
     Q_EMIT moved();
 }
 
-void MaskRun::again() {
+void TrainingRun::again() {
     if (stage_ != Stage::Ended) return;
     stage_ = Stage::Setup;
     doing_.clear();
@@ -351,27 +387,29 @@ void MaskRun::again() {
     Q_EMIT moved();
 }
 
-double MaskRun::share() const {
+double TrainingRun::share() const {
     if (moment_ && moment_->steps > 0 && stage_ != Stage::Starting)
         return static_cast<double>(moment_->step) / static_cast<double>(moment_->steps);
     return share_;
 }
 
-QString MaskRun::whyNotExplain() const {
+QString TrainingRun::whyNotExplain() const {
+    const bool mask = what() == Trained::Mask;
     if (stage_ != Stage::Ended) return tr("The training has not ended");
     if (!session_.model() || session_.model()->request != plan_.model)
-        return tr("This mask belongs to %1: open it first").arg(model_title_);
-    const auto* method = session_.methodFacts(QStringLiteral("ttame"));
-    if (!method) return tr("This build has no method that reads masks");
+        return mask ? tr("This mask belongs to %1: open it first").arg(model_title_)
+                    : tr("These concepts belong to %1: open it first").arg(model_title_);
+    const auto* method = session_.methodFacts(method_of(what()));
+    if (!method) return tr("This build has no method that reads such a file");
     if (!session_.look()) return tr("Open a picture first");
     return text(method->why_not);
 }
 
-void MaskRun::explainWithIt() {
+void TrainingRun::explainWithIt() {
     if (!whyNotExplain().isEmpty()) return;
-    session_.setMethod(QStringLiteral("ttame"));
-    session_.setSetting("mask", plan_.out.string());
-    session_.refreshExplanation();  // the file may hold another mask than when it was last read
+    session_.setMethod(method_of(what()));
+    session_.setSetting(what() == Trained::Mask ? "mask" : "autoencoder", plan_.out.string());
+    session_.refreshExplanation();  // the file may hold something else than when it was last read
 }
 
 }  // namespace vitrine::app

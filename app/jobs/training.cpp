@@ -1,8 +1,11 @@
 // Opens a copy of the model, trains, and turns tensors into what a panel draws.
-#include "mask_training.h"
+#include "training.h"
 
 #include <sys/resource.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <initializer_list>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/full.h>
@@ -10,6 +13,7 @@
 
 #include <vitrine/engine.h>
 #include <vitrine/torch_errors.h>
+#include <vitrine/train_concepts.h>
 #include <vitrine/train_mask.h>
 
 namespace vitrine::app {
@@ -18,34 +22,51 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// What the panel calls the trainer's settings, and what they are counted in where the trainer does not say.
+/// What the panel calls the trainers' settings, and what they are counted in where the trainer does not say.
 struct Caption {
-    const char *name, *words, *unit;
+    const char *name, *words, *unit = "";
 };
 constexpr Caption kCaptions[] = {
-    {"layers", "Layers", ""},
-    {"version", "Version", ""},
-    {"policy", "Hidden parts", ""},
-    {"masking", "Masks weighed", ""},
-    {"mode", "Mode", ""},
-    {"epochs", "Passes", ""},
-    {"steps", "Steps", ""},
+    {"layers", "Layers"},
+    {"version", "Version"},
+    {"policy", "Hidden parts"},
+    {"masking", "Masks weighed"},
+    {"mode", "Mode"},
+    {"point", "Layer and point"},
+    {"tokens", "Tokens read"},
+    {"kind", "Kind"},
+    {"latents", "Concepts"},
+    {"k", "Active a token"},
+    {"normalise", "Normalised by"},
+    {"convention", "Loss after"},
+    {"sparsity", "Sparsity weight"},
+    {"form", "Sparsity term"},
+    {"band", "Width of gradients"},
+    {"revive", "Silent ones"},
+    {"revive_k", "Revived at once"},
+    {"dead_tokens", "Silent after"},
+    {"prefixes", "Nested sizes"},
+    {"epochs", "Passes"},
+    {"steps", "Steps"},
     {"batch", "Batch", "pictures"},
-    {"lr", "Learning rate", ""},
-    {"weight_decay", "Weight decay", ""},
-    {"cross_entropy", "Answer weight", ""},
-    {"area", "Area weight", ""},
-    {"smooth", "Roughness weight", ""},
-    {"flip", "Chance of mirroring", ""},
-    {"held", "Share held out", ""},
+    {"lr", "Learning rate"},
+    {"warmup", "Warm-up", "steps"},
+    {"buffer", "Mixed in"},
+    {"pictures", "Run at once"},
+    {"weight_decay", "Weight decay"},
+    {"cross_entropy", "Answer weight"},
+    {"area", "Area weight"},
+    {"smooth", "Roughness weight"},
+    {"flip", "Chance of mirroring"},
+    {"held", "Share held out"},
     {"side", "Side before crop", "pixels"},
-    {"seed", "Seed", ""},
+    {"seed", "Seed"},
     {"preview_every", "Preview every", "steps"},
     {"checkpoint_seconds", "Checkpoint every", "s"},
     {"best_every", "Check for the best every", "steps"},
     {"report_seconds", "Report every", "s"},
-    {"floor", "Timed passes", ""},
-    {"precision", "Number format", ""},
+    {"floor", "Timed passes"},
+    {"precision", "Number format"},
 };
 
 /// A checkpoint's refusal names the setting that differs as files do; the panel has its own name for it.
@@ -112,7 +133,7 @@ class Preview {
 };
 
 /// What would be found out only after a while.
-Status can_be_done(const MaskPlan& plan) {
+Status can_be_done(const TrainingPlan& plan) {
     std::error_code failed;
     if (!fs::exists(plan.data, failed)) return fail(ErrorCode::NotFound, "there is nothing at {}", plan.data.string());
     const auto folder = plan.out.parent_path();
@@ -126,16 +147,90 @@ Status can_be_done(const MaskPlan& plan) {
     return {};
 }
 
+template <class Options>
+Options options_of(const TrainingPlan& plan, const std::stop_token& stop) {
+    Options options;
+    options.data = plan.data;
+    options.out = plan.out;
+    options.settings.assign(plan.settings.begin(), plan.settings.end());
+    options.stop = stop;
+    return options;
+}
+
+/// What both trainers tell at the end; their curves differ in length.
+template <class Summary>
+TrainingOutcome outcome_of(const Summary& trained) {
+    TrainingOutcome out;
+    out.finished = trained.finished;
+    out.steps = trained.steps;
+    out.pictures = trained.pictures;
+    out.skipped = trained.skipped;
+    out.held = trained.held.pictures;
+    out.agreement = trained.held.agreement;
+    out.curve.reserve(trained.curve.size());
+    for (const auto& step : trained.curve) std::copy(step.begin(), step.end(), out.curve.emplace_back().begin());
+    return out;
+}
+
+TrainingFigures figures(std::initializer_list<double> values) {
+    TrainingFigures out{};
+    std::transform(values.begin(), values.end(), out.begin(), [](double v) { return static_cast<float>(v); });
+    return out;
+}
+
+Result<TrainingOutcome> mask_of(Model& model, const TrainingPlan& plan, const PreviewPicture& picture,
+                                const std::stop_token& stop, const TrainingReports& reports) {
+    Preview preview(model, picture);
+    auto options = options_of<TrainMaskOptions>(plan, stop);
+    options.decoding = [&](const Progress& p) { reports.doing("Decoding pictures", p.done, p.total); };
+    options.progress = [&](const MaskStep& s) {
+        reports.moment({s.step, s.steps, figures({s.total, s.cross_entropy, s.area, s.smooth, s.coverage}), s.agreement,
+                        s.learning_rate, s.pictures_per_second, s.seconds_left, s.note});
+    };
+    options.preview = [&](const MaskModule& mask, std::int64_t step) { reports.preview(preview.of(mask, step)); };
+    const auto trained = VITRINE_TRY(train_mask(model, options));
+    // The last preview is of the file itself.
+    if (trained.finished)
+        if (const auto mask = MaskModule::load(plan.out)) reports.preview(preview.of(*mask, trained.steps));
+    auto out = outcome_of(trained);
+    out.coverage = trained.held.coverage;
+    out.average_drop = trained.held.average_drop;
+    out.increase = trained.held.increase;
+    return out;
+}
+
+Result<TrainingOutcome> concepts_of(Model& model, const TrainingPlan& plan, const std::stop_token& stop,
+                                    const TrainingReports& reports) {
+    auto options = options_of<TrainConceptsOptions>(plan, stop);
+    options.progress = [&](const ConceptStep& s) {
+        reports.moment(
+            {s.step, s.steps,
+             figures({s.total, s.reconstruction, s.sparsity, s.revival, s.explained_variance, s.active, s.dead}), 0,
+             s.learning_rate, s.tokens_per_second, s.seconds_left, s.note});
+    };
+    const auto trained = VITRINE_TRY(train_concepts(model, options));
+    auto out = outcome_of(trained);
+    const auto& held = trained.held;
+    out.explained = held.explained_variance;
+    out.active = held.active;
+    out.distinct = held.distinct;
+    out.never = held.never;
+    out.dense = held.dense;
+    out.divergence = held.divergence;
+    out.substitution = held.substitution;
+    return out;
+}
+
 }  // namespace
 
-std::vector<SettingFacts> mask_settings() {
+std::vector<SettingFacts> training_settings(Trained what) {
     std::vector<SettingFacts> out;
-    for (const auto& parameter : mask_parameters()) {
+    for (const auto& parameter : what == Trained::Mask ? mask_parameters() : concept_parameters()) {
         out.push_back(setting_of(parameter));
         for (const auto& one : kCaptions) {
             if (parameter.name != one.name) continue;
             out.back().caption = one.words;
-            out.back().unit = one.unit;
+            if (out.back().unit.empty()) out.back().unit = one.unit;
         }
     }
     return out;
@@ -153,8 +248,8 @@ fs::path aside_of(const fs::path& out) {
     }
 }
 
-Result<MaskOutcome> MaskTrainer::train(const MaskPlan& plan, const PreviewPicture& picture, std::stop_token stop,
-                                       const MaskReports& reports) {
+Result<TrainingOutcome> Trainer::train(const TrainingPlan& plan, const PreviewPicture& picture, std::stop_token stop,
+                                       const TrainingReports& reports) {
     // What the person looks at goes first. The threads that this one starts for its sums inherit it.
     setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10);
     VITRINE_CHECK(can_be_done(plan));
@@ -164,39 +259,10 @@ Result<MaskOutcome> MaskTrainer::train(const MaskPlan& plan, const PreviewPictur
     const auto model = VITRINE_TRY(open_model(plan.model, open));
     if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
     reports.doing("Looking at the pictures", 0, 0);
-    Preview preview(*model, picture);
-    TrainMaskOptions options;
-    options.data = plan.data;
-    options.out = plan.out;
-    options.settings.assign(plan.settings.begin(), plan.settings.end());
-    options.stop = stop;
-    options.decoding = [&](const Progress& p) { reports.doing("Decoding pictures", p.done, p.total); };
-    options.progress = [&](const MaskStep& s) {
-        reports.moment({s.step, s.steps, s.total, s.cross_entropy, s.area, s.smooth, s.coverage, s.agreement,
-                        s.learning_rate, s.pictures_per_second, s.seconds_left, s.note});
-    };
-    options.preview = [&](const MaskModule& mask, std::int64_t step) { reports.preview(preview.of(mask, step)); };
-    auto trained = train_mask(*model, options);
+    auto trained = plan.what == Trained::Mask ? mask_of(*model, plan, picture, stop, reports)
+                                              : concepts_of(*model, plan, stop, reports);
     if (!trained) return tl::make_unexpected(in_panel(std::move(trained.error())));
-    // The last preview is of the file itself.
-    if (trained->finished)
-        if (const auto mask = MaskModule::load(plan.out)) reports.preview(preview.of(*mask, trained->steps));
-    MaskOutcome out;
-    out.finished = trained->finished;
-    out.steps = trained->steps;
-    out.pictures = trained->pictures;
-    out.parameters = trained->parameters;
-    out.size_bytes = trained->size_bytes;
-    out.layers = std::move(trained->layers);
-    out.skipped = std::move(trained->skipped);
-    out.notes = std::move(trained->notes);
-    out.curve = std::move(trained->curve);
-    out.held = trained->held.pictures;
-    out.agreement = trained->held.agreement;
-    out.coverage = trained->held.coverage;
-    out.average_drop = trained->held.average_drop;
-    out.increase = trained->held.increase;
-    return out;
+    return trained;
 }
 
 }  // namespace vitrine::app

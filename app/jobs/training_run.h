@@ -1,4 +1,4 @@
-// The training of a mask as a person drives it: set up, started, paused, gone on with, ended, tried out.
+// A training, of a mask or of concepts, as a person drives it: set up, started, paused, gone on with, ended, tried out.
 //
 // Lives on the interface thread, beside the session. The training has a thread of its own with its own copy of the
 // model, so that the session's model answers meanwhile, and another may even be opened.
@@ -11,23 +11,23 @@
 #include <stop_token>
 #include <vector>
 
-#include "jobs/mask_training.h"
 #include "jobs/session.h"
+#include "jobs/training.h"
 
 namespace vitrine::app {
 
-class MaskRun : public QObject {
+class TrainingRun : public QObject {
     Q_OBJECT
 
   public:
     enum class Stage { Setup, Starting, Running, Pausing, Paused, Ended };
     struct Point {
         std::int64_t step = 0;
-        std::array<float, 5> values{};  ///< total, answer, area, smoothness, coverage
+        TrainingFigures values{};
     };
 
-    explicit MaskRun(Session& session);
-    ~MaskRun() override;
+    TrainingRun(Session& session, Trained what);
+    ~TrainingRun() override;
 
     // ---- setting up -------------------------------------------------------------------------------------------------
     void setData(const QString& folder);
@@ -37,8 +37,9 @@ class MaskRun : public QObject {
     void setLooking(bool looking);  ///< whether somebody sees the settings: layers are chosen only then
     const QString& data() const { return data_; }
     const QString& out() const { return out_; }
-    const std::vector<SettingFacts>& declared() const { return declared_; }  ///< layers' default: what would be chosen
+    const std::vector<SettingFacts>& declared() const { return declared_; }  ///< with the layers that would be chosen
     const MethodSettings& settings() const { return settings_; }
+    Trained what() const { return plan_.what; }
     QString whyNot() const;        ///< why training cannot start; empty when it can
     QString aboutTheFile() const;  ///< what is there already; empty when nothing is
     bool goesOn() const;           ///< a paused training lies there: starting goes on with it
@@ -51,7 +52,7 @@ class MaskRun : public QObject {
     void stop();   ///< back to the settings; the checkpoint stays
     void again();  ///< back to the settings once it has ended
     QString whyNotExplain() const;
-    void explainWithIt();
+    void explainWithIt();  ///< the picture that is open
 
     // ---- reading ----------------------------------------------------------------------------------------------------
     Stage stage() const { return stage_; }
@@ -60,12 +61,12 @@ class MaskRun : public QObject {
     const QString& doing() const { return doing_; }             ///< one line
     double share() const;                                       ///< 0 to 1; negative where it is not known
     const QString& trouble() const { return trouble_; }
-    QString warning() const;  ///< masks that hide all or nothing, before the training gives up; empty when all is well
+    QString warning() const;  ///< what goes wrong while there is time to stop; empty when all is well
     const QStringList& notes() const { return notes_; }
     const std::vector<Point>& curve() const { return curve_; }
-    const std::optional<MaskMoment>& moment() const { return moment_; }
+    const std::optional<TrainingMoment>& moment() const { return moment_; }
     const std::optional<MaskPreview>& preview() const { return preview_; }
-    const std::optional<MaskOutcome>& outcome() const { return outcome_; }
+    const std::optional<TrainingOutcome>& outcome() const { return outcome_; }
 
   Q_SIGNALS:
     void changed();  ///< stage, settings, outcome
@@ -76,9 +77,10 @@ class MaskRun : public QObject {
   private:
     void go();
     QString stopping(bool leaving) const;
-    void took(Result<MaskOutcome> outcome);
+    void took(Result<TrainingOutcome> outcome);
     void followModel();
     void layersNow();
+    SettingFacts* declared(const std::string& name);
     QString suggestedFile() const;
 
     Session& session_;
@@ -88,19 +90,19 @@ class MaskRun : public QObject {
     bool looking_ = false;
     std::string layers_of_;  ///< model and version whose layers were asked for
     Stage stage_ = Stage::Setup;
-    MaskPlan plan_;
+    TrainingPlan plan_;
     QString model_title_, doing_, trouble_;
     QStringList notes_;
     double share_ = -1;
     bool leaving_ = false;  ///< stopped, not paused
     std::vector<Point> curve_;
     std::int64_t sound_ = 0;  ///< the last step whose masks hid neither all nor nothing
-    std::optional<MaskMoment> moment_;
+    std::optional<TrainingMoment> moment_;
     std::optional<MaskPreview> preview_;
-    std::optional<MaskOutcome> outcome_;
+    std::optional<TrainingOutcome> outcome_;
     std::shared_ptr<PreviewPicture> picture_ = std::make_shared<PreviewPicture>();
     std::stop_source stop_;
-    JobQueue<MaskTrainer> jobs_;  // last: it ends before what its answers touch
+    JobQueue<Trainer> jobs_;  // last: it ends before what its answers touch
 };
 
 }  // namespace vitrine::app
