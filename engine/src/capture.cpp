@@ -165,6 +165,7 @@ Result<std::vector<at::Tensor>> gradients(const at::Tensor& score, const std::ve
 // ------------------------------------------------------------------------------------------------
 
 at::Tensor point(std::string_view name, at::Tensor x) {
+    if (StandingEdit::any()) x = StandingEdit::apply(name, std::move(x));
     Recorder* recorder = Recorder::current();
     if (recorder == nullptr) return x;
     return recorder->on_point(name, std::move(x));
@@ -172,7 +173,7 @@ at::Tensor point(std::string_view name, at::Tensor x) {
 
 bool points_wanted() {
     const Recorder* recorder = Recorder::current();
-    return recorder != nullptr && recorder->wants_points();
+    return StandingEdit::any() || (recorder != nullptr && recorder->wants_points());
 }
 
 MixingScope::MixingScope(const std::function<Facts()>& facts) {

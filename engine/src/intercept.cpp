@@ -165,6 +165,7 @@ at::Tensor Recorder::visit(const std::string& name, at::Tensor x) {
     {
         // What the visitor computes is no part of the run.
         const c10::impl::ExcludeDispatchKeyGuard hidden(kInterceptionKey);
+        const StandingEdit::None none;
         Recorder* const self = std::exchange(t_recorder, nullptr);
         Status status;
         try {
@@ -361,11 +362,12 @@ at::Tensor Recorder::on_point(std::string_view name, at::Tensor x) {
 }
 
 at::Tensor Recorder::module_point(const std::string& op, at::Tensor x) {
-    if (!wants_points_ || !module_path || !point_name) return x;
+    if (!wants_points() || !module_path || !point_name) return x;
     const std::string path = module_path();
     const int occurrence = ++results_seen_[path + '\n' + op];
     const std::string name = point_name(path, op, occurrence);
-    return name.empty() ? x : on_point(name, std::move(x));
+    if (name.empty()) return x;
+    return on_point(name, StandingEdit::apply(name, std::move(x), /*shared=*/true));
 }
 
 bool Recorder::overwritten() const {

@@ -21,6 +21,7 @@
 #include <vitrine/capture.h>
 
 #include "softmax_mixing.h"
+#include "standing_edit.h"
 
 namespace vitrine {
 
@@ -51,7 +52,7 @@ class Recorder {
     bool wants_mixings() const { return options_.mixings || !head_edits_.empty() || output_hook != nullptr; }
     /// Whether attention should leave its maps where it can.
     bool wants_maps() const { return options_.maps && options_.mixings && !options_.gradients && !keep_inputs; }
-    bool wants_points() const { return wants_points_; }
+    bool wants_points() const { return wants_points_ || StandingEdit::any(); }
     bool wants_point(std::string_view name) const;
 
     /// Keeps an attention; returns the output the model goes on with (edited where asked). `output` has the shape [...,
@@ -61,7 +62,8 @@ class Recorder {
     at::Tensor keep(at::Tensor p, at::Tensor v, at::Tensor output);
     void keep(std::shared_ptr<Mixing> mixing);
     at::Tensor on_point(std::string_view name, at::Tensor x);
-    /// The result of an operator inside a TorchScript module: a point once it has a name.
+    /// The result of an operator inside a TorchScript module: a point once it has a name. Where the operator works in
+    /// place, what comes back is copied over x.
     at::Tensor module_point(const std::string& op, at::Tensor x);
     /// Under gradients: x becomes [heads, tokens, dim] and what comes back is made of it, so that its gradient is
     /// defined. Windows are joined on the way.

@@ -1,0 +1,39 @@
+// The steered model itself, for what makes it, saves it and measures it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <vitrine/steering.h>
+
+namespace vitrine {
+
+/// What was found out about the point of a steered model, once.
+struct SteeredPoint {
+    std::int64_t prefix = 0;          ///< tokens before the patches there
+    std::int64_t rows = 0, cols = 0;  ///< of the patches at the model's usual input; 0: not known which are patches
+    bool class_token = false;         ///< the first of the prefix is one
+    bool behind_blocks = false;       ///< passed after the chain's last block
+};
+
+/// Finds them, checking that the concepts fit the model.
+Result<SteeredPoint> steered_point(Model& model, const Autoencoder& autoencoder);
+/// Checks edits, tokens and boxes; fills in the grid, and makes of Tokens::All what the autoencoder reads.
+Status check_steering(const Model& model, const SteeredPoint& point, Steering& steering);
+
+/// What decides which rows of an activation are edited.
+struct SteeredPlace {
+    TokenLayout layout;
+    at::Tensor kept;  ///< [batch, count]: patches that are tokens at all; undefined: all
+};
+
+/// x with `change` added to the tokens that the steering is about. [rows, width] -> [rows, width], a row a token
+///
+/// @param x  [batch, tokens, width] or [batch, channels, rows, cols]
+/// @throws c10::Error  another grid than that of the boxes
+at::Tensor with_change(const at::Tensor& x, const Steering& steering, const SteeredPoint& point,
+                       const SteeredPlace& place, const std::function<at::Tensor(const at::Tensor&)>& change);
+
+}  // namespace vitrine
