@@ -1,4 +1,4 @@
-// Sparse autoencoders: their arithmetic, what they read of a model, and whether they fit it.
+// Dictionaries of concepts: their arithmetic, what they read of a model, and whether they fit it.
 #include <vitrine/autoencoder.h>
 
 #include <algorithm>
@@ -16,6 +16,7 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/relu.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/std.h>
 #include <ATen/ops/topk.h>
 #include <ATen/ops/where.h>
@@ -28,6 +29,7 @@
 #include <vitrine/mask_module.h>
 
 #include "autoencoder_files.h"
+#include "non_negative.h"
 #include "text.h"
 
 namespace vitrine {
@@ -45,13 +47,15 @@ bool known(const std::vector<std::string>& names, const std::string& name) {
 }  // namespace
 
 std::vector<std::string> autoencoder_kinds() { return {"relu", "gated", "top_k", "batch_top_k", "jump_relu"}; }
+std::vector<std::string> factor_kinds() { return {"pca", "k_means", "nmf"}; }
+bool is_factor_kind(const std::string& kind) { return known(factor_kinds(), kind); }
 
 Status check_config(const AutoencoderConfig& config) {
     const std::vector<std::string> norms = {"none", "layer_norm", "constant_norm", "expected_average"},
                                    tokens = {"all", "class", "patches"};
-    if (!known(autoencoder_kinds(), config.kind))
-        return fail(ErrorCode::BadInput, "the kind is '{}', expected one of {}", config.kind,
-                    fmt::join(autoencoder_kinds(), ", "));
+    if (!known(autoencoder_kinds(), config.kind) && !is_factor_kind(config.kind))
+        return fail(ErrorCode::BadInput, "the kind is '{}', expected one of {}, {}", config.kind,
+                    fmt::join(autoencoder_kinds(), ", "), fmt::join(factor_kinds(), ", "));
     if (!known(norms, config.normalise))
         return fail(ErrorCode::BadInput, "tokens are normalised by '{}', expected one of {}", config.normalise,
                     fmt::join(norms, ", "));
@@ -71,6 +75,14 @@ Status check_config(const AutoencoderConfig& config) {
                     config.kind);
     if (!std::isfinite(config.scale) || config.scale <= 0)
         return fail(ErrorCode::BadInput, "the scale is {}, expected a positive number", config.scale);
+    if (is_factor_kind(config.kind) && config.normalise != "none")
+        return fail(ErrorCode::BadInput, "{} takes tokens as they are: normalise is '{}', expected none", config.kind,
+                    config.normalise);
+    if (config.kind == "pca" && config.latents % 2 != 0)
+        return fail(ErrorCode::BadInput, "pca has two latents a component, found {}: give an even number",
+                    config.latents);
+    if (!std::isfinite(config.ridge) || config.ridge < 0 || (config.ridge > 0 && config.kind != "nmf"))
+        return fail(ErrorCode::BadInput, "the ridge is {}, expected 0, or for nmf a positive number", config.ridge);
     return {};
 }
 
@@ -94,6 +106,11 @@ Result<Autoencoder> Autoencoder::make(AutoencoderConfig config, std::uint64_t se
     auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
     at::Tensor decoder = at::empty({out.config_.latents, out.config_.width}).uniform_(-1, 1, generator);
     decoder /= row_lengths(decoder).clamp_min(1e-12).unsqueeze(1);
+    if (is_factor_kind(out.config_.kind)) {
+        const std::int64_t rows = out.config_.kind == "pca" ? out.config_.latents / 2 : out.config_.latents;
+        if (out.config_.kind == "nmf") decoder = decoder.abs();
+        return of_rows(out.config_, decoder.narrow(0, 0, rows), at::zeros({out.config_.width}));
+    }
     for (const auto& [name, shape] : autoencoder_shapes(out.config_)) {
         at::Tensor tensor;
         if (name == "W_dec")
@@ -107,6 +124,24 @@ Result<Autoencoder> Autoencoder::make(AutoencoderConfig config, std::uint64_t se
         out.tensors_.emplace_back(name, std::move(tensor));
     }
     return out;
+}
+
+Result<Autoencoder> Autoencoder::of_rows(AutoencoderConfig config, const at::Tensor& rows, const at::Tensor& bias) {
+    if (!is_factor_kind(config.kind))
+        return fail(ErrorCode::BadInput, "the kind is '{}', expected one of {}", config.kind,
+                    fmt::join(factor_kinds(), ", "));
+    const at::Tensor given = rows.detach();
+    // Each component and its opposite, side by side: the first so many latents are whole components.
+    const at::Tensor decoder = config.kind == "pca" ? at::stack({given, -given}, 1).flatten(0, 1) : given.clone();
+    config.subtract_decoder_bias = true;
+    return of(std::move(config), {}, [&](const std::string& name) -> Result<at::Tensor> {
+        if (name == "W_enc") return decoder.t().clone(at::MemoryFormat::Contiguous);
+        if (name == "W_dec") return decoder;
+        if (name == "b_dec") return bias.detach().clone();
+        // |x - c|^2 is least where x c - |c|^2 / 2 is greatest.
+        if (config.kind == "k_means") return decoder.square().sum(1) / -2;
+        return at::zeros({decoder.size(0)}, decoder.options());
+    });
 }
 
 const at::Tensor& Autoencoder::tensor(const std::string& name) const {
@@ -138,6 +173,7 @@ Codes Autoencoder::encode(const at::Tensor& tokens, bool batch) const {
         x = x * config_.scale;
     }
     if (config_.subtract_decoder_bias) x = x - bias;
+    if (config_.kind == "nmf") x = at::relu(x);
     out.before = at::addmm(tensor(config_.kind == "gated" ? "b_gate" : "b_enc"), x, encoder);
     if (config_.weigh_by_decoder) out.before = out.before * row_lengths(tensor("W_dec"));
     out.active = activate(out.before, batch);
@@ -168,7 +204,15 @@ at::Tensor Autoencoder::activate(const at::Tensor& before, bool batch) const {
         return (before > 0) * at::relu(product * tensor("r_mag").exp() + tensor("b_mag"));
     }
     if (config_.kind == "jump_relu") return at::relu(before) * (before > tensor("threshold"));
-    if (config_.kind == "relu") return at::relu(before);
+    if (config_.kind == "relu" || config_.kind == "pca") return at::relu(before);
+    if (config_.kind == "k_means") {
+        if (before.size(0) == 0) return at::zeros_like(before);
+        return at::zeros_like(before).scatter(1, largest(before, 1), 1);
+    }
+    if (config_.kind == "nmf") {
+        const at::Tensor rows = tensor("W_dec").detach().to(at::kDouble);
+        return non_negative_least_squares(at::matmul(rows, rows.t()), before, config_.ridge);
+    }
     if (config_.kind == "batch_top_k" && !batch) {
         const at::Tensor theta = tensor("threshold").detach().clamp_min(0);
         return before * (before > theta);
@@ -206,6 +250,9 @@ Status fold_decoder_norms(Autoencoder& autoencoder) {
     if ((config.kind == "top_k" || config.kind == "batch_top_k") && !config.weigh_by_decoder)
         return fail(ErrorCode::Unsupported,
                     "{} chooses by size: with decoder rows of length 1 it would choose other latents", config.kind);
+    if (is_factor_kind(config.kind))
+        return fail(ErrorCode::Unsupported, "the rows of {} are what its codes are made from: they stay as they are",
+                    config.kind);
     at::Tensor lengths = row_lengths(autoencoder.tensor("W_dec").detach());
     lengths = at::where(lengths > 0, lengths, at::full({1}, 1.0, lengths.options()));
     for (auto& [name, tensor] : autoencoder.tensors_) {

@@ -51,10 +51,11 @@ Status set(AutoencoderConfig& config, const std::string& key, const std::string&
         const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), config.k);
         if (error != std::errc() || end != text.data() + text.size())
             return fail(ErrorCode::BadInput, "k is '{}', expected a whole number", text);
-    } else if (key == "scale") {
-        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), config.scale);
+    } else if (key == "scale" || key == "ridge") {
+        double& value = key == "scale" ? config.scale : config.ridge;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
         if (error != std::errc() || end != text.data() + text.size())
-            return fail(ErrorCode::BadInput, "the scale is '{}', expected a number", text);
+            return fail(ErrorCode::BadInput, "the {} is '{}', expected a number", key, text);
     } else {
         return fail(ErrorCode::BadInput, "an autoencoder has no setting '{}'", key);
     }
@@ -63,8 +64,8 @@ Status set(AutoencoderConfig& config, const std::string& key, const std::string&
 
 const std::vector<std::string>& config_keys() {
     static const std::vector<std::string> keys = {
-        "kind",  "k",     "normalise", "scale", "subtract_decoder_bias", "keep_negative", "weigh_by_decoder",
-        "point", "tokens"};
+        "kind",  "k",      "normalise", "scale", "subtract_decoder_bias", "keep_negative", "weigh_by_decoder",
+        "point", "tokens", "ridge"};
     return keys;
 }
 
@@ -85,6 +86,7 @@ Status Autoencoder::save(const std::filesystem::path& file) const {
     metadata["subtract_decoder_bias"] = word(config_.subtract_decoder_bias);
     metadata["keep_negative"] = word(config_.keep_negative);
     metadata["weigh_by_decoder"] = word(config_.weigh_by_decoder);
+    if (config_.ridge != 0) metadata["ridge"] = fmt::format("{}", config_.ridge);
     metadata["point"] = config_.point;
     metadata["tokens"] = config_.tokens;
     NamedTensors tensors;
@@ -391,6 +393,8 @@ Result<Autoencoder> Autoencoder::of(AutoencoderConfig config, std::map<std::stri
                         fmt::join(shape, ", "));
         if (!at::isfinite(one).all().item<bool>())
             return fail(ErrorCode::BadInput, "{} has numbers that are not finite", name);
+        if (out.config_.kind == "nmf" && name == "W_dec" && one.lt(0).any().item<bool>())
+            return fail(ErrorCode::BadInput, "W_dec has negative numbers, which a dictionary of nmf has not");
         out.tensors_.emplace_back(name, std::move(one));
     }
     return out;

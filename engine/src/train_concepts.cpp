@@ -26,6 +26,7 @@
 
 #include <vitrine/base/image_file.h>
 #include <vitrine/capture.h>
+#include <vitrine/concept_factors.h>
 #include <vitrine/device.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/pack.h>
@@ -45,6 +46,16 @@ namespace vitrine {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+namespace {
+
+std::vector<std::string> all_kinds() {
+    std::vector<std::string> out = autoencoder_kinds();
+    for (const std::string& kind : factor_kinds()) out.push_back(kind);
+    return out;
+}
+
+}  // namespace
+
 std::vector<Parameter> concept_parameters() {
     const auto number = number_parameter;
     const auto whole = whole_parameter;
@@ -53,8 +64,9 @@ std::vector<Parameter> concept_parameters() {
     return {
         words("point", "", "the named point whose tokens are read; empty: three quarters deep", {}, ""),
         words("tokens", "all", "which of them", {"all", "class", "patches"}, ""),
-        words("kind", "top_k", "how latents are chosen", autoencoder_kinds(), gao),
-        whole("latents", 0, "concepts; 0: eight times the width", "", ""),
+        words("kind", "top_k", "how latents are chosen; pca, k_means and nmf are fitted to one buffer of tokens",
+              all_kinds(), gao),
+        whole("latents", 0, "concepts; 0: eight times the width, of the fitted kinds 64", "", ""),
         whole("k", 32, "latents a token, of the two top-k kinds", "", gao),
         words("normalise", "none", "what is done to a token first",
               {"none", "layer_norm", "constant_norm", "expected_average"}, ""),
@@ -70,7 +82,7 @@ std::vector<Parameter> concept_parameters() {
         whole("prefixes", 0, "Matryoshka: reconstructions from the first so many latents; 0: one of all", "",
               "B. Bussmann et al., 2025"),
         number("epochs", 8, "passes over all pictures", 0, 1e6, ""),
-        whole("steps", 0, "optimiser steps; 0 takes them from epochs", "", ""),
+        whole("steps", 0, "optimiser steps; 0 takes them from epochs; of the fitted kinds rounds, 0: 200", "", ""),
         whole("batch", 4096, "tokens a step", "tokens", ""),
         number("lr", 4e-4, "learning rate after the warm-up; then half a cosine down to 0", 0, 10, "saev, Prisma"),
         whole("warmup", 200, "steps until the full learning rate", "", "Prisma"),
@@ -281,6 +293,7 @@ class TokenStream {
     std::int64_t picture() const { return picture_; }
     std::int64_t fills() const { return fills_; }
     std::int64_t bytes() const { return 2 * rows_ * config_.width * 4; }
+    std::int64_t tokens() const { return rows_; }
     const std::vector<std::string>& skipped() const { return skipped_; }
 
     bool restore(const at::Tensor& unread, std::int64_t picture, std::int64_t fills) {
@@ -365,12 +378,15 @@ class ConceptTraining {
 
     Status prepare();
     Result<TrainConceptsSummary> run();
+    /// In the place of the steps: one buffer of tokens, factorised.
+    Result<TrainConceptsSummary> factorise();
+    bool is_factorisation() const { return is_factor_kind(config_.kind); }
 
   private:
     Status settle();
     Status resume();
     Status write_checkpoint();
-    Status finish();
+    Status finish(Autoencoder& made);
     Status report(std::string note);
     void time_floor();
     std::string record() const;
@@ -422,7 +438,11 @@ Status ConceptTraining::settle() {
     if (found == seen->points.end() || found->second.dim() < 3 || found->second.dim() > 4)
         return fail(ErrorCode::Unsupported, "{} of {} is neither tokens nor a map", config_.point, model_.info().name);
     config_.width = found->second.dim() == 4 ? found->second.size(1) : found->second.size(2);
-    config_.latents = settings_.integer("latents") > 0 ? settings_.integer("latents") : 8 * config_.width;
+    config_.latents = settings_.integer("latents");
+    if (config_.latents <= 0)
+        config_.latents = !is_factorisation()     ? 8 * config_.width
+                          : config_.kind == "pca" ? std::min<std::int64_t>(64, 2 * config_.width)
+                                                  : std::min<std::int64_t>(64, config_.width);
     summary_.point = config_.point;
     summary_.latents = config_.latents;
     const at::Tensor one =
@@ -453,7 +473,8 @@ Status ConceptTraining::settle() {
         count_ = std::max<std::int64_t>(
             1, std::llround(settings_.number("epochs") * static_cast<double>(tokens) / static_cast<double>(batch_)));
     // More than all tokens would only hold some of them twice.
-    stream_.emplace(model_, *pictures_, used_, config_, std::min(rows, std::max(2 * batch_, tokens)),
+    stream_.emplace(model_, *pictures_, used_, config_,
+                    std::min(rows, is_factorisation() ? tokens : std::max(2 * batch_, tokens)),
                     std::max<std::int64_t>(1, settings_.integer("pictures")), seed_);
     summary_.buffer_bytes = stream_->bytes();
 
@@ -475,6 +496,7 @@ Status ConceptTraining::settle() {
 
 Status ConceptTraining::prepare() {
     VITRINE_CHECK(settle());
+    if (is_factorisation()) return {};
     // A first look at the tokens, which a run that goes on takes as well: the bias and the variance come from it.
     const at::Tensor sample = VITRINE_TRY(stream_->next(batch_, options_.stop));
     steps_.emplace(VITRINE_TRY(ConceptSteps::make(config_, steps_options_, sample)));
@@ -602,7 +624,7 @@ Result<TrainConceptsSummary> ConceptTraining::run() {
         }
     }
     VITRINE_CHECK(report(""));
-    VITRINE_CHECK(finish());
+    VITRINE_CHECK(finish(steps_->autoencoder()));
     summary_.finished = true;
     summary_.steps = steps_->steps_taken();
     return summary_;
@@ -633,8 +655,40 @@ void ConceptTraining::time_floor() {
         static_cast<double>(repetitions * batch_) / std::chrono::duration<double>(Clock::now() - began).count();
 }
 
-Status ConceptTraining::finish() {
-    Autoencoder& made = steps_->autoencoder();
+Result<TrainConceptsSummary> ConceptTraining::factorise() {
+    std::error_code ignored;
+    if (fs::exists(checkpoint_file(), ignored))
+        return fail(ErrorCode::BadInput, "{} is of a training that was stopped; end it, remove it or write elsewhere",
+                    checkpoint_file().string());
+    batch_ = stream_->tokens();
+    FactorOptions options;
+    if (settings_.integer("steps") > 0) options.iterations = settings_.integer("steps");
+    options.seed = seed_;
+    options.stop = options_.stop;
+    count_ = 1;
+    began_ = reported_ = Clock::now();
+    ConceptStep now;
+    now.steps = options.iterations;
+    now.tokens = batch_;
+    options.progress = [&](std::int64_t iteration) {
+        now.step = iteration;
+        now.note = fmt::format("of {} on {} tokens", config_.kind, batch_);
+        if (options_.progress &&
+            std::chrono::duration<double>(Clock::now() - reported_).count() >= settings_.number("report_seconds")) {
+            options_.progress(now);
+            reported_ = Clock::now();
+        }
+    };
+    const at::Tensor tokens = VITRINE_TRY(stream_->next(batch_, options_.stop));
+    Autoencoder made = VITRINE_TRY(fit_factors(config_, tokens, options));
+    VITRINE_CHECK(finish(made));
+    summary_.notes.push_back(made.facts["fitted"]);
+    summary_.finished = true;
+    summary_.steps = now.step;
+    return summary_;
+}
+
+Status ConceptTraining::finish(Autoencoder& made) {
     if (!held_.empty()) {
         const auto pixels = [&](std::int64_t from, std::int64_t count) -> Result<at::Tensor> {
             std::vector<at::Tensor> some{
@@ -678,7 +732,7 @@ Result<TrainConceptsSummary> train_concepts(Model& model, const TrainConceptsOpt
     return guarded([&]() -> Result<TrainConceptsSummary> {
         ConceptTraining training(model, options);
         VITRINE_CHECK(training.prepare());
-        return training.run();
+        return training.is_factorisation() ? training.factorise() : training.run();
     });
 }
 

@@ -199,6 +199,38 @@ TEST_F(TrainConcepts, GoesOnToTheBit) {
     }
 }
 
+TEST_F(TrainConcepts, FitsTheKindsThatAreFactorisations) {
+    for (const std::string& kind : factor_kinds()) {
+        const std::string file = kind + ".safetensors", latents = kind == "k_means" ? "24" : "6";
+        const auto summary =
+            train_concepts(model_, options(file, {{"kind", kind}, {"latents", latents}, {"steps", "60"}}));
+        ASSERT_TRUE(summary) << summary.error().message;
+        EXPECT_TRUE(summary->finished);
+        EXPECT_EQ(summary->tokens, 36 * 64);  // each token of the pictures that are not held out, once
+        EXPECT_EQ(summary->held.pictures, 4);
+        // Half of the colours' numbers are nearly free of each other: three components of six leave about a half.
+        EXPECT_GT(summary->held.explained_variance, kind == "nmf" ? 0.9 : 0.4) << kind;
+        EXPECT_GE(summary->held.agreement, 0);
+        const auto read = Autoencoder::load(folder_ / file);
+        ASSERT_TRUE(read) << read.error().message;
+        EXPECT_TRUE(read->fits(model_));
+        EXPECT_EQ(read->config().kind, kind);
+        EXPECT_THAT(read->facts.at("fitted"), testing::HasSubstr("2304 tokens"));
+        if (kind == "k_means") {
+            EXPECT_EQ(summary->held.active, 1);
+        }
+        // Again the same bytes.
+        const std::string first = bytes(file);
+        ASSERT_TRUE(train_concepts(model_, options(file, {{"kind", kind}, {"latents", latents}, {"steps", "60"}})));
+        EXPECT_EQ(bytes(file), first) << kind;
+    }
+    std::ofstream(folder_ / "x.safetensors.checkpoint") << "of a training";
+    EXPECT_THAT(train_concepts(model_, options("x.safetensors", {{"kind", "pca"}})).error().message,
+                testing::HasSubstr("is of a training that was stopped"));
+    EXPECT_THAT(train_concepts(model_, options("y.safetensors", {{"kind", "pca"}, {"latents", "14"}})).error().message,
+                testing::HasSubstr("have 6 components, found 14 latents: give 12 or fewer"));
+}
+
 TEST_F(TrainConcepts, MixesWithinItsBound) {
     const auto summary = train_concepts(model_, options("a.safetensors"));
     ASSERT_TRUE(summary) << summary.error().message;

@@ -1,4 +1,4 @@
-// Sparse autoencoders: dictionaries that write a token's activation as a sum of few concepts.
+// Dictionaries that write a token's activation as a sum of few concepts: sparse autoencoders and plain factorisations.
 //
 //     Autoencoder concepts = VITRINE_TRY(Autoencoder::load("concepts.safetensors"));
 //     VITRINE_CHECK(concepts.fits(model));
@@ -9,6 +9,11 @@
 // Dictionary Learning with Gated Sparse Autoencoders", 2024, and "Jumping Ahead", 2024 (JumpReLU); L. Gao et al.,
 // "Scaling and evaluating sparse autoencoders", 2024 (top-k); B. Bussmann et al., "BatchTopK Sparse Autoencoders",
 // 2024, and "Learning Multi-Level Features with Matryoshka Sparse Autoencoders", 2025. Written from the definitions.
+//
+// Three kinds are fitted instead of trained (concept_factors.h), and code by the same products:
+//   pca      two latents a component, what lies along it and against it, side by side: together the exact projection
+//   k_means  1 for the nearest of the centroids, all others silent: b_dec and that latent's row are the centroid
+//   nmf      the non-negative codes u that make |relu(x - b_dec) - u W_dec|^2 + ridge |u|^2 least, W_dec non-negative
 #pragma once
 
 #include <cstdint>
@@ -28,7 +33,7 @@
 namespace vitrine {
 
 struct AutoencoderConfig {
-    /// "relu", "gated", "top_k", "batch_top_k", "jump_relu".
+    /// "relu", "gated", "top_k", "batch_top_k", "jump_relu"; "pca", "k_means", "nmf".
     std::string kind = "top_k";
     std::int64_t width = 0, latents = 0;
     std::int64_t k = 32;  ///< of the two top-k kinds
@@ -42,10 +47,14 @@ struct AutoencoderConfig {
     /// Latents compete for the k places by what they add: each is weighed by its decoder row's length before the
     /// choice, and `active` keeps that weight, which decoding takes off again (SAELens).
     bool weigh_by_decoder = false;
+    double ridge = 0;            ///< of nmf, on the squares of its codes
     std::string point;           ///< the named point whose tokens are encoded: "blocks.9"
     std::string tokens = "all";  ///< "all", "class", "patches"
 };
 std::vector<std::string> autoencoder_kinds();
+/// Those that are fitted instead of trained by steps: "pca", "k_means", "nmf". Not among the above.
+std::vector<std::string> factor_kinds();
+bool is_factor_kind(const std::string& kind);
 
 /// What encoding found, and what undoing the normalisation needs.
 struct Codes {
@@ -60,6 +69,13 @@ class Autoencoder {
     /// Fresh weights: rows of the decoder uniform, then of length 1; the encoder a copy of its transpose; biases 0.
     /// @error BadInput  an unknown kind or normalisation, no width, k beyond the latents
     static Result<Autoencoder> make(AutoencoderConfig config, std::uint64_t seed);
+    /// One of the three fitted kinds; config's width and latents are taken from the rows.
+    ///
+    /// @param rows  [n, width]: pca's components, orthonormal (two latents each); k_means' centroids less the bias;
+    ///              nmf's dictionary
+    /// @param bias  [width]
+    /// @error BadInput  another kind, numbers that are not finite, a dictionary for nmf with negative ones
+    static Result<Autoencoder> of_rows(AutoencoderConfig config, const at::Tensor& rows, const at::Tensor& bias);
 
     /// @param tokens  [n, width], any floating type; coded in float32 (float64 when the weights are)
     /// @param batch   batch_top_k chooses over this whole batch, as in training, instead of by its threshold
