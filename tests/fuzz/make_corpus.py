@@ -7,10 +7,12 @@ import argparse
 import io
 import pathlib
 import pickle
+import struct
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
 CORPUS = pathlib.Path(__file__).parent / "corpus"
@@ -50,7 +52,33 @@ def image(format, frames=1, mode="RGB", **settings):
     return buffer.getvalue()
 
 
+def concept_index():
+    """An index of one concept over two pictures, in the layout of engine/base/vitrine/base/concept_index.cpp."""
+    columns = ["frequency", "picture_frequency", "class_frequency", "mean", "maximum", "class_maximum", "effect", "monosemanticity",
+               "localisation"]
+    arrays = {f"column.{name}": np.ones(1, "f4") for name in columns}
+    tops, kept = np.zeros((1, 16), "f4"), np.zeros((1, 16), "u4")
+    tops[0, 0] = 2
+    arrays |= {"tops.picture": kept, "tops.cell": kept, "tops.value": tops, "class_tops.picture": kept, "class_tops.value": tops}
+    arrays |= {"histogram": np.ones((1, 48), "u4"), "neighbours.latent": np.zeros((1, 8), "u4"), "map": np.zeros((1, 2), "f4")}
+    arrays |= {"neighbours.cosine": np.ones((1, 8), "f4"), "picture.names": np.frombuffer(b"a.jpgb.jpg", "u1")}
+    arrays |= {"picture.name_end": np.array([5, 10], "u8"), "picture.size": np.ones(2, "i8"), "picture.time": np.ones(2, "i8")}
+    arrays |= {"picture.answer": np.ones(2, "i4"), "picture.probability": np.ones(2, "f4"), "picture.skipped": np.zeros(2, "u1")}
+    arrays |= {"strongest.latent": np.zeros((2, 32), "u4"), "strongest.value": np.ones((2, 32), "f4")}
+    facts = {"format": "vitrine.concept_index", "version": "1", "latents": "1", "pictures": "2", "rows": "1", "cols": "1"}
+    return save_arrays(arrays, facts)
+
+
+def concept_block():
+    """A block of the journal: one picture, an embedding of two numbers, one concept."""
+    body = b"a.jpg\0\0\0" + struct.pack("<2f", 1, 2) + struct.pack("<IHH5f", 0, 0, 1, 2, 2, 0, 1, 0.5) + bytes(4)
+    head = struct.pack("<QQqqifIIIIII", 0, 64 + len(body), 9, 9, 1, 0.5, 1, 5, 0, 2, 1, 0x54434950)
+    return b"J" + head + body
+
+
 def main():
+    put("concept_index/one.index", concept_index())
+    put("concept_index/block", concept_block())
     put("safetensors/two.safetensors", save({"a": torch.ones(2, 2), "b": torch.ones(3, dtype=torch.int64)}, {"format": "pt"}))
     put("safetensors/empty.safetensors", save({"none": torch.ones(0, 3)}))
     for protocol in (2, 5):

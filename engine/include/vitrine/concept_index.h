@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <stop_token>
 #include <string>
 #include <utility>
@@ -27,12 +28,12 @@
 namespace vitrine {
 
 struct IndexConceptsOptions {
-    std::filesystem::path folder;                               ///< pictures at any depth
-    std::filesystem::path autoencoder;                          ///< its file
-    std::filesystem::path out;                                  ///< empty: concept_index_file(autoencoder)
-    std::vector<std::pair<std::string, std::string>> settings;  ///< names of index_parameters()
-    std::map<std::string, std::string> given;  ///< what the autoencoder's file does not say, as Autoencoder::load
-    std::stop_token stop = {};                 ///< looked at between pictures: what is done stays
+    std::filesystem::path folder;                                    ///< pictures at any depth
+    std::filesystem::path autoencoder;                               ///< its file
+    std::filesystem::path out;                                       ///< empty: concept_index_file(autoencoder)
+    std::vector<std::pair<std::string, std::string>> settings = {};  ///< names of index_parameters()
+    std::map<std::string, std::string> given = {};  ///< what the autoencoder's file does not say, as Autoencoder::load
+    std::stop_token stop = {};                      ///< looked at between pictures: what is done stays
     std::function<void(const Progress&)> progress = {};  ///< unit "pictures", on the calling thread
 };
 

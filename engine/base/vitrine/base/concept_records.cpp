@@ -218,7 +218,8 @@ Status ConceptRecords::scan(std::uint64_t from) {
         const auto record = parse_block(block);
         if (!record) break;
         by_name_[record->picture.name] = static_cast<std::int64_t>(entries_.size());
-        entries_.push_back({record->picture, from, head.length, from + embedding_offset(head), head.width});
+        entries_.push_back(
+            {record->picture, record->skipped, from, head.length, from + embedding_offset(head), head.width});
         from += head.length;
     }
     // What follows is a block that was being written when the program ended.
@@ -291,7 +292,7 @@ Status ConceptRecords::append(const PictureRecord& record) {
     const std::uint64_t from = size_;
     VITRINE_CHECK(write_at_end(block));
     by_name_[record.picture.name] = static_cast<std::int64_t>(entries_.size());
-    entries_.push_back({record.picture, from, head.length, from + embedding_offset(head), head.width});
+    entries_.push_back({record.picture, record.skipped, from, head.length, from + embedding_offset(head), head.width});
     return {};
 }
 

@@ -77,6 +77,7 @@ class ConceptRecords {
 
     struct Entry {
         FolderPicture picture;
+        std::string skipped;
         std::uint64_t offset = 0, length = 0;  ///< of the block
         std::uint64_t embedding = 0;           ///< where it lies
         std::uint32_t width = 0;               ///< its numbers
