@@ -79,6 +79,16 @@ Status bench_explain_suite(const Common& common, const BenchOptions& options, Mo
 
 Status bench(const Common& common, const BenchOptions& options) {
     if (options.suite == "attention") return bench_attention_suite(common, options);
+    if (options.suite == "concepts") {
+        if (common.threads > 0) at::set_num_threads(static_cast<int>(common.threads));
+        const nlohmann::json result =
+            VITRINE_TRY(bench_concept_index(50000, 16384, 600, static_cast<int>(options.repeats)));
+        if (common.json)
+            fmt::print("{}\n", result.dump(2));
+        else
+            print("", result);
+        return {};
+    }
     const auto model = VITRINE_TRY(open(common));
     std::filesystem::path picture = options.image;
     if (options.image.empty()) {

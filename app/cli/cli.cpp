@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <csignal>
 
+#include <vitrine/base/concept_index.h>
+
 #include "cli/commands.h"
 
 namespace vitrine::cli {
@@ -13,8 +15,8 @@ namespace {
 
 const std::vector<std::string>& commands() {
     static const std::vector<std::string> names{
-        "info",   "predict", "attention",        "explain",    "measure",        "list",
-        "doctor", "pack",    "train-classifier", "train-mask", "train-concepts", "bench"};
+        "info", "predict",          "attention",  "explain",        "measure",        "list", "doctor",
+        "pack", "train-classifier", "train-mask", "train-concepts", "index-concepts", "bench"};
     return names;
 }
 
@@ -198,11 +200,33 @@ int run(const std::vector<std::string>& arguments) {
     concept_command->add_option("--out", concept_options.out, "the .safetensors file to write")->required();
     concept_command->callback([&] { chosen = [&] { return train_concepts(common, concept_options); }; });
 
+    IndexConceptsArguments index_options;
+    auto* index_command = app.add_subcommand(
+        "index-concepts", "which pictures each concept is strong in; brings an index up to date, or lists it");
+    add_common(index_command, common);
+    index_command->get_option("model")->required(false);
+    index_command->add_option("folder", index_options.folder, "photographs at any depth");
+    index_command->add_option("--autoencoder", index_options.autoencoder, "the autoencoder's file");
+    index_command->add_option("--out", index_options.out, "the index (default: the autoencoder's file with .index)");
+    index_command->add_option("--show", index_options.show, "list this index; no model is needed");
+    index_command->add_option("--sort", index_options.sort, "with --show: by which number")
+        ->check(CLI::IsMember(ConceptIndex::column_names()));
+    index_command->add_option("--limit", index_options.limit, "with --show: how many concepts")
+        ->check(CLI::Range(1, 1000000));
+    index_command->add_option("--concept", index_options.concept_number, "with --show: all about this one")
+        ->check(CLI::Range(0, 1 << 24));
+    index_command->callback([&] {
+        if (index_options.show.empty() &&
+            (common.model.empty() || index_options.folder.empty() || index_options.autoencoder.empty()))
+            throw CLI::ValidationError("a model, a folder and --autoencoder are required, or --show");
+        chosen = [&] { return index_concepts(common, index_options); };
+    });
+
     BenchOptions bench_options;
     auto* bench_command = app.add_subcommand("bench", "measures, with the answer verified first");
-    bench_command->add_option("suite", bench_options.suite, "capture, attention or explain")
+    bench_command->add_option("suite", bench_options.suite, "capture, attention, explain or concepts")
         ->required()
-        ->check(CLI::IsMember({"capture", "attention", "explain"}));
+        ->check(CLI::IsMember({"capture", "attention", "explain", "concepts"}));
     common.model = "starter";
     bench_command->add_option("--model", common.model, "a model (default: starter)");
     bench_command->add_option("--image", bench_options.image, "a picture (default: built in)");

@@ -83,6 +83,16 @@ struct TrainConceptsArguments {
 /// `--set` of `common`: the trainer's settings and preprocess.key.
 Status train_concepts(const Common& common, const TrainConceptsArguments& options);
 
+struct IndexConceptsArguments {
+    std::string folder, autoencoder, out;
+    std::string show;  ///< an index to list instead of building one
+    std::string sort = "picture_frequency";
+    std::int64_t limit = 20;
+    std::int64_t concept_number = -1;  ///< of `show`: this concept alone, in full
+};
+/// `--set` of `common`: the index's settings and preprocess.key.
+Status index_concepts(const Common& common, const IndexConceptsArguments& options);
+
 struct BenchOptions {
     std::string suite;
     std::int64_t repeats = 30;

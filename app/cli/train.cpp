@@ -5,38 +5,13 @@
 #include <vitrine/train_concepts.h>
 #include <vitrine/train_mask.h>
 
-#include <csignal>
-
 #include "cli/commands.h"
+#include "cli/jobs.h"
 #include "cli/processes.h"
 
 namespace vitrine::cli {
 
 namespace {
-
-// An interrupt asks the work to stop at the next step, where it leaves a checkpoint; a second one ends the program.
-std::stop_source* interrupted = nullptr;
-
-class StopOnInterrupt {
-  public:
-    StopOnInterrupt() {
-        interrupted = &source_;
-        std::signal(SIGINT, [](int) {
-            std::signal(SIGINT, SIG_DFL);
-            interrupted->request_stop();
-        });
-        std::signal(SIGTERM, [](int) { interrupted->request_stop(); });
-    }
-    ~StopOnInterrupt() {
-        std::signal(SIGINT, SIG_DFL);
-        std::signal(SIGTERM, SIG_DFL);
-        interrupted = nullptr;
-    }
-    std::stop_token token() const { return source_.get_token(); }
-
-  private:
-    std::stop_source source_;
-};
 
 class MpiPeers final : public Peers {
   public:
@@ -131,23 +106,11 @@ Status train_classifier(const Common& common, const TrainArguments& arguments) {
 
 namespace {
 
-/// The model, and the trainer's settings among --set.
 Result<std::shared_ptr<Model>> opened(const Common& common,
                                       std::vector<std::pair<std::string, std::string>>& settings) {
-    // Settings of the trainer have no owner: what belongs to the model is preprocess.key.
-    Common of_model = common;
-    of_model.set.clear();
-    for (const auto& text : common.set) {
-        const auto equals = text.find('=');
-        if (equals == std::string::npos || equals == 0)
-            return fail(ErrorCode::BadInput, "--set is '{}', expected key=value", text);
-        if (text.starts_with("preprocess."))
-            of_model.set.push_back(text);
-        else
-            settings.emplace_back(text.substr(0, equals), text.substr(equals + 1));
-    }
+    auto model = open_for_job(common, settings);
     if (common.batch > 1) settings.emplace_back("batch", std::to_string(common.batch));
-    return open(of_model);
+    return model;
 }
 
 /// @return at ranks above 0 only what all of them say

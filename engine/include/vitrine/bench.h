@@ -38,4 +38,13 @@ std::vector<std::string> attention_bench_cases(bool on_cpu = true);
 Result<nlohmann::json> bench_attention(const std::string& case_name, int repeats, const std::string& device = "cpu",
                                        const std::string& dtype = "fp32", std::int64_t memory_budget = 0);
 
+/// An index of concepts over made-up codes: what it takes on disk and in memory, how long it takes to put together, to open, to sort by a
+/// column and to read concepts of, warm and with its pages thrown out. The journal lies in the folder for temporary files and goes again.
+///
+/// @param distinct  concepts that each picture says something of
+/// @param repeats   readings, of 100 concepts each
+/// @return          bytes, seconds, medians in microseconds; `verified` says that lists and counts are those of a plain computation
+/// @error Io        no room: 28 bytes times pictures times distinct
+Result<nlohmann::json> bench_concept_index(std::int64_t pictures, std::int64_t latents, std::int64_t distinct, int repeats);
+
 }  // namespace vitrine
