@@ -297,6 +297,7 @@ void Session::dropResults() {
     strip_.reset();
     piece_.reset();
     explanation_.reset();
+    lit_.reset();
     replay_.clear();
     explain_trouble_.clear();
     Q_EMIT lookChanged();
@@ -779,8 +780,15 @@ bool Session::showsExplanation() const {
     return prefers_explanation_ && !asked().is_patch();
 }
 
+void Session::light(std::optional<LitConcept> lit) {
+    if (!lit && !lit_) return;
+    lit_ = std::move(lit);
+    Q_EMIT evidenceChanged();
+}
+
 const Plane* Session::shown() const {
     if (!look_) return nullptr;
+    if (lit_) return &lit_->plane;
     if (showsExplanation()) return explanation_ && !explanation_->plane.empty() ? &explanation_->plane : nullptr;
     return row_ && !row_->plane.empty() ? &row_->plane : nullptr;
 }

@@ -33,6 +33,15 @@ struct OtherPicture {
     QImage thumbnail;
 };
 
+/// A concept that is seen on the picture in place of the map.
+struct LitConcept {
+    const void* of = nullptr;  ///< the codes it was read from
+    std::int64_t number = 0;
+    QString title;
+    Plane plane;
+    Wanted wanted;  ///< how a method makes the same map
+};
+
 /// Something that went wrong or is worth saying, as one sentence and copyable detail.
 struct Notice {
     enum class Kind { Hint, Warning, Failure };
@@ -90,6 +99,8 @@ class Session : public QObject {
     void pin(std::optional<Token> patch);
     /// A piece of the map of the chosen layer and head, in at most `cells` blocks a side: see pieceChanged.
     void askPiece(std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1, int cells, bool largest);
+    /// Shows a concept's patches in place of the map, or the map again.
+    void light(std::optional<LitConcept> lit);
     void setLive(bool live);           ///< whether hovering shows attention
     void preferExplanation(bool yes);  ///< what is shown when nothing is hovered or pinned
     void refreshExplanation();
@@ -143,6 +154,7 @@ class Session : public QObject {
     std::optional<Token> hovered() const { return hovered_; }
     std::optional<Token> pinned() const { return pinned_; }
     Token asked() const;  ///< the token whose attention is wanted now
+    const std::optional<LitConcept>& lit() const { return lit_; }
     bool live() const { return live_; }
     bool prefersExplanation() const { return prefers_explanation_; }
     /// Whether the explanation (and not a row of attention) is to be seen now.
@@ -176,6 +188,7 @@ class Session : public QObject {
 
   private:
     friend class Comparison;  // these post their own jobs
+    friend class ConceptsOnShow;
     friend class LayerMaps;
     friend class SeenThrough;
     friend class TrainingRun;
@@ -244,6 +257,7 @@ class Session : public QObject {
     QString region_trouble_;
     int layer_ = -1, head_ = -1;
     std::optional<Token> hovered_, pinned_;
+    std::optional<LitConcept> lit_;
     bool live_ = true, prefers_explanation_ = true;
     // Last: their threads end before anything they could report to.
     JobQueue<Reader> readers_;  // answers the cursor while a long method runs

@@ -23,6 +23,8 @@
 #include <limits>
 #include <numeric>
 
+#include "concept_codes.h"
+
 namespace vitrine::app {
 namespace {
 
@@ -358,6 +360,7 @@ struct Workbench::Parts {
     std::vector<std::shared_ptr<const Made>> made;  // of input and model, the latest last
     std::optional<Other> other;
     std::optional<RegionGrid> region_grid;  // of the model
+    ConceptShelf concepts;                  // for the model
 };
 
 Result<ExplainContext> Workbench::context_for(const Wanted& wanted, std::stop_token stop, const Report& report) {
@@ -502,6 +505,7 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
     parts_->request = request;
     if (parts_->other) parts_->other->input.reset(), parts_->other->features.reset();
     parts_->region_grid.reset();
+    parts_->concepts.forget();
     parts_->input.reset();
     parts_->capture.reset();
     parts_->made.clear();
@@ -815,6 +819,19 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
 Result<std::vector<std::string>> Workbench::mask_layers(const std::string& version) const {
     if (!parts_->model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
     return guarded([&] { return vitrine::mask_layers(*parts_->model, version); });
+}
+
+Result<ConceptsFound> Workbench::concepts(const ConceptSource& source, std::stop_token stop) {
+    if (!parts_->input || !parts_->model) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
+    return guarded([&]() -> Result<ConceptsFound> {
+        const auto autoencoder = VITRINE_TRY(parts_->concepts.take(*parts_->model, source));
+        auto found = VITRINE_TRY(concepts_of(*parts_->model, parts_->input->pixels, *autoencoder, std::move(stop)));
+        if (auto names = names_of(ConceptShelf::file_of(source)))
+            found.facts.names = std::move(*names);
+        else
+            found.facts.notes.push_back(names.error().message);
+        return found;
+    });
 }
 
 std::string Workbench::own_layer() const { return parts_->model ? parts_->model->info().cam_point : std::string(); }

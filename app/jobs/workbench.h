@@ -21,6 +21,8 @@
 #include <vitrine/base/image.h>
 #include <vitrine/base/result.h>
 
+#include "concepts_of_picture.h"
+
 namespace vitrine {
 struct Capture;
 class ExplainContext;
@@ -337,6 +339,10 @@ class Workbench {
     static std::string no_region(const Wanted& wanted);
     /// The cells that a region can be made of; the model runs once for it. @error Unsupported why there are none
     Result<RegionFacts> region_facts(std::stop_token stop);
+
+    /// What the concepts of an autoencoder say of the picture.
+    /// @error  what reading it says; it does not fit the model
+    Result<ConceptsFound> concepts(const ConceptSource& source, std::stop_token stop);
 
     /// The point that methods with a layer read when none is set; empty without a model.
     std::string own_layer() const;

@@ -10,7 +10,8 @@
 
 namespace vitrine::app {
 
-inline const QString kModels = QStringLiteral("recent/models"), kPictures = QStringLiteral("recent/pictures");
+inline const QString kModels = QStringLiteral("recent/models"), kPictures = QStringLiteral("recent/pictures"),
+                     kConcepts = QStringLiteral("recent/concepts");
 
 /// The actions that change with what is open.
 struct MainWindow::Actions {

@@ -33,10 +33,12 @@
 
 #include "jobs/command_line.h"
 #include "jobs/comparison.h"
+#include "jobs/concepts_on_show.h"
 #include "jobs/layer_maps.h"
 #include "jobs/seen_through.h"
 #include "jobs/training_run.h"
 #include "panels/choice_button.h"
+#include "panels/concepts_panel.h"
 #include "panels/empty_state.h"
 #include "panels/explain_panel.h"
 #include "panels/filmstrip.h"
@@ -61,7 +63,7 @@ QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 // What is explained beside classes, in the list of targets.
 constexpr qlonglong kRegion = -2, kLike = -3, kMore = -4, kProbability = -5;
 
-constexpr int kLayout = 4;  // of the docks: a saved one of another number is not restored
+constexpr int kLayout = 5;  // of the docks: a saved one of another number is not restored
 constexpr int kMostDeviceLosses = 3;
 constexpr int kDeviceLossesWithin_ms = 60'000;
 
@@ -114,6 +116,7 @@ MainWindow::MainWindow(QWidget* parent)
     seen_through_ = new SeenThrough(*session_, *comparison_);
     mask_run_ = new TrainingRun(*session_, Trained::Mask);
     concept_run_ = new TrainingRun(*session_, Trained::Concepts);
+    concepts_ = new ConceptsOnShow(*session_);
     graphics_ = std::make_unique<Graphics>();
     buildTop();
     buildStage();
@@ -392,7 +395,10 @@ void MainWindow::buildStage() {
         grid_button_->setChecked(open);
         refreshTop(), refreshStage(), refreshActions();
     });
-    connect(grid_, &GridView::pointed, this, &MainWindow::refreshStatus);
+    connect(grid_, &GridView::pointed, this, [this] {
+        concepts_->pointAt(grid_->point());
+        refreshStatus();
+    });
     setCentralWidget(stage_);
     connect(empty_, &EmptyState::openPictureWanted, this, &MainWindow::openPicture);
     connect(empty_, &EmptyState::openModelWanted, this, &MainWindow::openModelFile);
@@ -411,6 +417,7 @@ void MainWindow::makeViewport() {
     connect(viewport_, &Viewport::pointed, this, [this](double x, double y, bool inside) {
         cursor_ = inside ? std::optional<Point>({x, y}) : std::nullopt;
         session_->hover(drawn_ ? std::nullopt : readingAt(cursor_).patch);
+        concepts_->pointAt(drawn_ ? std::nullopt : cursor_);
         refreshScene();
         refreshStatus();
     });
@@ -525,6 +532,14 @@ void MainWindow::buildDocks() {
     film_dock_ = dock(QStringLiteral("pictures"), tr("Pictures"), filmstrip_, Qt::LeftDockWidgetArea);
     explain_ = new ExplainPanel(*session_, *comparison_, view_settings_);
     explain_dock_ = dock(QStringLiteral("explain"), tr("Explain"), scrolled(explain_), Qt::RightDockWidgetArea);
+    concepts_panel_ = new ConceptsPanel(*session_, *concepts_, view_settings_);
+    concepts_panel_->setRecent([this] { return remembered(kConcepts); });
+    concepts_dock_ =
+        dock(QStringLiteral("concepts"), tr("Concepts"), scrolled(concepts_panel_), Qt::RightDockWidgetArea);
+    connect(concepts_dock_, &QDockWidget::visibilityChanged, concepts_, &ConceptsOnShow::setLooking);
+    connect(concepts_, &ConceptsOnShow::opened, this, [this](const QString& file) { remember(kConcepts, file); });
+    connect(concepts_panel_, &ConceptsPanel::fileWanted, this, &MainWindow::openConcepts);
+    connect(concepts_, &ConceptsOnShow::pointedChanged, this, &MainWindow::refreshActions);
     model_panel_ = new ModelPanel(*session_);
     model_dock_ = dock(QStringLiteral("model"), tr("Model"), scrolled(model_panel_), Qt::RightDockWidgetArea);
     map_ = new MapPanel(*session_, view_settings_);
@@ -561,13 +576,14 @@ void MainWindow::buildDocks() {
 
 void MainWindow::resetLayout() {
     panels_hidden_ = false;
-    for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, train_dock_, keys_dock_, strip_dock_,
-                       layers_dock_, measures_dock_}) {
+    for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, train_dock_, keys_dock_,
+                       strip_dock_, layers_dock_, measures_dock_}) {
         dock->setFloating(false);
         removeDockWidget(dock);
     }
     addDockWidget(Qt::LeftDockWidgetArea, film_dock_);
     addDockWidget(Qt::RightDockWidgetArea, explain_dock_);
+    addDockWidget(Qt::RightDockWidgetArea, concepts_dock_);
     addDockWidget(Qt::RightDockWidgetArea, model_dock_);
     addDockWidget(Qt::RightDockWidgetArea, map_dock_);
     addDockWidget(Qt::RightDockWidgetArea, train_dock_);
@@ -575,11 +591,13 @@ void MainWindow::resetLayout() {
     for (auto* dock : {strip_dock_, layers_dock_, measures_dock_}) addDockWidget(Qt::BottomDockWidgetArea, dock);
     tabifyDockWidget(strip_dock_, layers_dock_);
     tabifyDockWidget(layers_dock_, measures_dock_);
+    tabifyDockWidget(explain_dock_, concepts_dock_);
     tabifyDockWidget(explain_dock_, model_dock_);
     tabifyDockWidget(explain_dock_, map_dock_);
     tabifyDockWidget(explain_dock_, train_dock_);
     tabifyDockWidget(explain_dock_, keys_dock_);
-    for (auto* dock : {film_dock_, explain_dock_, model_dock_, map_dock_, strip_dock_, layers_dock_, measures_dock_})
+    for (auto* dock :
+         {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, strip_dock_, layers_dock_, measures_dock_})
         dock->show();
     train_dock_->hide();
     keys_dock_->hide();
@@ -651,6 +669,7 @@ void MainWindow::restyle() {
     layer_strip_->restyle();
     measures_->restyle();
     train_->restyle();
+    concepts_panel_->restyle();
     empty_->setState(session_->model().has_value(), session_->model() ? text(session_->model()->title) : QString(),
                      remembered(kPictures) + remembered(kModels));
     update();
@@ -673,6 +692,7 @@ void MainWindow::settingsChanged() {
     grid_->refresh();
     layer_strip_->restyle();
     explain_->refresh();
+    concepts_panel_->restyle();
     refreshScene();
     refreshActions();
 }
@@ -759,9 +779,16 @@ Reading MainWindow::readingAt(const std::optional<Point>& photo) const {
     return reading_at(*session_, session_->shown(), photo);
 }
 
+/// A range that was set by hand is another map's where a concept is lit.
+ViewSettings MainWindow::settingsOfShown() const {
+    auto settings = view_settings_;
+    if (session_->lit()) settings.range.reset();
+    return settings;
+}
+
 viz::Scene MainWindow::composeScene() const {
-    auto scene =
-        compose(*session_, view_settings_, session_->shown(), session_->showsExplanation() && session_->stale());
+    auto scene = compose(*session_, settingsOfShown(), session_->shown(),
+                         !session_->lit() && session_->showsExplanation() && session_->stale());
     scene.bare = bare_;
     if (drawn_) {
         // In whole cells, as it will be; freely while it is not known which there are.
@@ -785,8 +812,12 @@ viz::Hud MainWindow::composeHud() const {
         return hud;
     }
     const auto* plane = session_->shown();
+    const auto& lit = session_->lit();
     const bool explanation = session_->showsExplanation();
-    if (explanation) {
+    if (lit) {
+        hud.what = lit->title.toStdString();
+        if (lit->plane.low == 0 && lit->plane.high == 0) hud.notice = tr("Silent on this picture").toStdString();
+    } else if (explanation) {
         if (const auto* method = session_->methodFacts()) hud.what = method->title;
         if (session_->explaining()) hud.notice = tr("Computing %1").arg(QString::fromStdString(hud.what)).toStdString();
         if (!session_->explainTrouble().isEmpty()) hud.notice = session_->explainTrouble().toStdString();
@@ -806,7 +837,7 @@ viz::Hud MainWindow::composeHud() const {
     if (reading.inside)
         hud.where =
             (reading.pixel ? tr("pixel %1, %2") : tr("patch %1, %2")).arg(reading.row).arg(reading.col).toStdString();
-    else if (!explanation)
+    else if (!explanation && !lit)
         hud.where = session_->asked().is_patch()
                         ? tr("of patch %1, %2").arg(session_->asked().row).arg(session_->asked().col).toStdString()
                         : look->readout;
@@ -814,9 +845,9 @@ viz::Hud MainWindow::composeHud() const {
         hud.what = tr("colours: %1").arg(text(plane->colours_mean)).toStdString();
     } else if (plane) {
         hud.upsampling = std::string(viz::name_of(view_settings_.upsampling));
-        hud.unit = explanation ? hud.what : "attention";
+        hud.unit = explanation || lit ? hud.what : "attention";
         hud.show_colour_bar = true;
-        hud.scale = scale_of(*plane, view_settings_);
+        hud.scale = scale_of(*plane, settingsOfShown());
         hud.colours = colours_of(*plane, view_settings_);
     }
     return hud;
@@ -840,7 +871,9 @@ void MainWindow::refreshStatus() {
                                    : QString());
     }
     QString place, work;
-    if (session_->look() && session_->showsExplanation()) {
+    if (session_->lit()) {
+        place = session_->lit()->title;
+    } else if (session_->look() && session_->showsExplanation()) {
         if (const auto* method = session_->methodFacts()) place = text(method->title).toLower();
         if (const auto& found = session_->explanation()) {
             place = text(found->title).toLower();
@@ -903,7 +936,9 @@ void MainWindow::refreshActions() {
                        : graphics_->trouble());
     enable(a.grid, !look || session_->look()->grid_rows > 0, tr("This model has no patches"));
     enable(a.copy_value, look, no_answer);
-    enable(a.unpin, session_->pinned().has_value() || grid || session_->region(), tr("Nothing is pinned"));
+    const bool pinned_concept = concepts_->pinned() >= 0;
+    enable(a.unpin, session_->pinned().has_value() || grid || session_->region() || pinned_concept,
+           tr("Nothing is pinned"));
     a.unpin->setText(session_->region() && !session_->pinned() ? tr("Clear the region") : tr("Unpin"));
     for (auto* action : {a.several, a.methods}) enable(action, session_->model().has_value(), tr("Open a model first"));
     a.several->setChecked(grid);
@@ -925,7 +960,7 @@ void MainWindow::refreshActions() {
 
 /// What stands beside an export says how to make it again, which is not known of a map that is still on its way.
 Status MainWindow::settled() const {
-    if (session_->showsExplanation() && session_->explaining())
+    if (!session_->lit() && session_->showsExplanation() && session_->explaining())
         return fail(ErrorCode::Unsupported, "the map is still being computed: export it when it is there, or stop it");
     return {};
 }
@@ -972,16 +1007,17 @@ QJsonObject MainWindow::manifest() const {
     const auto& model = session_->model();
     const auto& picture = session_->picture();
     const auto& found = session_->explanation();
-    if (!model || !picture || !found || !session_->showsExplanation()) return {};
-    const auto wanted = session_->wanted(text(found->method));
+    const auto& lit = session_->lit();
+    if (!model || !picture || (!lit && (!found || !session_->showsExplanation()))) return {};
+    const auto wanted = lit ? lit->wanted : session_->wanted(text(found->method));
     QJsonObject out{
         {QStringLiteral("vitrine"), QStringLiteral(VITRINE_APP_VERSION)},
         {QStringLiteral("model"), text(model->request)},
         {QStringLiteral("image"), text(picture->file.string())},
-        {QStringLiteral("method"), text(found->method)},
-        {QStringLiteral("explained"), text(found->explained)},
+        {QStringLiteral("method"), text(wanted.method)},
+        {QStringLiteral("explained"), lit ? lit->title : text(found->explained)},
         {QStringLiteral("command"), text(command_line(model->request, model->classes, picture->file, wanted))}};
-    if (found->partial) out[QStringLiteral("partial")] = QStringLiteral("stopped before its end");
+    if (!lit && found->partial) out[QStringLiteral("partial")] = QStringLiteral("stopped before its end");
     if (wanted.region) {
         out[QStringLiteral("region")] = text(wanted.region->text());
         if (session_->regionCells()) out[QStringLiteral("point")] = text(session_->regionCells()->point);
@@ -1006,8 +1042,11 @@ QString MainWindow::suggestedName(const QString& ending) const {
     if (!picture) return {};
     const QFileInfo file(text(picture->file.string()));
     const auto folder = settings_->value(QStringLiteral("folders/export"), QDir::homePath()).toString();
-    QString what = session_->showsExplanation() ? session_->method() : QStringLiteral("layer%1").arg(session_->layer());
-    if (!session_->showsExplanation() && session_->head() >= 0) what += QStringLiteral("_head%1").arg(session_->head());
+    QString what = session_->lit()                ? QStringLiteral("concept%1").arg(session_->lit()->number)
+                   : session_->showsExplanation() ? session_->method()
+                                                  : QStringLiteral("layer%1").arg(session_->layer());
+    if (!session_->lit() && !session_->showsExplanation() && session_->head() >= 0)
+        what += QStringLiteral("_head%1").arg(session_->head());
     return QStringLiteral("%1/%2_%3.%4").arg(folder, file.completeBaseName(), what, ending);
 }
 
@@ -1111,6 +1150,15 @@ void MainWindow::chooseTrainingFile() {
     const auto file =
         QFileDialog::getSaveFileName(this, tr("Write to"), train_->run().out(), tr("Tensors (*.safetensors)"));
     if (!file.isEmpty()) train_->run().setOut(file);
+}
+
+void MainWindow::openConcepts() {
+    const auto file = QFileDialog::getOpenFileName(this, tr("Open an autoencoder"),
+                                                   settings_->value(QStringLiteral("folders/concepts")).toString(),
+                                                   tr("Autoencoders (*.safetensors *.pt *.pth);;All files (*)"));
+    if (file.isEmpty()) return;
+    settings_->setValue(QStringLiteral("folders/concepts"), QFileInfo(file).absolutePath());
+    concepts_->choose(file);
 }
 
 void MainWindow::askConsent(const QString& request) {

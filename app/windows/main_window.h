@@ -26,6 +26,8 @@ namespace vitrine::app {
 
 class ChoiceButton;
 class Comparison;
+class ConceptsOnShow;
+class ConceptsPanel;
 class EmptyState;
 class ExplainPanel;
 class Filmstrip;
@@ -69,6 +71,9 @@ class MainWindow : public QMainWindow {
     TrainingRun& maskRun() { return *mask_run_; }
     TrainingRun& conceptRun() { return *concept_run_; }
     SeenThrough& seenThrough() { return *seen_through_; }
+    ConceptsOnShow& concepts() { return *concepts_; }
+    ConceptsPanel* conceptsPanel() const { return concepts_panel_; }
+    QDockWidget* conceptsDock() const { return concepts_dock_; }
     TrainPanel* trainPanel() const { return train_; }
     QDockWidget* trainDock() const { return train_dock_; }
     ChoiceButton* methodButton() const { return method_button_; }
@@ -113,6 +118,7 @@ class MainWindow : public QMainWindow {
     void refreshStatus();
     void refreshJobs();
     void refreshActions();
+    ViewSettings settingsOfShown() const;
     viz::Scene composeScene() const;
     viz::Hud composeHud() const;
     Reading readingAt(const std::optional<Point>& photo) const;
@@ -127,6 +133,7 @@ class MainWindow : public QMainWindow {
     void chooseAlso();  ///< one more class beside the target
     void chooseTrainingFolder();
     void chooseTrainingFile();
+    void openConcepts();
     void askConsent(const QString& request);
     void remember(const QString& key, const QString& path);
     QStringList remembered(const QString& key) const;
@@ -164,7 +171,7 @@ class MainWindow : public QMainWindow {
     Viewport* viewport_ = nullptr;
     QDockWidget *film_dock_ = nullptr, *explain_dock_ = nullptr, *model_dock_ = nullptr, *strip_dock_ = nullptr,
                 *map_dock_ = nullptr, *keys_dock_ = nullptr, *layers_dock_ = nullptr, *measures_dock_ = nullptr,
-                *train_dock_ = nullptr;
+                *train_dock_ = nullptr, *concepts_dock_ = nullptr;
     Filmstrip* filmstrip_ = nullptr;
     ExplainPanel* explain_ = nullptr;
     ModelPanel* model_panel_ = nullptr;
@@ -176,6 +183,8 @@ class MainWindow : public QMainWindow {
     TrainingRun *mask_run_ = nullptr, *concept_run_ = nullptr;
     SeenThrough* seen_through_ = nullptr;
     TrainPanel* train_ = nullptr;
+    ConceptsOnShow* concepts_ = nullptr;
+    ConceptsPanel* concepts_panel_ = nullptr;
     ShortcutSheet* keys_ = nullptr;
     QLabel *status_value_ = nullptr, *status_place_ = nullptr, *status_work_ = nullptr, *status_size_ = nullptr,
            *status_jobs_ = nullptr;

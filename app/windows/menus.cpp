@@ -11,6 +11,7 @@
 #include <QSettings>
 
 #include "jobs/comparison.h"
+#include "jobs/concepts_on_show.h"
 #include "panels/choice_button.h"
 #include "panels/empty_state.h"
 #include "panels/explain_panel.h"
@@ -94,6 +95,7 @@ void MainWindow::buildMenus() {
     edit->addSeparator();
     a.unpin = add(edit, tr("Unpin"), key("Esc"), [this] {
         // First what was pinned last, then what is explained.
+        if (concepts_->pinned() >= 0) return concepts_->pin(-1);
         if (!session_->pinned() && session_->region()) session_->clearRegion();
         session_->pin(std::nullopt);
         grid_->unpin();
@@ -194,8 +196,8 @@ void MainWindow::buildMenus() {
 
     group = tr("Window");
     auto* window = menu(tr("&Window"));
-    for (auto* dock :
-         {film_dock_, explain_dock_, model_dock_, map_dock_, train_dock_, strip_dock_, layers_dock_, measures_dock_})
+    for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, train_dock_, strip_dock_,
+                       layers_dock_, measures_dock_})
         window->addAction(dock->toggleViewAction());
     window->addSeparator();
     add(window, tr("Reset the layout"), {}, [this] { resetLayout(); });

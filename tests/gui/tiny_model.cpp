@@ -1,6 +1,7 @@
 // Saves the contract suite's ViT the way people get theirs.
 #include "tiny_model.h"
 
+#include <vitrine/autoencoder.h>
 #include <vitrine/base/file.h>
 #include <vitrine/base/readers.h>
 #include <vitrine/registry.h>
@@ -58,6 +59,18 @@ Status write_wide_model(const std::filesystem::path& folder, std::int64_t side) 
         VITRINE_CHECK(settings.set(name, value));
     const auto model = VITRINE_TRY(architecture->create(settings, 5));
     return write_model(folder, *architecture, *model, "vit_wide_test");
+}
+
+Status write_tiny_concepts(const std::filesystem::path& file) {
+    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
+    const auto model = VITRINE_TRY(architecture->tiny(7));
+    AutoencoderConfig config;
+    config.width = model->info().width;
+    config.latents = 64;
+    config.k = 3;
+    config.point = model->info().layers > 1 ? "blocks.1" : "blocks.0";
+    auto one = VITRINE_TRY(Autoencoder::make(config, 3));
+    return one.save(file);
 }
 
 }  // namespace vitrine::test

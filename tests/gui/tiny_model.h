@@ -14,4 +14,7 @@ Status write_headless_model(const std::filesystem::path& folder);
 /// One layer of width 64 with one head, random weights, that takes pictures of side x side in patches of 16.
 Status write_wide_model(const std::filesystem::path& folder, std::int64_t side);
 
+/// A random autoencoder that reads the tiny ViT: 64 concepts, of which a token has 3.
+Status write_tiny_concepts(const std::filesystem::path& file);
+
 }  // namespace vitrine::test

@@ -1,0 +1,131 @@
+// Encodes the tokens of a picture a few hundred at a time, and keeps what is not zero.
+#include "concept_codes.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <fmt/ranges.h>
+
+#include <vitrine/concept_names.h>
+#include <vitrine/engine.h>
+#include <vitrine/torch_errors.h>
+
+namespace vitrine::app {
+
+namespace {
+
+/// The autoencoder beside the built-in model, where there is one.
+constexpr const char* kBuiltIn = "starter/concepts.safetensors";
+constexpr std::int64_t kTokensAtOnce = 256;  // of 16 384 concepts: 17 MB
+
+}  // namespace
+
+std::filesystem::path ConceptShelf::file_of(const ConceptSource& source) {
+    return source.file.empty() ? resource(kBuiltIn).value_or(std::filesystem::path()) : source.file;
+}
+
+Result<std::map<std::int32_t, ConceptName>> names_of(const std::filesystem::path& autoencoder) {
+    std::map<std::int32_t, ConceptName> out;
+    const auto read = VITRINE_TRY(ConceptNames::load(concept_names_file(autoencoder)));
+    for (const auto& [number, one] : read.all())
+        if (!one.name.empty() && number <= std::numeric_limits<std::int32_t>::max())
+            out[static_cast<std::int32_t>(number)] = {one.name, fmt::format("{}", fmt::join(one.tags, ", ")), one.note};
+    return out;
+}
+
+Result<std::shared_ptr<const Autoencoder>> ConceptShelf::take(Model& model, const ConceptSource& source) {
+    const bool built_in = source.file.empty();
+    const auto file = file_of(source);
+    const auto untrained = [&] {
+        return fail(ErrorCode::Unsupported, "no concepts came with {}: open an autoencoder that was trained on it",
+                    model.info().title.empty() ? model.info().name : model.info().title);
+    };
+    if (file.empty()) return untrained();
+    std::error_code failed;
+    const auto written = std::filesystem::last_write_time(file, failed);
+    if (autoencoder_ && source_ == source && written_ == written) return autoencoder_;
+    auto loaded = Autoencoder::load(file, source.given);
+    const Status fits = loaded ? loaded->fits_weights(model) : Status(tl::make_unexpected(loaded.error()));
+    if (!fits && built_in) return untrained();
+    VITRINE_CHECK(fits);
+    loaded->to(model.device());
+    source_ = source;
+    written_ = written;
+    autoencoder_ = std::make_shared<const Autoencoder>(std::move(*loaded));
+    return autoencoder_;
+}
+
+Result<ConceptsFound> concepts_of(Model& model, const at::Tensor& pixels, const Autoencoder& autoencoder,
+                                  std::stop_token stop) {
+    const auto start = std::chrono::steady_clock::now();
+    const at::NoGradGuard no_grad;
+    const auto& config = autoencoder.config();
+    const auto parameters = model.parameters();
+    const auto typed =
+        pixels.to(model.device(), parameters.empty() ? at::kFloat : parameters.front().second.scalar_type());
+    const auto point = VITRINE_TRY(point_tokens(model, typed, config, stop));
+
+    ConceptsFound out;
+    auto& facts = out.facts;
+    facts.kind = config.kind;
+    facts.point = config.point;
+    facts.tokens = config.tokens;
+    facts.concepts = config.latents;
+    facts.width = config.width;
+    facts.k = config.kind == "top_k" || config.kind == "batch_top_k" ? config.k : 0;
+    if (const auto format = autoencoder.facts.find("format"); format != autoencoder.facts.end())
+        facts.format = format->second;
+    const bool one_token = config.tokens == "class", grid = point.rows > 0 && !one_token;
+    if (one_token)
+        facts.no_map = "these concepts are of the class token alone, so there is no map of them";
+    else if (!grid)
+        facts.no_map =
+            fmt::format("which tokens of {} are patches is not known, so there is no map of them", config.point);
+
+    const std::int64_t before = grid ? std::ssize(point.prefix) : 0, patches = point.rows * point.cols;
+    const bool without_prefix = config.tokens == "patches" && grid;  // those are nothing it was trained on
+    auto tokens = point.tokens[0];
+    if (one_token) tokens = tokens.narrow(0, 0, 1);
+    if (without_prefix) tokens = tokens.narrow(0, before, patches);
+    tokens = tokens.to(at::kFloat);
+    const std::int64_t first = grid && !without_prefix ? before : 0;  // of those that are listed
+    const std::int64_t listed = grid ? first + patches : tokens.size(0);
+
+    std::vector<std::int64_t> starts{0};
+    std::vector<ConceptValue> entries;
+    double left = 0, active = 0;
+    for (std::int64_t from = 0; from < tokens.size(0); from += kTokensAtOnce) {
+        if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+        const auto some = tokens.narrow(0, from, std::min(kTokensAtOnce, tokens.size(0) - from));
+        const auto codes = autoencoder.encode(some);
+        left += (autoencoder.decode(codes.active, codes) - some).to(at::kDouble).square().sum().item<double>();
+        const auto plain = codes.active.to(at::kCPU, at::kFloat).contiguous();
+        const float* values = plain.const_data_ptr<float>();
+        for (std::int64_t t = 0; t < plain.size(0); ++t) {
+            const bool in_list = from + t >= first && from + t < listed;
+            for (std::int64_t id = 0; id < config.latents; ++id) {
+                const float v = values[t * config.latents + id];
+                if (v == 0) continue;
+                ++active;
+                if (in_list) entries.push_back({static_cast<std::int32_t>(id), v});
+            }
+            if (in_list) starts.push_back(std::ssize(entries));
+        }
+    }
+    facts.active = active / static_cast<double>(tokens.size(0));
+    const double whole = (tokens - tokens.mean(0, true)).to(at::kDouble).square().sum().item<double>();
+    if (whole > 0) facts.explained = 1 - left / whole;
+    if (facts.explained && *facts.explained < 0.5)
+        facts.notes.push_back("less than half is explained: what these concepts say of this picture is unreliable");
+    if (autoencoder.facts.count("weights") == 0)
+        facts.notes.push_back("the file does not say which weights these concepts were trained on");
+    out.picture = std::make_shared<const ConceptsOfPicture>(grid ? point.rows : 0, grid ? point.cols : 0,
+                                                            config.latents, std::move(starts), std::move(entries));
+    out.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    return out;
+}
+
+}  // namespace vitrine::app

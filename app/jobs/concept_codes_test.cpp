@@ -1,0 +1,130 @@
+// What the workbench says of a picture's concepts, against the autoencoder alone.
+#include "concept_codes.h"
+
+#include <gmock/gmock.h>
+
+#include <fstream>
+
+#include <ATen/TensorOperators.h>
+#include <vitrine/engine.h>
+
+#include "workbench.h"
+
+namespace vitrine::app {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+class ConceptCodes : public testing::Test {
+  protected:
+    void SetUp() override {
+        fs::create_directories(folder_);
+        ASSERT_TRUE(bench_.open_model("starter", false, {}));
+        ASSERT_TRUE(bench_.open_picture(Workbench::builtin_pictures().front(), {}));
+        ASSERT_TRUE(bench_.look({}));
+        model_ = *open_model("starter");
+        pixels_ = load_input(Workbench::builtin_pictures().front(), model_->preprocess())->pixels;
+        config_.kind = "top_k";
+        config_.k = 8;
+        config_.width = model_->info().width;
+        config_.latents = 256;
+        config_.point = "blocks.6";
+    }
+    void TearDown() override { fs::remove_all(folder_); }
+    Autoencoder save(const AutoencoderConfig& config) {
+        Autoencoder one = *Autoencoder::make(config, 3);
+        EXPECT_TRUE(one.save(file_));
+        return one;
+    }
+    Result<ConceptsFound> found() { return bench_.concepts({file_, {}}, {}); }
+
+    fs::path folder_ = fs::path(testing::TempDir()) /
+                       ("vitrine_codes_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+    fs::path file_ = folder_ / "c.safetensors";
+    Workbench bench_;
+    std::shared_ptr<Model> model_;
+    at::Tensor pixels_;
+    AutoencoderConfig config_;
+};
+
+TEST_F(ConceptCodes, EveryPatchHasTheConceptsThatTheAutoencoderGivesIt) {
+    const auto one = save(config_);
+    std::ofstream(folder_ / "c.safetensors.names") << "12\tears\tdog, part\tof puppies\n";
+    const auto answer = found();
+    ASSERT_TRUE(answer) << answer.error().message;
+    const auto& picture = *answer->picture;
+    const auto all = point_tokens(*model_, pixels_, config_);
+    ASSERT_TRUE(all);
+    const auto before = static_cast<std::int64_t>(all->prefix.size()), patches = all->rows * all->cols;
+    ASSERT_GT(before, 0);
+    const auto tokens = all->tokens[0];
+    const auto codes = one.encode(tokens);
+    EXPECT_EQ(picture.rows(), all->rows);
+    EXPECT_EQ(picture.cols(), all->cols);
+    EXPECT_EQ(picture.patches(), patches);
+    const auto active = codes.active.narrow(0, before, patches).contiguous();
+    const float* values = active.const_data_ptr<float>();
+    for (std::int64_t patch = 0; patch < patches; ++patch) {
+        ASSERT_EQ(picture.at(patch).size(), 8u) << patch;
+        for (const auto& here : picture.at(patch)) ASSERT_EQ(here.value, values[patch * 256 + here.id]);
+    }
+    const auto error = one.decode(codes.active, codes) - tokens;
+    const double share = 1 - (error.square().sum() / (tokens - tokens.mean(0, true)).square().sum()).item<double>();
+    ASSERT_TRUE(answer->facts.explained);
+    EXPECT_NEAR(*answer->facts.explained, share, 1e-4);
+    EXPECT_EQ(answer->facts.active, 8);
+    ASSERT_EQ(answer->facts.names.size(), 1u);
+    EXPECT_EQ(answer->facts.names.at(12).name, "ears");
+    EXPECT_EQ(answer->facts.names.at(12).tags, "dog, part");
+    EXPECT_EQ(answer->facts.point, "blocks.6");
+    EXPECT_THAT(answer->facts.notes, testing::Contains(HasSubstr("does not say which weights")));
+}
+
+TEST_F(ConceptCodes, PatchesAloneAndTheClassTokenAloneAreReadAsTheyWereTrained) {
+    config_.tokens = "patches";
+    save(config_);
+    auto answer = found();
+    ASSERT_TRUE(answer) << answer.error().message;
+    EXPECT_TRUE(answer->picture->has_grid());
+    EXPECT_EQ(answer->picture->patches(), answer->picture->rows() * answer->picture->cols());
+    config_.tokens = "class";
+    file_ = folder_ / "class.safetensors";
+    save(config_);
+    answer = found();
+    ASSERT_TRUE(answer) << answer.error().message;
+    EXPECT_FALSE(answer->picture->has_grid());
+    EXPECT_EQ(answer->picture->patches(), 1);
+    EXPECT_THAT(answer->facts.no_map, HasSubstr("class token alone"));
+}
+
+TEST_F(ConceptCodes, WhatDoesNotFitIsRefusedInASentence) {
+    auto one = *Autoencoder::make(config_, 3);
+    one.facts = {{"model", "another"}, {"weights", "0123"}};
+    ASSERT_TRUE(one.save(file_));
+    auto answer = found();
+    ASSERT_FALSE(answer);
+    EXPECT_THAT(answer.error().message, HasSubstr("trained on another"));
+    config_.width = 16;
+    file_ = folder_ / "narrow.safetensors";
+    save(config_);
+    answer = found();
+    ASSERT_FALSE(answer);
+    EXPECT_THAT(answer.error().message, HasSubstr("16 wide"));
+    config_.width = model_->info().width;
+    config_.point = "";
+    file_ = folder_ / "pointless.safetensors";
+    save(config_);
+    answer = found();
+    ASSERT_FALSE(answer);
+    EXPECT_THAT(answer.error().message, HasSubstr("does not say"));
+    answer = bench_.concepts({file_, {{"point", "blocks.6"}}}, {});
+    EXPECT_TRUE(answer) << answer.error().message;
+    file_ = folder_ / "nothing.safetensors";
+    answer = found();
+    ASSERT_FALSE(answer);
+    EXPECT_THAT(answer.error().message, HasSubstr("there is no autoencoder"));
+}
+
+}  // namespace
+}  // namespace vitrine::app

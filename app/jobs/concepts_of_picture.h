@@ -1,0 +1,104 @@
+// The concepts of one picture, kept sparse both ways: which are active in a patch, and where a concept is active.
+//
+//     ConceptsOfPicture found(16, 16, 2304, starts, entries);
+//     for (const auto& one : found.at(found.cell(7, 9))) ...    // its concepts, strongest first
+//     const auto map = found.map(12);                           // 16 x 16
+//
+// Plain numbers, without torch and without Qt: what the cursor asks is answered from here, on the interface thread.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace vitrine::app {
+
+/// How strong a concept is in a patch. Which of the two `id` names goes by the list that holds it.
+struct ConceptValue {
+    std::int32_t id = 0;
+    float value = 0;
+    bool operator==(const ConceptValue&) const = default;
+};
+
+/// A concept over the whole picture.
+struct ConceptSummary {
+    std::int32_t concept_id = 0;
+    std::int32_t patches = 0;  ///< in which it is active
+    float strongest = 0;       ///< the value of largest size
+    double sum = 0;
+};
+
+enum class ConceptOrder : std::uint8_t { Sum, Strongest, Patches };
+
+class ConceptsOfPicture {
+  public:
+    ConceptsOfPicture() = default;
+    /// @param rows, cols  of the patches; 0 where there is no grid and the lists are of tokens
+    /// @param starts      where the list of each patch begins in `entries`, and the end: patches + 1 numbers
+    /// @param entries     the concepts of each patch that are not zero, in any order; ids below `concepts`
+    ConceptsOfPicture(std::int64_t rows, std::int64_t cols, std::int64_t concepts, std::vector<std::int64_t> starts,
+                      std::vector<ConceptValue> entries);
+
+    std::int64_t rows() const { return rows_; }
+    std::int64_t cols() const { return cols_; }
+    std::int64_t concepts() const { return concepts_; }
+    std::int64_t patches() const { return static_cast<std::int64_t>(patch_starts_.size()) - 1; }
+    bool has_grid() const { return rows_ > 0 && cols_ > 0; }
+    std::int64_t cell(std::int64_t row, std::int64_t col) const { return row * cols_ + col; }
+
+    /// The concepts of a patch, largest first, of equal ones the lower number. Empty out of range.
+    std::span<const ConceptValue> at(std::int64_t patch) const;
+    /// The patches of a concept, the first first. Empty where it is silent.
+    std::span<const ConceptValue> where(std::int64_t concept_id) const;
+    /// [rows, cols], zero where the concept is silent.
+    std::vector<float> map(std::int64_t concept_id) const;
+    /// Of a concept that is silent: zeros.
+    ConceptSummary summary(std::int64_t concept_id) const;
+
+    /// All that are active somewhere, by their number.
+    const std::vector<ConceptSummary>& heard() const { return heard_; }
+    /// The same, largest first; equal ones by their number.
+    std::vector<std::int32_t> ranked(ConceptOrder order) const;
+
+  private:
+    std::int64_t rows_ = 0, cols_ = 0, concepts_ = 0;
+    std::vector<std::int64_t> patch_starts_{0}, concept_starts_{0};
+    std::vector<ConceptValue> of_patches_, of_concepts_;
+    std::vector<ConceptSummary> heard_;
+};
+
+/// Which autoencoder, and what its file does not say of itself.
+struct ConceptSource {
+    std::filesystem::path file;                ///< empty: the one that came with the model
+    std::map<std::string, std::string> given;  ///< by AutoencoderConfig's names: "point", "kind", "k", ...
+    bool operator==(const ConceptSource&) const = default;
+};
+
+/// What a person called a concept.
+struct ConceptName {
+    std::string name, tags, note;
+};
+
+/// What an autoencoder is, and what it makes of the picture.
+struct ConceptFacts {
+    std::string kind, point, tokens, format;  ///< format: whose file it is, "" for ours
+    std::int64_t concepts = 0, width = 0, k = 0;
+    double active = 0;                ///< concepts in a token, the mean
+    std::optional<double> explained;  ///< share of this picture's variance
+    std::map<std::int32_t, ConceptName> names;
+    std::string no_map;  ///< why there are no maps; empty when there are
+    std::vector<std::string> notes;
+};
+
+struct ConceptsFound {
+    ConceptFacts facts;
+    std::shared_ptr<const ConceptsOfPicture> picture;
+    double milliseconds = 0;
+};
+
+}  // namespace vitrine::app

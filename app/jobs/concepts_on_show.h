@@ -1,0 +1,87 @@
+// The concepts of the picture on show: which autoencoder reads it, what it found, and what is pointed at, in the list
+// or on the picture.
+//
+// Lives on the interface thread, beside the session, which posts its jobs. Works only while somebody looks. What the
+// cursor asks is answered from ConceptsOfPicture, without the engine.
+#pragma once
+
+#include <QObject>
+
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "jobs/session.h"
+
+namespace vitrine::app {
+
+class ConceptsOnShow : public QObject {
+    Q_OBJECT
+
+  public:
+    explicit ConceptsOnShow(Session& session);
+
+    // ---- asking -------------------------------------------------------------------------------------------------
+    void setLooking(bool looking);
+    void choose(const QString& file);  ///< empty: what came with the model
+    /// What a file does not say of itself, by AutoencoderConfig's names; empty takes it back.
+    void give(const std::string& name, const std::string& value);
+    void again();  ///< reads the file anew
+    /// The cursor on the picture, in photo pixels.
+    void pointAt(const std::optional<Point>& photo);
+    void hover(std::int64_t number);  ///< a concept in the list; -1 for none
+    /// Pins a concept, or lets it go where it is the one that is pinned; -1 lets all go.
+    /// @param beside  joins or leaves those that are chosen already
+    void pin(std::int64_t number, bool beside = false);
+
+    // ---- reading ------------------------------------------------------------------------------------------------
+    enum class State : std::uint8_t {
+        Nothing,  ///< there is no model or no picture, or the model did not run: `why`
+        None,     ///< no autoencoder for this model: `why`
+        Loading,  ///< the first time; later ones are `stale`
+        Refused,  ///< the file: `why`
+        Ready,
+    };
+    State state() const;
+    const QString& why() const { return why_; }
+    bool stale() const { return found_ && found_for_ != wantedKey(); }
+    const ConceptSource& source() const { return source_; }
+    const std::optional<ConceptsFound>& found() const { return found_; }
+    const ConceptsOfPicture& picture() const;   ///< empty where there is none
+    QString nameOf(std::int64_t number) const;  ///< "Concept 12" where it has no name
+    bool isNamed(std::int64_t number) const;
+    std::int64_t hovered() const { return hovered_; }
+    std::int64_t pinned() const { return pinned_; }
+    const std::set<std::int64_t>& chosen() const { return chosen_; }  ///< the pinned one among them
+    /// The patch that is asked about, in the concepts' own grid: under the cursor, else the one that is pinned.
+    std::optional<std::pair<std::int64_t, std::int64_t>> patch() const { return patch_; }
+    std::span<const ConceptValue> atPatch() const;
+    float valueAtPatch(std::int64_t number) const;  ///< 0 where the concept is silent there
+    Plane planeOf(std::int64_t number) const;
+
+  Q_SIGNALS:
+    void changed();         ///< all of it
+    void pointedChanged();  ///< patch, hover, pin, choice
+    void opened(const QString& file);
+
+  private:
+    std::string wantedKey() const;  ///< of model, picture and autoencoder
+    void follow();
+    void post();
+    void placePatch();
+    void light();
+
+    Session& session_;
+    bool looking_ = false, running_ = false;
+    ConceptSource source_;
+    std::string asked_for_, found_for_;
+    std::optional<ConceptsFound> found_;
+    QString why_;
+    bool none_ = false;
+    std::optional<Point> cursor_;
+    std::optional<std::pair<std::int64_t, std::int64_t>> patch_;
+    std::int64_t hovered_ = -1, pinned_ = -1;
+    std::set<std::int64_t> chosen_;
+};
+
+}  // namespace vitrine::app
