@@ -242,28 +242,6 @@ at::Tensor box_mask(const ExplainContext& context, bool touched) {
     return out;
 }
 
-ParametersAside::ParametersAside(Model& model) {
-    for (const auto& [name, tensor] : model.parameters()) {
-        names_.push_back(name);
-        live_.push_back(tensor);
-        kept_.push_back(tensor.detach());
-    }
-}
-
-ParametersAside::~ParametersAside() { restore(); }
-
-void ParametersAside::restore() {
-    const at::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < live_.size(); ++i) live_[i].set_data(kept_[i]);
-}
-
-void ParametersAside::shuffle(std::size_t parameter, at::Generator random) {
-    const at::NoGradGuard no_grad;
-    const at::Tensor& from = kept_[parameter];
-    const at::Tensor order = at::randperm(from.numel(), random, at::kLong);
-    live_[parameter].set_data(from.flatten().index_select(0, order.to(from.device())).reshape(from.sizes()));
-}
-
 namespace {
 
 std::string layer_of(const std::string& name) {

@@ -12,6 +12,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <vitrine/measure.h>
+#include <vitrine/parameters_aside.h>
 #include <vitrine/seen_through.h>
 
 namespace vitrine::plugin::measures {
@@ -122,24 +123,6 @@ std::vector<Box> boxes_in_input(const ExplainContext& context);
 at::Tensor box_mask(const ExplainContext& context, bool touched = false);
 
 // ---- parameters -----------------------------------------------------------------------------------------------------
-
-/// Swaps parameters of a model for others and puts the very tensors back when it ends, however it ends. No weight is
-/// written to: those of a file may be mapped.
-class ParametersAside {
-  public:
-    explicit ParametersAside(Model& model);
-    ~ParametersAside();
-    ParametersAside(const ParametersAside&) = delete;
-    ParametersAside& operator=(const ParametersAside&) = delete;
-    /// Permutes the entries of one parameter, by its place in the model's list.
-    void shuffle(std::size_t parameter, at::Generator random);
-    void restore();
-    const std::vector<std::string>& names() const { return names_; }
-
-  private:
-    std::vector<std::string> names_;
-    std::vector<at::Tensor> live_, kept_;
-};
 
 /// The layers of a model from its end to its beginning: lists of places among its parameters.
 ///
