@@ -57,9 +57,9 @@ fs::path concept_index_file(const fs::path& autoencoder) {
 
 std::string concepts_hash(const Autoencoder& autoencoder) {
     const AutoencoderConfig& c = autoencoder.config();
-    std::uint64_t key =
-        hash_of(fmt::format("{} {} {} {} {} {} {} {} {} {} {}", c.kind, c.width, c.latents, c.k, c.normalise, c.scale,
-                            c.subtract_decoder_bias, c.keep_negative, c.weigh_by_decoder, c.point, c.tokens));
+    std::uint64_t key = hash_of(fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", c.kind, c.width, c.latents, c.k,
+                                            c.ridge, c.normalise, c.scale, c.subtract_decoder_bias, c.keep_negative,
+                                            c.weigh_by_decoder, c.point, c.tokens));
     for (const auto& [name, tensor] : autoencoder.tensors()) {
         const at::Tensor plain = tensor.detach().to(at::kCPU, at::kFloat).contiguous();
         key = mix64(key ^ hash_of(name));
@@ -78,6 +78,9 @@ Status index_fits(const ConceptIndex& index, Model& model, const Autoencoder& au
         return fail(ErrorCode::BadInput,
                     "the index was built with another autoencoder ({} concepts of {}); build it again with this one",
                     index.latents(), index.fact("point"));
+    // fp16 rounds otherwise than bf16, of which the hash is made.
+    const auto parameters = model.parameters();
+    if (!parameters.empty() && parameters.front().second.scalar_type() == at::kHalf) return {};
     if (const std::string now = weights_hash(model); now != index.fact("weights"))
         return fail(ErrorCode::BadInput,
                     "the index was built with {} of weights {}, and {} has weights {}; build it again with this model",
@@ -182,8 +185,7 @@ std::string IndexBuilder::key() const {
     const auto& p = model_.preprocess();
     const auto parameters = model_.parameters();
     return nlohmann::json{{"records", 1},
-                          {"model", model_.info().name},
-                          {"weights", weights_},
+                          {"weights", weights_.empty() ? model_.info().name : weights_},
                           {"dtype", parameters.empty() ? "" : c10::toString(parameters.front().second.scalar_type())},
                           {"autoencoder", hash_},
                           {"preprocess", p.summary()},

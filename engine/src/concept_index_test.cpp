@@ -246,6 +246,32 @@ TEST_F(IndexConcepts, ClassTokensAndPatchesAloneAreIndexed) {
     EXPECT_FALSE(std::isnan(patches.column("localisation")[patches.order("maximum").front()]));
 }
 
+TEST_F(IndexConcepts, MapsOfAConvolutionAreTokensToo) {
+    model_ = registry().architecture("cnn").value()->tiny(3).value();
+    config_.point = model_->info().cam_point;
+    CaptureOptions looking;
+    looking.mixings = false;
+    looking.points = {config_.point};
+    const at::Tensor map = (*run_captured(*model_, input("0.ppm").pixels, looking))->points.at(config_.point);
+    config_.width = map.size(1);
+    save();
+    const auto summary = build();
+    ASSERT_TRUE(summary.has_value()) << summary.error().message;
+    const ConceptIndex index = open();
+    EXPECT_EQ(index.rows(), map.size(2));
+    EXPECT_EQ(index.cols(), map.size(3));
+    const auto latent = index.order("picture_frequency").front();
+    const ConceptTop top = index.tops(latent).at(0);
+    const Autoencoder concepts = *Autoencoder::load(folder_ / "c.safetensors");
+    const at::Tensor seen = input(std::string(index.picture(top.picture).name)).pixels;
+    const at::Tensor mine =
+        concepts.encode((*concept_tokens(*model_, seen, config_))[0]).active.select(1, std::int64_t{latent});
+    EXPECT_NEAR(top.value, mine.max().item<float>(), 1e-5);
+    EXPECT_EQ(top.cell, mine.argmax().item<std::int64_t>());
+    EXPECT_TRUE(std::isfinite(index.column("effect")[latent]));
+    EXPECT_TRUE(std::isnan(index.column("class_frequency")[latent]));
+}
+
 TEST_F(IndexConcepts, WhatCannotBeReadIsLeftOutAndSaid) {
     folder_.put("p/broken.jpg", "no picture");
     const auto summary = build();

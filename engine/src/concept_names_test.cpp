@@ -42,6 +42,13 @@ TEST(ConceptNames, AChangeOfOneConceptTouchesItsLineAlone) {
     EXPECT_EQ(names.text(), "# ours\n1\ta\n2\tother\tx\n3\tc\n");
 }
 
+TEST(ConceptNames, TheBuiltInNamesAreWrittenAsTheyAre) {
+    const fs::path file = VITRINE_SOURCE_DIR "/resources/starter/concepts.safetensors.names";
+    const ConceptNames names = *ConceptNames::load(file);
+    EXPECT_GE(names.all().size(), 10U);
+    EXPECT_EQ(names.text(), *read_text(file));
+}
+
 TEST(ConceptNames, WhatIsNotKnownIsKept) {
     const std::string text = "# names of concepts\nand words\n007\tagent\n4\tfour\t\t\tfifth\tsixth\n";
     EXPECT_EQ(ConceptNames::parse(text)->text(), text);

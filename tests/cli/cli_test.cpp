@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <vitrine/autoencoder.h>
 #include <vitrine/base/file.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/preprocess.h>
@@ -115,6 +116,42 @@ class CommandLine : public testing::Test {
 
 #define NEED_DATA() \
     if (!have_data()) GTEST_SKIP() << "no test data at " << data_
+
+TEST_F(CommandLine, ConceptsAreIndexedAndListed) {
+    const fs::path pictures = folder_ / "pictures", concepts = folder_ / "c.safetensors",
+                   index = folder_ / "c.safetensors.index";
+    fs::create_directories(pictures);
+    fs::copy_file(fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/puppy.jpg", pictures / "puppy.jpg");
+    vitrine::AutoencoderConfig config;
+    config.k = 4;
+    config.width = 192;
+    config.latents = 64;
+    config.point = "blocks.8";
+    ASSERT_TRUE(vitrine::Autoencoder::make(config, 1)->save(concepts));
+    const std::vector<std::string> build{"index-concepts", "starter", pictures,  "--autoencoder",
+                                         concepts,         "--set",   "rounds=5"};
+    const Outcome built = vitrine(build);
+    ASSERT_EQ(built.status, 0) << built.err;
+    EXPECT_NE(built.out.find("64 concepts over 1 pictures (1 added, 0 changed, 0 removed)"), std::string::npos)
+        << built.out;
+
+    std::ofstream(folder_ / "c.safetensors.names") << "3\tears\tanimal\n";
+    const Outcome listed = vitrine({"index-concepts", "--show", index, "--sort", "effect", "--limit", "7", "--json"});
+    ASSERT_EQ(listed.status, 0) << listed.err;
+    const json all = json::parse(listed.out);
+    ASSERT_EQ(all["concepts"].size(), 7U);
+    EXPECT_GE(all["concepts"][0]["effect"], all["concepts"][1]["effect"]);
+    EXPECT_EQ(all["concepts"][0]["tops"][0]["picture"], "puppy.jpg");
+    EXPECT_EQ(all["concepts"][0]["tops"][0]["patch"].size(), 2U);
+    EXPECT_EQ(all["changed"], "");
+
+    fs::copy_file(pictures / "puppy.jpg", pictures / "again.jpg");
+    const Outcome one = vitrine({"index-concepts", "--show", index, "--concept", "3"});
+    EXPECT_NE(one.out.find("ears [animal]"), std::string::npos) << one.out;
+    EXPECT_NE(one.err.find("1 was added since the index was built"), std::string::npos) << one.err;
+    EXPECT_NE(vitrine({"index-concepts", "--show", index, "--concept", "64"}).err.find("has 0 to 63"),
+              std::string::npos);
+}
 
 TEST_F(CommandLine, WithoutAnythingSaysHowItIsUsed) {
     const auto outcome = vitrine({"--help"});

@@ -9,6 +9,8 @@
 #include <fstream>
 #include <numeric>
 
+#include <nlohmann/json.hpp>
+
 namespace vitrine {
 namespace {
 
@@ -154,6 +156,29 @@ TEST(MoransI, IsOneForHalvesAndMinusOneForAChequerboard) {
     std::vector<float> corner(9);
     corner[0] = 1;
     EXPECT_NEAR(morans_i(corner, 3, 3), 9.0 / 12 * (2 * -8.0 / 81 + 10 * 1.0 / 81) / (64.0 / 81 + 8.0 / 81), 1e-12);
+}
+
+TEST(MoransI, AgreesWithEsda) {
+    const auto grids = nlohmann::json::parse(std::ifstream(VITRINE_SOURCE_DIR "/tests/parity/data/morans_i.json"));
+    ASSERT_EQ(grids.size(), 3U);
+    for (const auto& grid : grids)
+        EXPECT_NEAR(morans_i(grid.at("cells").get<std::vector<float>>(), grid.at("rows"), grid.at("cols")),
+                    grid.at("moran").get<double>(), 1e-6);
+}
+
+TEST(ConceptIndexFile, ASeedOfTheFuzzerIsRead) {
+    const std::filesystem::path seeds = VITRINE_SOURCE_DIR "/tests/fuzz/corpus/concept_index";
+    const auto index = ConceptIndex::open(seeds / "one.index");
+    ASSERT_TRUE(index.has_value()) << index.error().message;
+    EXPECT_EQ(index->find("b.jpg"), 1);
+    EXPECT_EQ(index->tops(0).at(0).value, 2);
+    std::string block = *read_text(seeds / "block");
+    block.erase(0, 1);
+    ConceptRecords::seal_block(std::as_writable_bytes(std::span(block)));
+    const auto record = ConceptRecords::parse_block(std::as_bytes(std::span(block)));
+    ASSERT_TRUE(record.has_value());
+    EXPECT_EQ(record->picture.name, "a.jpg");
+    EXPECT_EQ(record->latents.at(0).peak, 2);
 }
 
 TEST_F(Index, RemovedAndChangedPicturesLeaveWhatAFreshRunWrites) {
