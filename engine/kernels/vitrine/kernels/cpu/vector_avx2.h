@@ -32,6 +32,10 @@ struct Avx2 {
     static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
     static Float negated_fma(Float a, Float b, Float c) { return _mm256_fnmadd_ps(a, b, c); }
     static Float max(Float a, Float b) { return _mm256_max_ps(a, b); }
+    /// A bit for each lane where a > b.
+    static unsigned greater(Float a, Float b) {
+        return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+    }
     static Float div(Float a, Float b) { return _mm256_div_ps(a, b); }
     /// a where |x| < limit, else b with the sign of x.
     static Float small_or_signed(Float x, float limit, Float a, Float b) {
