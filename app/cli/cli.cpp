@@ -8,6 +8,7 @@
 #include <vitrine/base/concept_index.h>
 
 #include "cli/commands.h"
+#include "cli/measure_folder.h"
 
 namespace vitrine::cli {
 
@@ -123,8 +124,8 @@ int run(const std::vector<std::string>& arguments) {
     measure_command->add_option("images", measure_options.images, "pictures, or folders of pictures")->required();
     measure_command
         ->add_option("--method", measure_options.methods,
-                     "methods, separated by commas, each NAME or NAME:key=value:key=value")
-        ->required()
+                     "methods, separated by commas, each NAME or NAME:key=value:key=value; none for a measure of a "
+                     "folder (uncertainty_response)")
         ->delimiter(',');
     measure_command->add_option("--measure", measure_options.measures, "measures, likewise: pointing_game:tolerance=15")
         ->required()
@@ -144,7 +145,13 @@ int run(const std::vector<std::string>& arguments) {
     measure_command->add_option("--split", measure_options.split,
                                 "a share of the pictures, by their names: A or B, or a part such as 2/5");
     measure_command->add_flag("--mpi", measure_options.mpi, "share the work with the processes that mpirun started");
-    measure_command->callback([&] { chosen = [&] { return measure(common, measure_options); }; });
+    measure_command->add_option("--out", measure_options.out,
+                                "a folder for the tables of a measure of a folder: CSV, Markdown, JSON");
+    measure_command->callback([&] {
+        if (measure_options.methods.empty() && !measures_a_folder(measure_options.measures))
+            throw CLI::RequiredError("--method");
+        chosen = [&] { return measure(common, measure_options); };
+    });
 
     std::string what;
     auto* list_command = app.add_subcommand("list", "what is built in");

@@ -51,6 +51,7 @@ struct MeasureOptions {
     std::string split;    ///< which share of the pictures: A, B or K/N; empty: all
     bool report = false;  ///< show what `state` holds and measure nothing
     bool mpi = false;     ///< share the work with the processes that mpirun started
+    std::string out;      ///< a folder for the tables of a measure of a folder; empty: none
 };
 /// What cannot be measured does not stop the rest; the first failure is returned at the end.
 Status measure(const Common& common, const MeasureOptions& options);

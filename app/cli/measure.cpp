@@ -13,6 +13,7 @@
 
 #include "cli/boxes.h"
 #include "cli/commands.h"
+#include "cli/measure_folder.h"
 #include "cli/measure_table.h"
 #include "cli/processes.h"
 #include "cli/targets.h"
@@ -144,6 +145,9 @@ Result<Asked> ask(const Common& common, const MeasureOptions& options) {
     const Split split = options.split.empty() ? Split{} : VITRINE_TRY(Split::parse(options.split));
     if (options.report && options.state.empty())
         return fail(ErrorCode::BadInput, "--report shows what a file holds; name it by --state");
+    if (!options.out.empty())
+        return fail(ErrorCode::BadInput,
+                    "--out is for measures of a folder; --json and --state keep what is found here");
     auto pictures = VITRINE_TRY(pictures_in(options.images));
     const std::size_t before = pictures.size();
     std::erase_if(pictures, [&](const fs::path& picture) { return !split.holds(picture.stem().string()); });
@@ -470,6 +474,7 @@ Status measure(const Common& common, const MeasureOptions& options, const Proces
 }  // namespace
 
 Status measure(const Common& common, const MeasureOptions& options) {
+    if (measures_a_folder(options.measures)) return measure_folder(common, options);
     return shared_by_processes(options.mpi,
                                [&](const Processes& processes) { return measure(common, options, processes); });
 }

@@ -5,6 +5,7 @@
 #include <vitrine/base/readers.h>
 #include <vitrine/base/resize.h>
 #include <vitrine/engine.h>
+#include <vitrine/folder_measure.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/reads_apart.h>
 #include <vitrine/region.h>
@@ -496,6 +497,7 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
     }
     for (const auto& parameter : smoothing_parameters()) facts.shared.push_back(setting_of(parameter));
     for (const auto& measure : registry().measures()) {
+        if (dynamic_cast<const FolderMeasure*>(measure.get()) != nullptr) continue;  // has nothing to say of a map
         const auto description = measure->description();
         facts.measures.push_back({description.name, description.title, description.summary, description.source,
                                   measure->higher_is_better()});

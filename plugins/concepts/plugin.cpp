@@ -1,6 +1,9 @@
-// Registers what explains by concepts of a sparse autoencoder.
+// Registers what explains and measures by concepts of a sparse autoencoder.
 #include "concepts.h"
 
 #include <vitrine/registry.h>
 
-VITRINE_PLUGIN(concepts) { registry.add(vitrine::plugin::concepts::make_concepts()); }
+VITRINE_PLUGIN(concepts) {
+    registry.add(vitrine::plugin::concepts::make_concepts());
+    registry.add(vitrine::plugin::concepts::make_uncertainty_response());
+}

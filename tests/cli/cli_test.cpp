@@ -630,6 +630,58 @@ TEST_F(CommandLine, MeasureRefusesWhatItDoesNotKnow) {
     EXPECT_NE(boxless.err.find("no box or mask is given"), std::string::npos) << boxless.err;
 }
 
+TEST_F(CommandLine, AMeasureOfAFolderNeedsNoMethodAndWritesTables) {
+    const std::string pictures = std::string(VITRINE_SOURCE_DIR) + "/resources/pictures";
+    vitrine::AutoencoderConfig config;
+    config.kind = "relu";
+    config.width = 192;
+    config.latents = 64;
+    config.point = "blocks.2";
+    const std::string file = (folder_ / "concepts.safetensors").string(), out = (folder_ / "tables").string();
+    ASSERT_TRUE(vitrine::Autoencoder::make(config, 1)->save(file));
+    const std::string owner = "uncertainty_response.";
+    const std::vector<std::string> arguments{"measure",
+                                             "starter",
+                                             pictures,
+                                             "--measure",
+                                             "uncertainty_response",
+                                             "--seed",
+                                             "4",
+                                             "--json",
+                                             "--out",
+                                             out,
+                                             "--set",
+                                             owner + "autoencoders=" + file,
+                                             owner + "pictures=2",
+                                             owner + "seeds=1",
+                                             owner + "tiles=2",
+                                             owner + "blends=0.5",
+                                             owner + "control=0",
+                                             owner + "risk=none",
+                                             owner + "reference=2"};
+    const auto outcome = vitrine(arguments);
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const json document = json::parse(outcome.out);
+    EXPECT_EQ(document["measure"], "uncertainty_response");
+    EXPECT_EQ(document["seeds"], json{4});
+    EXPECT_EQ(document["rungs"], (json{"clean", "shuffle 2", "blend 0.5", "gaussian"}));
+    EXPECT_EQ(document["settings"]["tiles"], "2");
+    EXPECT_EQ(document["layers"][0]["rungs"].size(), 12u);
+    EXPECT_EQ(json::parse(*vitrine::read_text(fs::path(out) / "uncertainty_response.json")), document);
+    const std::string table = *vitrine::read_text(fs::path(out) / "concepts_ladder.csv");
+    EXPECT_TRUE(table.starts_with("\"row\",\"inputs\",\"active a token\",\"active a token, low\","));
+    EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 13);
+    EXPECT_NE(vitrine::read_text(fs::path(out) / "uncertainty_response.md")->find("| clean, class | 2 | "),
+              std::string::npos);
+
+    // A map's measures need a method, a folder's none.
+    EXPECT_EQ(vitrine({"measure", "starter", pictures, "--measure", "sparseness"}).status, 2);
+    const auto both =
+        vitrine({"measure", "starter", pictures, "--measure", "uncertainty_response", "--method", "rollout"});
+    EXPECT_EQ(both.status, 1);
+    EXPECT_NE(both.err.find("measures the model alone"), std::string::npos) << both.err;
+}
+
 TEST_F(CommandLine, ASecondPictureIsForMethodsThatCompareTwo) {
     const fs::path pictures = fs::path(VITRINE_SOURCE_DIR) / "resources/pictures", out = folder_ / "explained";
     std::vector<std::string> given{"explain",

@@ -1,0 +1,894 @@
+// Runs pictures down the ladder and reads their concepts; foretells the answer's risk; suppresses what foretells it.
+#include <vitrine/uncertainty_response.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <numeric>
+#include <set>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/topk.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <vitrine/base/random.h>
+#include <vitrine/capture.h>
+#include <vitrine/parameters_aside.h>
+#include <vitrine/torch_errors.h>
+#include <vitrine/train_concepts.h>
+
+#include "dataset.h"
+#include "statistics.h"
+
+namespace vitrine {
+
+namespace {
+
+constexpr std::uint64_t kOrder = 0x70696373, kSets = 0x73657473, kMatch = 0x6D617463, kControl = 0x636F6E74,
+                        kResample = 0x72657361;
+constexpr std::int64_t kStrongest = 16, kRandomSets = 1000, kNoiseInputs = 64, kLikely = 10, kDecoded = 32;
+constexpr const char* kEmbedding = "head_input";
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+struct Kind {
+    std::string name;
+    std::int64_t from = 0, count = 0;  // among the tokens that the autoencoder reads
+};
+enum Figure : std::int64_t { kActive, kDistinct, kOverlap, kNorm, kFigures };
+
+/// The sums of one layer over one course down the ladder, with the sound model or with shuffled weights.
+struct Sums {
+    at::Tensor figures;                         // float64 [pictures, rungs, kinds, kFigures], host: sums over seeds
+    at::Tensor counts;                          // float64 [pictures, rungs], host
+    at::Tensor errors, squares, tokens, total;  // float64 [rungs, kinds], total [rungs, kinds, width], device
+};
+
+struct Layer {
+    const Autoencoder* autoencoder = nullptr;
+    LayerResponse out;
+    std::int64_t from = 0, count = 0;  // tokens of the activation that are read
+    std::vector<Kind> kinds;
+    Kind over;
+    Sums sound, control;
+    std::vector<at::Tensor> clean;  // of each kind: bool [latents], the picture's own
+    at::Tensor heard;               // float64 [noises, latents]
+    BetweenPictures between;
+    std::vector<at::Tensor> members;  // of the picture that is read: [n, latents]
+    // Of the reference:
+    at::Tensor strength, strongest;  // [kStrongest, latents]
+    at::Tensor frequency;            // float64 [latents]: pictures
+    std::vector<at::Tensor> codes;   // sparse float32 [inputs, latents], host
+};
+
+/// One input: which picture, at which rung, by which seed.
+struct Wanted {
+    std::int64_t picture = 0;
+    std::size_t rung = 0;
+    std::int64_t seed = 0;
+};
+
+class Response {
+  public:
+    Response(Model& model, const UncertaintyOptions& options) : model_(model), options_(options) {}
+    Status prepare();
+    Result<UncertaintyResponse> run();
+
+  private:
+    using Pixels = std::map<std::int64_t, at::Tensor>;  // by place in the reference
+
+    Status prepare_layer(const std::string& name, const Autoencoder& autoencoder, const at::Tensor& pixels);
+    std::vector<at::Tensor> load_readable(std::int64_t from, std::int64_t count);
+    Result<Pixels> load(const std::set<std::int64_t>& pictures);
+    Result<at::Tensor> pixels_of(const std::vector<Wanted>& wanted, const Pixels& pictures);
+    Result<std::shared_ptr<const Capture>> seen(const at::Tensor& pixels, const std::vector<Edit>& edits = {});
+    at::Tensor tokens_of(const Layer& layer, const at::Tensor& activation) const;
+    Status advance(std::int64_t inputs);
+
+    Status climb(bool control);
+    void read_rungs(Layer& layer, Sums& sums, const at::Tensor& activation, const std::vector<Wanted>& wanted,
+                    std::int64_t row, bool control);
+    Status read_reference();
+    void keep_strongest(Layer& layer, const at::Tensor& greatest, std::int64_t picture);
+    void summarise(Layer& layer, const Sums& sums, std::vector<RungFigures>& out) const;
+    void find_insensitive(Layer& layer) const;
+    std::vector<double> risk_of(const at::Tensor& output, const std::vector<Wanted>& wanted) const;
+    Status foretell(Layer& layer);
+    Status suppress(Layer& layer);
+    Result<std::vector<double>> suppressed(const Layer& layer, const std::vector<std::int64_t>& inputs,
+                                           const std::vector<std::int64_t>& latents);
+    Estimate estimate(const std::vector<double>& values, const std::vector<std::int64_t>& pictures) const;
+
+    Model& model_;
+    const UncertaintyOptions& options_;
+    UncertaintyResponse out_;
+    std::vector<std::int64_t> order_;  // of the reference pictures, into options_.names
+    std::vector<Layer> layers_;
+    std::vector<std::size_t> noise_rungs_;
+    std::vector<Wanted> asked_;  // the predictor's inputs, in the order of their codes
+    std::vector<double> risk_;
+    std::vector<at::Tensor> embeddings_;
+    at::ScalarType dtype_ = at::kFloat;
+    std::int64_t batch_ = 16, codes_at_once_ = std::int64_t{1} << 25, done_ = 0, todo_ = 0;
+    bool foretells_ = false;
+};
+
+Status Response::advance(std::int64_t inputs) {
+    if (options_.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+    done_ += inputs;
+    if (options_.progress) options_.progress({std::min(done_, todo_), todo_, "inputs"});
+    return {};
+}
+
+Status Response::prepare() {
+    const auto known = [](const std::string& word, const std::vector<std::string>& words) {
+        return std::find(words.begin(), words.end(), word) != words.end();
+    };
+    if (!known(options_.over, {"patches", "class", "all"}))
+        return fail(ErrorCode::BadInput, "over is '{}', expected patches, class or all", options_.over);
+    if (!known(options_.pool, {"mean", "max"}))
+        return fail(ErrorCode::BadInput, "pool is '{}', expected mean or max", options_.pool);
+    if (!known(options_.risk, {"none", "confidence", "label", "scores"}))
+        return fail(ErrorCode::BadInput, "risk is '{}', expected confidence, label, scores or none", options_.risk);
+    if (options_.risk == "scores" && options_.risk_on_ladder)
+        return fail(ErrorCode::BadInput, "imported scores are of pictures as they are, not of rungs of the ladder");
+    if (options_.pictures < 1 || options_.seeds < 1 || options_.resamples < 1)
+        return fail(ErrorCode::BadInput,
+                    "{} pictures, {} seeds and {} resamples are asked for, expected 1 or more of each",
+                    options_.pictures, options_.seeds, options_.resamples);
+    if (options_.autoencoders.empty()) return fail(ErrorCode::BadInput, "there is no autoencoder to read concepts by");
+    const auto names = static_cast<std::int64_t>(options_.names.size());
+    if (names == 0) return fail(ErrorCode::BadInput, "there are no pictures");
+    const auto as_many = [&](std::size_t given) { return given == 0 || std::int64_t(given) == names; };
+    if (!as_many(options_.labels.size()) || !as_many(options_.scores.size()))
+        return fail(ErrorCode::BadInput, "{} pictures have {} labels and {} scores", names, options_.labels.size(),
+                    options_.scores.size());
+    const bool asks = options_.risk == "confidence" || options_.risk == "label";
+    foretells_ = options_.risk != "none";
+    if (asks && model_.info().classes == 0) {
+        foretells_ = false;
+        out_.notes.push_back(model_.info().name + " has no classes, so no risk of its answer is foretold");
+    }
+    out_.rungs = VITRINE_TRY(ladder_of(options_.ladder));
+    for (std::size_t r = 0; r < out_.rungs.size(); ++r)
+        if (out_.rungs[r].kind == Rung::Kind::Noise) noise_rungs_.push_back(r);
+    for (std::int64_t s = 0; s < options_.seeds; ++s) out_.seeds.push_back(options_.seed + std::uint64_t(s));
+
+    const at::Device device = model_.device();
+    if (const auto parameters = model_.parameters(); !parameters.empty())
+        dtype_ = parameters.front().second.scalar_type();
+    batch_ = options_.batch > 0 ? options_.batch : device.is_cuda() ? 128 : 16;
+    if (device.is_cuda()) codes_at_once_ *= 8;
+
+    // Pictures are drawn, so that a folder of class folders gives some of each class; those that cannot be read are
+    // passed over.
+    const auto wanted = std::min(std::max(options_.pictures, options_.reference), names);
+    const auto drawn = StepRandom(options_.seed, 0, kOrder).permutation(names);
+    at::Tensor first;
+    for (const std::int64_t index : drawn) {
+        if (std::ssize(order_) == wanted) break;
+        if (first.defined()) {
+            order_.push_back(index);
+            continue;
+        }
+        auto pixels = options_.pixels(index);
+        if (!pixels) {
+            out_.skipped.push_back(options_.names[std::size_t(index)] + ": " + pixels.error().message);
+            continue;
+        }
+        first = *pixels;
+        order_.push_back(index);
+    }
+    if (!first.defined())
+        return fail(ErrorCode::BadInput, "none of the {} pictures can be read: {}", names, out_.skipped.front());
+    for (const auto& [name, autoencoder] : options_.autoencoders) {
+        if (auto fits = prepare_layer(name, autoencoder, first); !fits)
+            return tl::make_unexpected(std::move(fits).error().with_context(name));
+    }
+    return {};
+}
+
+Status Response::prepare_layer(const std::string& name, const Autoencoder& autoencoder, const at::Tensor& pixels) {
+    const AutoencoderConfig& config = autoencoder.config();
+    const at::Device device = model_.device();
+    VITRINE_CHECK(autoencoder.fits_weights(model_));
+    if (autoencoder.tensor("W_dec").device() != device)
+        return fail(ErrorCode::BadInput, "the autoencoder is on {}, the model on {}",
+                    autoencoder.tensor("W_dec").device().str(), device.str());
+    const PointTokens point = VITRINE_TRY(point_tokens(model_, pixels.to(device, dtype_), config, options_.stop));
+    Layer layer;
+    layer.autoencoder = &autoencoder;
+    LayerResponse& out = layer.out;
+    out.name = name;
+    out.point = config.point;
+    out.kind = config.kind;
+    out.read = config.tokens;
+    out.latents = config.latents;
+    if (const auto seen = autoencoder.facts.find("tokens_seen"); seen != autoencoder.facts.end())
+        out.tokens_seen = seen->second;
+
+    const std::int64_t prefix = std::ssize(point.prefix), patches = point.rows * point.cols;
+    const bool has_class = prefix > 0 && point.prefix.front() == "cls";
+    layer.count = point.tokens.size(1);
+    if (config.tokens == "class") {
+        layer.count = 1;
+        layer.kinds = {{"class", 0, 1}};
+    } else if (config.tokens == "patches") {
+        layer.from = prefix;
+        layer.count = patches;
+        layer.kinds = {{"patches", 0, patches}};
+    } else if (patches == 0) {
+        layer.kinds = {{"tokens", 0, layer.count}};
+    } else {
+        if (has_class) layer.kinds.push_back({"class", 0, 1});
+        if (prefix > has_class) layer.kinds.push_back({"registers", has_class, prefix - has_class});
+        layer.kinds.push_back({"patches", prefix, patches});
+    }
+    layer.over = {"all", 0, layer.count};
+    for (const Kind& kind : layer.kinds)
+        if (kind.name == options_.over || layer.kinds.size() == 1) layer.over = kind;
+    out.over = layer.over.name;
+    if (out.over != options_.over)
+        out.notes.push_back(fmt::format("concepts are judged over the tokens that are read: {}", out.over));
+    if (config.kind == "top_k")
+        out.notes.push_back(
+            fmt::format("this autoencoder gives every token its {} strongest concepts, whatever the token is, so the "
+                        "number of active concepts a token cannot rise; read the distinct concepts an input instead",
+                        config.k));
+    if (config.kind == "k_means")
+        out.notes.emplace_back(
+            "this dictionary gives every token one concept, whatever the token is, so the number of active concepts a "
+            "token cannot rise; read the distinct concepts an input instead");
+    if (config.kind == "pca")
+        out.notes.emplace_back("this dictionary writes every token by all of its concepts: their number says nothing");
+    if (autoencoder.facts.count("weights") == 0)
+        out.notes.emplace_back("the file does not say which weights these concepts were trained on");
+    layers_.push_back(std::move(layer));
+    return {};
+}
+
+/// Those of the next pictures that can be read; the others are no part of the reference.
+std::vector<at::Tensor> Response::load_readable(std::int64_t from, std::int64_t count) {
+    std::vector<std::optional<Result<at::Tensor>>> found(static_cast<std::size_t>(count));
+    at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i)
+            found[std::size_t(i)] = options_.pixels(order_[std::size_t(from + i)]);
+    });
+    std::vector<at::Tensor> out;
+    std::vector<std::int64_t> kept;
+    const auto first = order_.begin() + from;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+        const std::int64_t index = first[std::ptrdiff_t(i)];
+        if (*found[i]) {
+            out.push_back(std::move(**found[i]));
+            kept.push_back(index);
+        } else {
+            out_.skipped.push_back(options_.names[std::size_t(index)] + ": " + found[i]->error().message);
+        }
+    }
+    order_.erase(std::copy(kept.begin(), kept.end(), first), first + count);
+    return out;
+}
+
+/// Pictures that were read before, by their places in the reference.
+Result<Response::Pixels> Response::load(const std::set<std::int64_t>& pictures) {
+    const std::vector<std::int64_t> each(pictures.begin(), pictures.end());
+    std::vector<std::optional<Result<at::Tensor>>> found(each.size());
+    at::parallel_for(0, std::ssize(each), 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i)
+            found[std::size_t(i)] = options_.pixels(order_[std::size_t(each[std::size_t(i)])]);
+    });
+    Pixels out;
+    for (std::size_t i = 0; i < each.size(); ++i) out[each[i]] = VITRINE_TRY(std::move(*found[i]));
+    return out;
+}
+
+Result<at::Tensor> Response::pixels_of(const std::vector<Wanted>& wanted, const Pixels& pictures) {
+    std::vector<at::Tensor> made(wanted.size());
+    std::mutex guard;
+    std::optional<Error> failed;
+    // Each has a generator of its own, so that threads change nothing.
+    at::parallel_for(0, std::ssize(wanted), 1, [&](std::int64_t begin, std::int64_t end) {
+        const at::NoGradGuard no_grad;
+        for (std::int64_t i = begin; i < end; ++i) {
+            const Wanted& one = wanted[std::size_t(i)];
+            auto pixels = rung_pixels(out_.rungs[one.rung], pictures.at(one.picture), model_.preprocess(),
+                                      out_.seeds[std::size_t(one.seed)],
+                                      options_.names[std::size_t(order_[std::size_t(one.picture)])]);
+            if (pixels) {
+                made[std::size_t(i)] = std::move(*pixels);
+                continue;
+            }
+            const std::lock_guard lock(guard);
+            failed = pixels.error();
+        }
+    });
+    if (failed) return tl::make_unexpected(*failed);
+    return at::cat(made).to(model_.device(), dtype_);
+}
+
+Result<std::shared_ptr<const Capture>> Response::seen(const at::Tensor& pixels, const std::vector<Edit>& edits) {
+    CaptureOptions options;
+    options.mixings = false;
+    options.edits = edits;
+    options.stop = options_.stop;
+    if (edits.empty()) {
+        std::set<std::string> points;
+        for (const Layer& layer : layers_) points.insert(layer.out.point);
+        for (const NamedPoint& point : model_.points())
+            if (point.name == kEmbedding) points.insert(kEmbedding);
+        options.points.assign(points.begin(), points.end());
+    }
+    return run_captured(model_, pixels, options);
+}
+
+/// [inputs, tokens, width]
+at::Tensor Response::tokens_of(const Layer& layer, const at::Tensor& activation) const {
+    const at::Tensor all = activation.dim() == 4 ? activation.flatten(2).transpose(1, 2) : activation;
+    return all.narrow(1, layer.from, layer.count).to(at::kFloat);
+}
+
+/// @param row  the picture's among those that climb
+void Response::read_rungs(Layer& layer, Sums& sums, const at::Tensor& activation, const std::vector<Wanted>& wanted,
+                          std::int64_t row, bool control) {
+    const at::Tensor all = tokens_of(layer, activation);
+    const std::int64_t tokens = all.size(1), width = all.size(2), latents = layer.out.latents;
+    const std::int64_t piece = std::max<std::int64_t>(1, codes_at_once_ / (tokens * latents));
+    for (std::int64_t begin = 0; begin < all.size(0); begin += piece) {
+        const std::int64_t count = std::min(piece, all.size(0) - begin);
+        const at::Tensor x = all.narrow(0, begin, count);
+        const at::Tensor flat = x.reshape({-1, width});
+        const Codes codes = layer.autoencoder->encode(flat);
+        const at::Tensor error = (layer.autoencoder->decode(codes.active, codes) - flat).view(x.sizes());
+        const at::Tensor active = codes.active.view({count, tokens, latents}), on = active.ne(0);
+
+        std::vector<std::int64_t> rung_of;
+        for (std::int64_t i = 0; i < count; ++i) rung_of.push_back(std::int64_t(wanted[std::size_t(begin + i)].rung));
+        const at::Tensor places = at::tensor(rung_of, at::kLong).to(all.device());
+        std::vector<at::Tensor> figures;
+        for (std::size_t k = 0; k < layer.kinds.size(); ++k) {
+            const Kind& kind = layer.kinds[k];
+            const at::Tensor heard = on.narrow(1, kind.from, kind.count), any = heard.any(1);
+            if (begin == 0 && wanted[0].rung == 0) layer.clean[k] = any[0].clone();
+            const at::Tensor either = any.logical_or(layer.clean[k]).sum(1).to(at::kDouble),
+                             both = any.logical_and(layer.clean[k]).sum(1).to(at::kDouble);
+            const at::Tensor some = x.narrow(1, kind.from, kind.count), wrong = error.narrow(1, kind.from, kind.count);
+            figures.push_back(at::stack(
+                {heard.sum(at::IntArrayRef{1, 2}).to(at::kDouble) / double(kind.count), any.sum(1).to(at::kDouble),
+                 // Where nothing is heard in either, nothing differs.
+                 at::where(either > 0, both / either.clamp_min(1), at::ones_like(either)),
+                 at::linalg_vector_norm(some, 2, at::IntArrayRef{2}).mean(1).to(at::kDouble)},
+                1));
+            const auto add = [&](at::Tensor& to, const at::Tensor& what) {
+                to.select(1, std::int64_t(k)).index_add_(0, places, what);
+            };
+            add(sums.errors, wrong.square().sum(at::IntArrayRef{1, 2}, false, at::kDouble));
+            add(sums.squares, some.square().sum(at::IntArrayRef{1, 2}, false, at::kDouble));
+            add(sums.tokens, at::full({count}, double(kind.count), sums.tokens.options()));
+            add(sums.total, some.sum(1, false, at::kDouble));
+        }
+        const at::Tensor host = at::stack(figures, 1).to(at::kCPU);  // [inputs, kinds, figures]
+        const at::Tensor where = at::tensor(rung_of, at::kLong);
+        sums.figures[row].index_add_(0, where, host);
+        sums.counts[row].index_add_(0, where, at::ones_like(where, at::kDouble));
+        if (control) continue;
+
+        const at::Tensor judged = active.narrow(1, layer.over.from, layer.over.count);
+        for (std::size_t n = 0; n < noise_rungs_.size(); ++n) {
+            const at::Tensor here = places.eq(std::int64_t(noise_rungs_[n])).nonzero().squeeze(1);
+            if (here.size(0) > 0) layer.heard[std::int64_t(n)] += judged.index_select(0, here).ne(0).any(1).sum(0);
+        }
+        std::vector<std::int64_t> shuffled;
+        for (std::int64_t i = 0; i < count; ++i) {
+            const Rung& rung = out_.rungs[std::size_t(rung_of[std::size_t(i)])];
+            if (rung.kind == Rung::Kind::Shuffle && !rung.is_clean()) shuffled.push_back(i);
+        }
+        if (!shuffled.empty())
+            layer.members.push_back(judged.mean(1).index_select(0, at::tensor(shuffled, at::kLong).to(all.device())));
+    }
+}
+
+Status Response::climb(bool control) {
+    const std::int64_t rungs = std::ssize(out_.rungs), pictures = out_.climbed;
+    const auto device_options = at::TensorOptions().device(model_.device()).dtype(at::kDouble);
+    for (Layer& layer : layers_) {
+        const std::int64_t kinds = std::ssize(layer.kinds), width = layer.autoencoder->config().width;
+        Sums& sums = control ? layer.control : layer.sound;
+        sums.figures = at::zeros({pictures, rungs, kinds, kFigures}, at::kDouble);
+        sums.counts = at::zeros({pictures, rungs}, at::kDouble);
+        for (at::Tensor* one : {&sums.errors, &sums.squares, &sums.tokens})
+            *one = at::zeros({rungs, kinds}, device_options);
+        sums.total = at::zeros({rungs, kinds, width}, device_options);
+        layer.clean.resize(layer.kinds.size());
+        if (!control) layer.heard = at::zeros({std::ssize(noise_rungs_), layer.out.latents}, device_options);
+    }
+    Pixels there;
+    for (std::int64_t picture = 0; picture < pictures; ++picture) {
+        if (picture % kDecoded == 0) {
+            std::set<std::int64_t> next;
+            for (std::int64_t i = picture; i < std::min(pictures, picture + kDecoded); ++i) next.insert(i);
+            there = VITRINE_TRY(load(next));
+        }
+        std::vector<Wanted> wanted{{picture, 0, 0}};
+        for (std::size_t r = 0; r < out_.rungs.size(); ++r)
+            for (std::int64_t s = 0; s < options_.seeds && !out_.rungs[r].is_clean(); ++s)
+                wanted.push_back({picture, r, s});
+        for (std::size_t from = 0; from < wanted.size(); from += std::size_t(batch_)) {
+            const auto end = wanted.begin() + std::ptrdiff_t(std::min(from + std::size_t(batch_), wanted.size()));
+            const std::vector<Wanted> some(wanted.begin() + std::ptrdiff_t(from), end);
+            const auto run = VITRINE_TRY(seen(VITRINE_TRY(pixels_of(some, there))));
+            for (Layer& layer : layers_)
+                read_rungs(layer, control ? layer.control : layer.sound, run->points.at(layer.out.point), some, picture,
+                           control);
+            VITRINE_CHECK(advance(std::ssize(some)));
+        }
+        for (Layer& layer : layers_) {
+            // One shuffle of a picture says nothing of how far its shuffles differ.
+            if (!layer.members.empty())
+                if (const at::Tensor all = at::cat(layer.members); all.size(0) > 1) layer.between.add(all);
+            layer.members.clear();
+        }
+    }
+    // One tile and no noise are the clean picture: what was found there holds.
+    for (Layer& layer : layers_) {
+        Sums& sums = control ? layer.control : layer.sound;
+        for (std::int64_t r = 1; r < rungs; ++r) {
+            if (!out_.rungs[std::size_t(r)].is_clean()) continue;
+            sums.figures.select(1, r).copy_(sums.figures.select(1, 0));
+            sums.counts.select(1, r).copy_(sums.counts.select(1, 0));
+            for (at::Tensor* one : {&sums.errors, &sums.squares, &sums.tokens, &sums.total}) (*one)[r].copy_((*one)[0]);
+        }
+    }
+    return {};
+}
+
+void Response::summarise(Layer& layer, const Sums& sums, std::vector<RungFigures>& out) const {
+    const std::int64_t rungs = std::ssize(out_.rungs), kinds = std::ssize(layer.kinds), pictures = sums.figures.size(0);
+    const at::Tensor means = sums.figures / sums.counts.view({pictures, rungs, 1, 1});  // over seeds
+    const PictureResampling resampling(pictures, options_.resamples, random_bits(options_.seed, kResample, 0));
+    const at::Tensor resampled = resampling.means(means.view({pictures, -1})).view({-1, rungs, kinds, kFigures});
+    const at::Tensor middle =
+        PictureResampling::middle(resampled.view({resampled.size(0), -1})).view({2, rungs, kinds, kFigures});
+    const at::Tensor ratios = resampled.select(3, kActive) / resampled.select(3, kActive).narrow(1, 0, 1);
+    const at::Tensor ratio_middle =
+        PictureResampling::middle(ratios.reshape({ratios.size(0), -1})).view({2, rungs, kinds});
+    const at::Tensor mean = means.mean(0);
+    const at::Tensor inputs = sums.counts.sum(0);
+    const at::Tensor spread = (sums.squares - sums.total.square().sum(2) / sums.tokens).to(at::kCPU);
+    const at::Tensor left = sums.errors.to(at::kCPU);
+    const bool alone = pictures < 2;
+    for (std::int64_t r = 0; r < rungs; ++r)
+        for (std::int64_t k = 0; k < kinds; ++k) {
+            const auto of = [&](Figure figure) {
+                return Estimate{mean[r][k][figure].item<double>(),
+                                alone ? kNaN : middle[0][r][k][figure].item<double>(),
+                                alone ? kNaN : middle[1][r][k][figure].item<double>()};
+            };
+            RungFigures one;
+            one.rung = out_.rungs[std::size_t(r)].name();
+            one.tokens = layer.kinds[std::size_t(k)].name;
+            one.inputs = inputs[r].item<std::int64_t>();
+            one.active = of(kActive);
+            one.distinct = of(kDistinct);
+            one.overlap = of(kOverlap);
+            one.norm = mean[r][k][kNorm].item<double>();
+            const double clean = mean[0][k][kActive].item<double>();
+            one.ratio = {clean > 0 ? one.active.mean / clean : kNaN,
+                         alone ? kNaN : ratio_middle[0][r][k].item<double>(),
+                         alone ? kNaN : ratio_middle[1][r][k].item<double>()};
+            const double whole = spread[r][k].item<double>();
+            one.explained_variance = whole > 0 ? 1 - left[r][k].item<double>() / whole : kNaN;
+            one.unreliable = !(one.explained_variance >= 0.5);
+            out.push_back(std::move(one));
+        }
+}
+
+void Response::keep_strongest(Layer& layer, const at::Tensor& greatest, std::int64_t picture) {
+    // Of equal ones the earlier picture stays: topk is asked for a strict order by hand.
+    const at::Tensor least = layer.strength.amin(0), better = greatest > least;
+    const at::Tensor place = layer.strength.argmin(0, true);
+    const at::Tensor value = at::where(better, greatest, least).unsqueeze(0);
+    layer.strength.scatter_(0, place, value);
+    const at::Tensor before = layer.strongest.gather(0, place);
+    layer.strongest.scatter_(0, place, at::where(better.unsqueeze(0), at::full_like(before, picture), before));
+}
+
+Status Response::read_reference() {
+    const at::Device device = model_.device();
+    for (Layer& layer : layers_) {
+        const auto options = at::TensorOptions().device(device);
+        layer.strength = at::zeros({kStrongest, layer.out.latents}, options.dtype(at::kFloat));
+        layer.strongest = at::full({kStrongest, layer.out.latents}, -1, options.dtype(at::kLong));
+        layer.frequency = at::zeros({layer.out.latents}, options.dtype(at::kDouble));
+    }
+    std::vector<std::size_t> rungs{0};
+    if (foretells_ && options_.risk_on_ladder)
+        for (std::size_t r = 1; r < out_.rungs.size(); ++r)
+            if (!out_.rungs[r].is_clean()) rungs.push_back(r);
+    for (std::int64_t from = 0; from < std::ssize(order_);) {
+        const std::vector<at::Tensor> decoded = load_readable(from, std::min(kDecoded, std::ssize(order_) - from));
+        Pixels there;
+        std::vector<Wanted> wanted;
+        for (std::size_t i = 0; i < decoded.size(); ++i) {
+            there[from + std::int64_t(i)] = decoded[i];
+            for (const std::size_t rung : rungs) wanted.push_back({from + std::int64_t(i), rung, 0});
+        }
+        for (std::size_t begin = 0; begin < wanted.size(); begin += std::size_t(batch_)) {
+            const auto end = wanted.begin() + std::ptrdiff_t(std::min(begin + std::size_t(batch_), wanted.size()));
+            const std::vector<Wanted> some(wanted.begin() + std::ptrdiff_t(begin), end);
+            const auto run = VITRINE_TRY(seen(VITRINE_TRY(pixels_of(some, there))));
+            const auto embedding = run->points.find(kEmbedding);
+            const at::Tensor& end_of_it = embedding != run->points.end() ? embedding->second : run->output;
+            const at::Tensor flat = end_of_it.flatten(1).to(at::kCPU, at::kFloat);
+            for (std::size_t i = 0; i < some.size(); ++i)
+                if (some[i].rung == 0) embeddings_.push_back(flat[std::int64_t(i)].clone());
+            if (foretells_) {
+                const auto risks = risk_of(run->output, some);
+                risk_.insert(risk_.end(), risks.begin(), risks.end());
+                asked_.insert(asked_.end(), some.begin(), some.end());
+            }
+            for (Layer& layer : layers_) {
+                const at::Tensor all = tokens_of(layer, run->points.at(layer.out.point));
+                const std::int64_t piece =
+                    std::max<std::int64_t>(1, codes_at_once_ / (all.size(1) * layer.out.latents));
+                for (std::int64_t at_ = 0; at_ < all.size(0); at_ += piece) {
+                    const std::int64_t count = std::min(piece, all.size(0) - at_);
+                    const Codes codes = layer.autoencoder->encode(all.narrow(0, at_, count).reshape({-1, all.size(2)}));
+                    const at::Tensor judged =
+                        codes.active.view({count, all.size(1), -1}).narrow(1, layer.over.from, layer.over.count);
+                    const at::Tensor greatest = judged.amax(1);
+                    for (std::int64_t i = 0; i < count; ++i) {
+                        const Wanted& one = some[std::size_t(at_ + i)];
+                        if (one.rung != 0) continue;
+                        keep_strongest(layer, greatest[i], one.picture);
+                        layer.frequency += judged[i].ne(0).any(0);
+                    }
+                    if (foretells_)
+                        layer.codes.push_back(
+                            (options_.pool == "max" ? greatest : judged.mean(1)).to_sparse().to(at::kCPU));
+                }
+            }
+            VITRINE_CHECK(advance(std::ssize(some)));
+        }
+        from += std::ssize(decoded);
+    }
+    return {};
+}
+
+void Response::find_insensitive(Layer& layer) const {
+    LayerResponse& out = layer.out;
+    out.insensitivity = layer.between.pictures() > 0 ? layer.between.insensitivity() : at::Tensor();
+    if (noise_rungs_.empty()) return;
+    const auto inputs = static_cast<double>(out_.climbed * options_.seeds);
+    out.noise_inputs = out_.climbed * options_.seeds;
+    out.heard = (layer.heard / inputs).to(at::kCPU);
+    if (out.noise_inputs < kNoiseInputs)
+        out.notes.push_back(
+            fmt::format("{} inputs of noise are fewer than {}: which concepts are heard on nearly all of "
+                        "them is not certain",
+                        out.noise_inputs, kNoiseInputs));
+
+    // Sums of unit vectors tell the mean cosine of all pairs: (|sum|^2 - k) / (k (k - 1)).
+    at::Tensor unit = at::stack(embeddings_).to(at::kDouble);
+    unit = unit / at::linalg_vector_norm(unit, 2, at::IntArrayRef{1}, true).clamp_min(1e-30);
+    const auto alike = [&](const std::vector<std::int64_t>& pictures) {
+        const auto k = static_cast<double>(pictures.size());
+        const double length =
+            unit.index_select(0, at::tensor(pictures, at::kLong)).sum(0).square().sum().item<double>();
+        return (length - k) / (k * (k - 1));
+    };
+    const std::int64_t pictures = unit.size(0);
+    double mean = 0, squares = 0;
+    const bool enough = pictures >= 2 * kStrongest;
+    for (std::int64_t s = 0; enough && s < kRandomSets; ++s) {
+        StepRandom random(options_.seed, std::uint64_t(s), kSets);
+        std::set<std::int64_t> drawn;
+        while (std::ssize(drawn) < kStrongest) drawn.insert(random.below(pictures));
+        const double one = alike({drawn.begin(), drawn.end()});
+        mean += one / double(kRandomSets);
+        squares += one * one / double(kRandomSets);
+    }
+    const double deviation = std::sqrt(std::max(0.0, squares - mean * mean));
+    if (!enough)
+        out.notes.push_back(fmt::format("{} reference pictures are fewer than {}: no concept is tried for meaning",
+                                        pictures, 2 * kStrongest));
+
+    const at::Tensor frequency = (layer.frequency / double(pictures)).to(at::kCPU);
+    const at::Tensor strength = layer.strength.to(at::kCPU), strongest = layer.strongest.to(at::kCPU);
+    for (std::int64_t latent = 0; latent < out.latents; ++latent) {
+        if (!(out.heard[0][latent].item<double>() >= options_.heard)) continue;
+        NoiseConcept one;
+        one.latent = latent;
+        for (std::int64_t n = 0; n < out.heard.size(0); ++n) one.heard.push_back(out.heard[n][latent].item<double>());
+        if (out.insensitivity.defined())
+            if (const double index = out.insensitivity[latent].item<double>(); std::isfinite(index))
+                one.insensitivity = index;
+        one.frequency = frequency[latent].item<double>();
+        std::vector<std::pair<float, std::int64_t>> best;
+        for (std::int64_t i = 0; i < kStrongest; ++i)
+            if (const auto picture = strongest[i][latent].item<std::int64_t>(); picture >= 0)
+                best.emplace_back(-strength[i][latent].item<float>(), picture);
+        std::sort(best.begin(), best.end());
+        for (const auto& entry : best) one.pictures.push_back(entry.second);
+        if (enough && deviation > 0 && std::ssize(one.pictures) == kStrongest)
+            one.coherence = (alike(one.pictures) - mean) / deviation;
+        out.insensitive.push_back(std::move(one));
+    }
+    std::stable_sort(out.insensitive.begin(), out.insensitive.end(), [](const auto& a, const auto& b) {
+        return a.coherence.value_or(-1e300) > b.coherence.value_or(-1e300);
+    });
+    const auto meaningful = std::count_if(out.insensitive.begin(), out.insensitive.end(),
+                                          [](const NoiseConcept& one) { return one.meaningful(); });
+    out.notes.push_back(
+        fmt::format("{} of {} concepts are heard on {:g} % of the {} inputs of {}; {} of them have strongest "
+                    "pictures that are alike (z of 3 or more)",
+                    out.insensitive.size(), out.latents, 100 * options_.heard, out.noise_inputs,
+                    out_.rungs[noise_rungs_[0]].name(), meaningful));
+}
+
+/// NaN where it is not known.
+std::vector<double> Response::risk_of(const at::Tensor& output, const std::vector<Wanted>& wanted) const {
+    std::vector<double> out;
+    const bool answers = options_.risk != "scores";
+    const at::Tensor chance =
+        answers ? at::log_softmax(output.to(at::kFloat), 1).exp().to(at::kCPU, at::kDouble) : at::Tensor();
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+        const auto picture = static_cast<std::size_t>(order_[std::size_t(wanted[i].picture)]);
+        if (options_.risk == "scores") {
+            out.push_back(options_.scores.empty() ? kNaN : options_.scores[picture]);
+        } else if (options_.risk == "label") {
+            const std::int64_t label = options_.labels.empty() ? -1 : options_.labels[picture];
+            out.push_back(label < 0 || label >= chance.size(1) ? kNaN
+                                                               : 1 - chance[std::int64_t(i)][label].item<double>());
+        } else {
+            out.push_back(1 - chance[std::int64_t(i)].max().item<double>());
+        }
+    }
+    return out;
+}
+
+Status Response::foretell(Layer& layer) {
+    std::vector<at::Tensor> rows;
+    std::vector<std::int64_t> known, groups;
+    std::vector<double> scores;
+    for (std::size_t i = 0; i < risk_.size(); ++i) {
+        if (!std::isfinite(risk_[i])) continue;
+        known.push_back(std::int64_t(i));
+        groups.push_back(asked_[i].picture);
+        scores.push_back(risk_[i]);
+    }
+    if (known.empty()) {
+        layer.out.notes.emplace_back("nothing is foretold: no picture has a score");
+        return {};
+    }
+    at::Tensor codes = at::zeros({std::ssize(risk_), layer.out.latents});
+    std::int64_t from = 0;
+    for (const at::Tensor& piece : layer.codes) {
+        codes.narrow(0, from, piece.size(0)).copy_(piece.to_dense());
+        from += piece.size(0);
+    }
+    if (known.size() < risk_.size()) codes = codes.index_select(0, at::tensor(known, at::kLong));
+    RiskOptions options = options_.predictor;
+    options.seed = options_.seed;
+    options.stop = options_.stop;
+    options.progress = options_.progress;
+    auto risk = output_risk(codes.to(model_.device()), at::tensor(scores, at::kDouble), groups, options);
+    if (!risk) {
+        if (risk.error().code != ErrorCode::BadInput) return tl::make_unexpected(risk.error());
+        // The ladder was climbed and holds; what is too little for folds is said.
+        layer.out.notes.push_back("nothing is foretold: " + risk.error().message);
+        return {};
+    }
+    // Its inputs are among all that were read.
+    for (RiskFold& fold : risk->folds)
+        for (std::int64_t& input : fold.held) input = known[std::size_t(input)];
+    layer.out.risk = std::move(*risk);
+    if (options_.suppressed == 0) return {};
+    if (options_.risk == "scores") {
+        layer.out.notes.emplace_back("nothing is suppressed: an imported score cannot be made again");
+        return {};
+    }
+    return suppress(layer);
+}
+
+/// The scores of these inputs with some concepts silent at the layer's point, on all tokens that it reads.
+Result<std::vector<double>> Response::suppressed(const Layer& layer, const std::vector<std::int64_t>& inputs,
+                                                 const std::vector<std::int64_t>& latents) {
+    const at::Tensor silent = at::tensor(latents, at::kLong).to(model_.device());
+    std::vector<double> out;
+    for (std::size_t begin = 0; begin < inputs.size(); begin += std::size_t(batch_)) {
+        std::vector<Wanted> some;
+        std::set<std::int64_t> pictures;
+        for (std::size_t i = begin; i < std::min(begin + std::size_t(batch_), inputs.size()); ++i) {
+            some.push_back(asked_[std::size_t(inputs[i])]);
+            pictures.insert(some.back().picture);
+        }
+        const at::Tensor pixels = VITRINE_TRY(pixels_of(some, VITRINE_TRY(load(pictures))));
+        const TokenLayout layout = model_.layout(pixels.size(2), pixels.size(3));
+        Edit edit;
+        edit.kind = Edit::Kind::ReplacePoint;
+        edit.where = layer.out.point;
+        edit.replace = [&](const at::Tensor& activation) {
+            return with_changed_tokens(activation, layout, layer.autoencoder->config(), [&](const at::Tensor& tokens) {
+                const Codes codes = layer.autoencoder->encode(tokens);
+                return tokens + layer.autoencoder->difference(codes.active.index_fill(1, silent, 0), codes);
+            });
+        };
+        const auto run = VITRINE_TRY(seen(pixels, {edit}));
+        const auto risks = risk_of(run->output, some);
+        out.insert(out.end(), risks.begin(), risks.end());
+        VITRINE_CHECK(advance(std::ssize(some)));
+    }
+    return out;
+}
+
+Estimate Response::estimate(const std::vector<double>& values, const std::vector<std::int64_t>& pictures) const {
+    std::map<std::int64_t, std::pair<double, double>> of;  // sum and count
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        of[pictures[i]].first += values[i];
+        of[pictures[i]].second += 1;
+    }
+    std::vector<double> means;
+    for (const auto& [picture, sum] : of) means.push_back(sum.first / sum.second);
+    const at::Tensor each = at::tensor(means, at::kDouble).unsqueeze(1);
+    Estimate out{each.mean().item<double>(), kNaN, kNaN};
+    if (means.size() < 2) return out;
+    const PictureResampling resampling(each.size(0), options_.resamples, random_bits(options_.seed, kResample, 1));
+    const at::Tensor middle = PictureResampling::middle(resampling.means(each));
+    out.low = middle[0][0].item<double>();
+    out.high = middle[1][0].item<double>();
+    return out;
+}
+
+Status Response::suppress(Layer& layer) {
+    const OutputRisk& risk = *layer.out.risk;
+    at::Tensor share = at::zeros({layer.out.latents}, at::kDouble);
+    for (const at::Tensor& piece : layer.codes) share += piece.to_dense().ne(0).sum(0);
+    share = share / double(risk_.size());
+    const std::vector<double> frequency(share.const_data_ptr<double>(), share.const_data_ptr<double>() + share.numel());
+
+    // The worst quartile of each fold's held inputs: neither the fit nor the choice has seen them.
+    std::vector<std::vector<std::int64_t>> worst;
+    std::int64_t inputs = 0;
+    for (const RiskFold& fold : risk.folds) {
+        std::vector<double> scores;
+        for (const std::int64_t i : fold.held) scores.push_back(risk_[std::size_t(i)]);
+        const double bound = quantile_of(scores, 0.75);
+        auto& list = worst.emplace_back();
+        for (const std::int64_t i : fold.held)
+            if (risk_[std::size_t(i)] > bound) list.push_back(i);
+        inputs += std::ssize(list);
+    }
+    if (inputs == 0) return {};
+    done_ = 0;
+    todo_ = inputs * 2 * (1 + options_.suppression_controls);
+    for (const char* chosen : {"largest", "raising"}) {
+        Suppression out;
+        out.chosen = chosen;
+        std::vector<double> before, after, change, control, difference;
+        std::vector<std::int64_t> pictures;
+        for (std::size_t f = 0; f < worst.size(); ++f) {
+            const at::Tensor beta = risk.folds[f].beta;
+            const double* slope = beta.const_data_ptr<double>();
+            const auto weight = [&](std::int64_t i) { return out.chosen == "largest" ? std::abs(slope[i]) : slope[i]; };
+            std::vector<std::int64_t> order(static_cast<std::size_t>(layer.out.latents));
+            std::iota(order.begin(), order.end(), std::int64_t{0});
+            std::erase_if(order, [&](std::int64_t i) { return !(weight(i) > 0); });
+            std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return weight(a) > weight(b); });
+            order.resize(std::min(order.size(), std::size_t(options_.suppressed)));
+            out.latents.push_back(order);
+            if (order.empty() || worst[f].empty()) continue;
+            const auto changed = VITRINE_TRY(suppressed(layer, worst[f], order));
+            std::vector<double> by_chance(worst[f].size(), 0.0);
+            for (std::int64_t c = 0; c < options_.suppression_controls; ++c) {
+                // For each one of the unchosen that are most nearly as frequent.
+                StepRandom random(options_.seed, f * 1000 + std::uint64_t(c), kMatch);
+                std::set<std::int64_t> taken(order.begin(), order.end());
+                std::vector<std::int64_t> others;
+                for (const std::int64_t latent : order) {
+                    std::vector<std::pair<double, std::int64_t>> near;
+                    for (std::int64_t i = 0; i < layer.out.latents; ++i)
+                        if (taken.count(i) == 0 && frequency[std::size_t(i)] > 0)
+                            near.emplace_back(std::abs(frequency[std::size_t(i)] - frequency[std::size_t(latent)]), i);
+                    if (near.empty()) break;
+                    const auto some = std::min<std::int64_t>(kLikely, std::ssize(near));
+                    std::partial_sort(near.begin(), near.begin() + some, near.end());
+                    others.push_back(near[std::size_t(random.below(some))].second);
+                    taken.insert(others.back());
+                }
+                const auto random_change = VITRINE_TRY(suppressed(layer, worst[f], others));
+                for (std::size_t i = 0; i < by_chance.size(); ++i)
+                    by_chance[i] += random_change[i] / double(options_.suppression_controls);
+            }
+            for (std::size_t i = 0; i < worst[f].size(); ++i) {
+                const double was = risk_[std::size_t(worst[f][i])];
+                before.push_back(was);
+                after.push_back(changed[i]);
+                change.push_back(changed[i] - was);
+                control.push_back(by_chance[i] - was);
+                difference.push_back(changed[i] - by_chance[i]);
+                pictures.push_back(asked_[std::size_t(worst[f][i])].picture);
+            }
+        }
+        if (before.empty()) continue;
+        out.inputs = std::ssize(before);
+        out.before = estimate(before, pictures);
+        out.after = estimate(after, pictures);
+        out.change = estimate(change, pictures);
+        if (options_.suppression_controls > 0) {
+            out.control = estimate(control, pictures);
+            out.difference = estimate(difference, pictures);
+        } else {
+            out.control = out.difference = {kNaN, kNaN, kNaN};
+        }
+        layer.out.suppression.push_back(std::move(out));
+    }
+    return {};
+}
+
+Result<UncertaintyResponse> Response::run() {
+    const auto drawn = static_cast<std::int64_t>(
+        std::count_if(out_.rungs.begin(), out_.rungs.end(), [](const Rung& rung) { return !rung.is_clean(); }));
+    const bool controlled = options_.control && model_.is_native() && !model_.parameters().empty();
+    const std::int64_t climbs = (1 + drawn * options_.seeds) * (controlled ? 2 : 1);
+    todo_ = std::ssize(order_) * (1 + (foretells_ && options_.risk_on_ladder ? drawn : 0)) +
+            std::min(options_.pictures, std::ssize(order_)) * climbs;
+
+    VITRINE_CHECK(read_reference());
+    out_.climbed = std::min(options_.pictures, std::ssize(order_));
+    VITRINE_CHECK(climb(false));
+    if (controlled) {
+        ParametersAside aside(model_);
+        for (std::size_t i = 0; i < aside.names().size(); ++i)
+            aside.shuffle(i, at::make_generator<at::CPUGeneratorImpl>(random_bits(options_.seed, kControl, i)));
+        VITRINE_CHECK(climb(true));
+    } else if (options_.control) {
+        out_.notes.push_back("there is no control with shuffled weights: the parameters of " + model_.info().name +
+                             " cannot be reached");
+    }
+    out_.inputs = done_;
+    if (foretells_)
+        out_.risk = options_.risk == "confidence" ? "1 - the largest probability"
+                    : options_.risk == "label"    ? "1 - the true label's probability"
+                                                  : "an imported score";
+    if (foretells_)
+        out_.notes.emplace_back(
+            "The predictor is an adaptation: the paper foretells a hallucination score of a language model's summaries "
+            "from the concepts of its input; here it is a score of a vision model's answer.");
+    for (Layer& layer : layers_) {
+        summarise(layer, layer.sound, layer.out.rungs);
+        if (controlled) summarise(layer, layer.control, layer.out.control);
+        find_insensitive(layer);
+        if (foretells_) VITRINE_CHECK(foretell(layer));
+        out_.layers.push_back(std::move(layer.out));
+    }
+    for (const std::int64_t index : order_) out_.pictures.push_back(options_.names[std::size_t(index)]);
+    return std::move(out_);
+}
+
+}  // namespace
+
+Result<UncertaintyResponse> uncertainty_response(Model& model, const UncertaintyOptions& options) {
+    return guarded([&]() -> Result<UncertaintyResponse> {
+        const at::NoGradGuard no_grad;
+        Response response(model, options);
+        VITRINE_CHECK(response.prepare());
+        return response.run();
+    });
+}
+
+}  // namespace vitrine

@@ -1,0 +1,101 @@
+// The measure uncertainty_response on the built-in model: its settings, document and tables, and what it refuses.
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <nlohmann/json.hpp>
+
+#include <vitrine/autoencoder.h>
+#include <vitrine/engine.h>
+#include <vitrine/folder_measure.h>
+
+namespace vitrine {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::HasSubstr;
+
+class UncertaintyMeasure : public testing::Test {
+  protected:
+    void SetUp() override {
+        fs::create_directories(folder_);
+        model_ = *open_model("starter");
+        AutoencoderConfig config;
+        config.kind = "relu";
+        config.width = model_->info().width;
+        config.latents = 128;
+        config.point = "blocks.3";
+        ASSERT_TRUE(Autoencoder::make(config, 3)->save(file_));
+        measure_ = dynamic_cast<const FolderMeasure*>(*registry().measure("uncertainty_response"));
+        ASSERT_NE(measure_, nullptr);
+        set_ = {
+            {"autoencoders", file_.string()}, {"pictures", "2"}, {"seeds", "1"},   {"tiles", "1,2"},    {"blends", ""},
+            {"noises", "gaussian,phase"},     {"control", "0"},  {"risk", "none"}, {"resamples", "100"}};
+    }
+    void TearDown() override { fs::remove_all(folder_); }
+    Result<FolderFindings> measure() {
+        Settings settings(measure_->parameters());
+        for (const auto& [name, value] : set_) VITRINE_CHECK(settings.set(name, value));
+        const auto builtin = builtin_pictures();
+        const PictureSet pictures =
+            VITRINE_TRY(PictureSet::open({builtin.begin(), builtin.end()}, model_->preprocess()));
+        return measure_->measure_folder({*model_, pictures, {}, 0, 0, {}, {}}, settings);
+    }
+    std::string refusal() {
+        const auto found = measure();
+        return found ? std::string("measured") : found.error().message;
+    }
+
+    fs::path folder_ =
+        fs::path(testing::TempDir()) /
+        ("vitrine_uncertainty_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+    fs::path file_ = folder_ / "c.safetensors";
+    std::shared_ptr<Model> model_;
+    const FolderMeasure* measure_ = nullptr;
+    std::map<std::string, std::string> set_;
+};
+
+TEST_F(UncertaintyMeasure, DocumentAndTablesHoldEveryRungAndKindOfToken) {
+    const auto found = measure();
+    ASSERT_TRUE(found.has_value()) << found.error().message;
+    const json document = json::parse(found->document);
+    EXPECT_EQ(document.at("rungs"), (json{"clean", "shuffle 1", "shuffle 2", "gaussian", "phase"}));
+    EXPECT_EQ(document.at("pictures_on_the_ladder"), 2);
+    EXPECT_EQ(document.at("seeds"), json{0});
+    const json& layer = document.at("layers").at(0);
+    EXPECT_EQ(layer.at("point"), "blocks.3");
+    ASSERT_EQ(layer.at("rungs").size(), 15u);  // class, registers, patches
+    for (const json& one : layer.at("rungs")) {
+        EXPECT_GT(one.at("active_a_token").at("mean"), 0);
+        EXPECT_GT(one.at("mean_norm"), 0);
+    }
+    EXPECT_EQ(layer.at("heard_on_noise").size(), 2u);
+    EXPECT_EQ(layer.at("heard_on_noise").at(0).size(), 128u);
+    EXPECT_TRUE(layer.at("risk").is_null());
+    ASSERT_FALSE(found->tables.empty());
+    const Table& table = found->tables[0];
+    ASSERT_EQ(table.rows.size(), 15u);
+    EXPECT_EQ(table.rows[0], "clean, class");
+    EXPECT_EQ(table.values[0].size(), table.cols.size());
+    EXPECT_EQ(table.values[0][1], layer.at("rungs").at(0).at("active_a_token").at("mean"));
+}
+
+TEST_F(UncertaintyMeasure, WhatItCannotUnderstandIsRefusedInWords) {
+    const auto with = [&](const char* name, const std::string& value) {
+        const auto kept = std::exchange(set_[name], value);
+        const std::string said = refusal();
+        set_[name] = kept;
+        return said;
+    };
+    EXPECT_THAT(with("tiles", "1,two"), HasSubstr("'two' in uncertainty_response.tiles is no number"));
+    EXPECT_THAT(with("noises", "pink"), HasSubstr("no noise 'pink'"));
+    EXPECT_THAT(with("given", "point"), HasSubstr("is not NAME=VALUE"));
+    EXPECT_THAT(with("autoencoders", "/nowhere.safetensors"), HasSubstr("there is no autoencoder at"));
+    EXPECT_THAT(with("risk", "scores"), HasSubstr("risk=scores needs a file"));
+    set_["scores"] = (folder_ / "scores.csv").string();
+    std::ofstream(folder_ / "scores.csv") << "file,score\nother.jpg,0.5\n";
+    EXPECT_THAT(with("risk", "scores"), HasSubstr("a score for none of the"));
+}
+
+}  // namespace
+}  // namespace vitrine
