@@ -189,6 +189,7 @@ class Session : public QObject {
   private:
     friend class Comparison;  // these post their own jobs
     friend class ConceptsOnShow;
+    friend class ConceptGallery;
     friend class LayerMaps;
     friend class SeenThrough;
     friend class TrainingRun;

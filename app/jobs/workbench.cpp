@@ -1,6 +1,7 @@
 // The one file of the window that knows tensors: it asks the engine and hands back plain values.
 #include "workbench.h"
 
+#include <vitrine/autoencoder.h>
 #include <vitrine/base/image_file.h>
 #include <vitrine/base/readers.h>
 #include <vitrine/base/resize.h>
@@ -13,6 +14,7 @@
 #include <vitrine/smoothing.h>
 #include <vitrine/torch_errors.h>
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
 
@@ -818,6 +820,37 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
     return std::shared_ptr<const Made>(made);
 }
 
+Result<ConceptBook> Workbench::concept_book(const std::filesystem::path& autoencoder) const {
+    if (!parts_->model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
+    return open_book(*parts_->model, autoencoder);
+}
+
+Result<Plane> Workbench::concept_heat(const std::filesystem::path& autoencoder, std::int64_t latent,
+                                      const std::filesystem::path& picture, std::stop_token stop) {
+    if (!parts_->model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
+    return guarded([&]() -> Result<Plane> {
+        auto& model = *parts_->model;
+        const auto held = VITRINE_TRY(parts_->concepts.take(model, {autoencoder, {}}));
+        const auto& concepts = *held;
+        if (latent < 0 || latent >= concepts.config().latents)
+            return fail(ErrorCode::BadInput, "there is no concept {}", latent);
+        const auto input = VITRINE_TRY(load_input(picture, model.preprocess()));
+        const auto parameters = model.parameters();
+        const auto type = parameters.empty() ? at::kFloat : parameters.front().second.scalar_type();
+        const auto found =
+            VITRINE_TRY(point_tokens(model, input.pixels.to(model.device(), type), concepts.config(), std::move(stop)));
+        if (found.rows < 1 || concepts.config().tokens == "class")
+            return fail(ErrorCode::Unsupported, "these concepts are read from no patches");
+        const at::NoGradGuard no_grad;
+        const at::Tensor patches =
+            found.tokens[0].narrow(0, static_cast<std::int64_t>(found.prefix.size()), found.rows * found.cols);
+        const at::Tensor values =
+            concepts.encode(patches.to(at::kCPU, at::kFloat)).active.select(1, latent).to(at::kFloat).contiguous();
+        const auto* first = values.const_data_ptr<float>();
+        return make_plane(found.rows, found.cols, {first, first + values.numel()}, false, false);
+    });
+}
+
 Result<std::vector<std::string>> Workbench::mask_layers(const std::string& version) const {
     if (!parts_->model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
     return guarded([&] { return vitrine::mask_layers(*parts_->model, version); });
@@ -895,6 +928,10 @@ Result<Finding> Workbench::check_randomisation(const Wanted& wanted, std::stop_t
 }
 
 std::vector<std::filesystem::path> Workbench::builtin_pictures() { return vitrine::builtin_pictures(); }
+
+std::filesystem::path Workbench::own_concepts(const std::string& request) {
+    return request == "starter" ? ConceptShelf::file_of({}) : std::filesystem::path();
+}
 
 bool Workbench::has_starter() {
     const auto folder = resource("starter");

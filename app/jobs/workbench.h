@@ -21,6 +21,7 @@
 #include <vitrine/base/image.h>
 #include <vitrine/base/result.h>
 
+#include "concept_book.h"
 #include "concepts_of_picture.h"
 
 namespace vitrine {
@@ -346,6 +347,12 @@ class Workbench {
 
     /// The point that methods with a layer read when none is set; empty without a model.
     std::string own_layer() const;
+    /// The concepts of an autoencoder with their index. @error NotFound there is no model; what open_book() says
+    Result<ConceptBook> concept_book(const std::filesystem::path& autoencoder) const;
+    /// Where a concept is in a picture, over its patches.
+    /// @error Unsupported  the autoencoder reads no patches
+    Result<Plane> concept_heat(const std::filesystem::path& autoencoder, std::int64_t latent,
+                               const std::filesystem::path& picture, std::stop_token stop);
     /// Layers that a trained mask would read. Runs the model once where it has no blocks.
     Result<std::vector<std::string>> mask_layers(const std::string& version) const;
     /// How the map measures; the map is made first where it is not at hand.
@@ -361,6 +368,8 @@ class Workbench {
 
     static std::vector<std::filesystem::path> builtin_pictures();
     static bool has_starter();
+    /// The autoencoder that came with a model, by ModelFacts::request; empty for none.
+    static std::filesystem::path own_concepts(const std::string& request);
 
   private:
     Status read_other(const std::filesystem::path& file);

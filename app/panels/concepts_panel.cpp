@@ -162,6 +162,12 @@ ConceptsPanel::ConceptsPanel(Session& session, ConceptsOnShow& concepts, const V
     order_->setItemData(2, tr("The number of patches"), Qt::ToolTipRole);
     tools->addWidget(search_, 1);
     tools->addWidget(order_);
+    auto* gallery = new QToolButton;
+    gallery->setObjectName(QStringLiteral("openGallery"));
+    gallery->setText(tr("All"));
+    gallery->setToolTip(tr("All concepts with the pictures in which they are strongest (Ctrl+G)"));
+    connect(gallery, &QToolButton::clicked, this, &ConceptsPanel::galleryWanted);
+    tools->addWidget(gallery);
     inset(tools_);
     list_ = new ConceptList(concepts_, settings);
     column->addWidget(list_, 1);

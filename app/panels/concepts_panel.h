@@ -35,6 +35,7 @@ class ConceptsPanel : public QWidget {
 
   Q_SIGNALS:
     void fileWanted();
+    void galleryWanted();
 
   private:
     void buildForm();

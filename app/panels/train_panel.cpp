@@ -1,7 +1,6 @@
 // Settings before, curves and figures during, the held-out figures after.
 #include "train_panel.h"
 
-#include <QButtonGroup>
 #include <QDragEnterEvent>
 #include <QDropEvent>
 #include <QGridLayout>
@@ -125,18 +124,19 @@ TrainPanel::TrainPanel(Session& session, TrainingRun& mask, TrainingRun& concept
     auto* title_row = new QHBoxLayout;
     title_row->addWidget(heading(tr("Train")));
     title_row->addStretch(1);
-    auto* kinds = new QButtonGroup(this);
-    const auto kind = [&](const QString& words, const char* name) {
-        auto* made = new QToolButton;
-        made->setText(words);
+    auto* kinds = new QHBoxLayout;
+    kinds->setSpacing(0);
+    const auto kind = [&](const QString& words, const char* side, const char* name) {
+        auto* made = new QPushButton(words);
         made->setObjectName(QLatin1String(name));
+        made->setProperty("segment", side);
         made->setCheckable(true);
-        kinds->addButton(made);
-        title_row->addWidget(made);
+        kinds->addWidget(made);
         return made;
     };
-    of_mask_ = kind(tr("A mask"), "trainMask");
-    of_concepts_ = kind(tr("Concepts"), "trainConcepts");
+    of_mask_ = kind(tr("A mask"), "left", "trainMask");
+    of_concepts_ = kind(tr("Concepts"), "right", "trainConcepts");
+    title_row->addLayout(kinds);
     column->addLayout(title_row);
 
     // Before.
@@ -319,8 +319,8 @@ TrainPanel::TrainPanel(Session& session, TrainingRun& mask, TrainingRun& concept
                                     {explain_, &TrainingRun::explainWithIt}})
         connect(one, &QPushButton::clicked, this, [this, does = does] { (run_->*does)(); });
     connect(logarithmic_, &QToolButton::toggled, curves_, &CurveView::setLogarithmic);
-    connect(of_mask_, &QToolButton::clicked, this, [this] { show(Trained::Mask); });
-    connect(of_concepts_, &QToolButton::clicked, this, [this] { show(Trained::Concepts); });
+    connect(of_mask_, &QPushButton::clicked, this, [this] { show(Trained::Mask); });
+    connect(of_concepts_, &QPushButton::clicked, this, [this] { show(Trained::Concepts); });
     follow(mask);
     follow(concepts);
     for (const auto signal : {&Session::modelChanged, &Session::lookChanged})

@@ -68,7 +68,7 @@ class TrainPanel : public QWidget {
 
     Session& session_;
     TrainingRun *mask_, *concepts_, *run_;
-    QToolButton *of_mask_, *of_concepts_;
+    QPushButton *of_mask_, *of_concepts_;
     QWidget *setup_, *settings_, *running_, *more_box_, *held_, *trouble_, *warning_;
     PathLine *data_, *out_;
     QLabel *about_, *about_file_, *of_run_, *trouble_sign_, *trouble_words_, *warning_sign_, *warning_words_, *doing_,

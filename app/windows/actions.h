@@ -18,7 +18,7 @@ struct MainWindow::Actions {
     QAction *export_picture, *export_map, *copy_picture, *copy_value, *unpin;
     QAction *fit, *one, *zoom_in, *zoom_out, *grid, *solid, *live, *hide, *theme_system, *theme_dark, *theme_light;
     QAction *layer_up, *layer_down, *head_up, *head_down, *starter;
-    QAction *flip, *target, *region, *again, *stop, *several, *methods;
+    QAction *flip, *target, *region, *again, *stop, *several, *methods, *gallery;
     QAction *compare_model, *compare_variant, *compare_flip;
     std::vector<std::pair<QString, std::vector<QAction*>>> groups;  ///< for the sheet of keys
     std::vector<QAction*> all;

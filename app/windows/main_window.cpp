@@ -33,6 +33,7 @@
 
 #include "jobs/command_line.h"
 #include "jobs/comparison.h"
+#include "jobs/concept_gallery.h"
 #include "jobs/concepts_on_show.h"
 #include "jobs/layer_maps.h"
 #include "jobs/seen_through.h"
@@ -43,6 +44,7 @@
 #include "panels/explain_panel.h"
 #include "panels/filmstrip.h"
 #include "panels/format.h"
+#include "panels/gallery_view.h"
 #include "panels/grid_view.h"
 #include "panels/head_strip.h"
 #include "panels/layer_strip.h"
@@ -117,6 +119,7 @@ MainWindow::MainWindow(QWidget* parent)
     mask_run_ = new TrainingRun(*session_, Trained::Mask);
     concept_run_ = new TrainingRun(*session_, Trained::Concepts);
     concepts_ = new ConceptsOnShow(*session_);
+    gallery_ = new ConceptGallery(*session_);
     graphics_ = std::make_unique<Graphics>();
     buildTop();
     buildStage();
@@ -399,11 +402,49 @@ void MainWindow::buildStage() {
         concepts_->pointAt(grid_->point());
         refreshStatus();
     });
+    buildGallery();
     setCentralWidget(stage_);
     connect(empty_, &EmptyState::openPictureWanted, this, &MainWindow::openPicture);
     connect(empty_, &EmptyState::openModelWanted, this, &MainWindow::openModelFile);
     connect(empty_, &EmptyState::recentWanted, this, [this](const QString& path) { session_->openPaths({path}); });
     makeViewport();
+}
+
+void MainWindow::buildGallery() {
+    gallery_view_ = new GalleryView(*session_, *gallery_);
+    stage_->addWidget(gallery_view_);
+    connect(gallery_view_, &GalleryView::fileWanted, this, &MainWindow::openConcepts);
+    connect(gallery_view_, &GalleryView::folderWanted, this, [this] {
+        const auto folder = QFileDialog::getExistingDirectory(
+            this, tr("Choose the pictures to index"),
+            gallery_->folder().isEmpty() ? settings_->value(QStringLiteral("folders/pictures")).toString()
+                                         : gallery_->folder());
+        if (!folder.isEmpty()) gallery_->setFolder(folder);
+    });
+    connect(gallery_view_, &GalleryView::trainingWanted, this, [this] { openTraining(Trained::Concepts); });
+    // The panel and the gallery show the same concepts.
+    connect(session_, &Session::autoencoderReady, concepts_, &ConceptsOnShow::choose);
+    connect(concepts_, &ConceptsOnShow::opened, gallery_, [this](const QString& file) {
+        if (file != gallery_->autoencoder()) gallery_->choose(file);
+    });
+    connect(gallery_, &ConceptGallery::callChanged, concepts_, &ConceptsOnShow::again);
+    connect(gallery_view_, &GalleryView::onPictureWanted, this, [this](std::int64_t latent) {
+        gallery_->setOpen(false);
+        concepts_dock_->show();
+        concepts_dock_->raise();
+        if (concepts_->pinned() != latent) concepts_->pin(latent);
+    });
+    // Most like to be looked through with the pictures it was trained on.
+    connect(session_, &Session::autoencoderReady, this, [this] {
+        if (gallery_->folder().isEmpty()) gallery_->setFolder(concept_run_->data());
+    });
+    connect(gallery_, &ConceptGallery::openChanged, this, [this](bool open) {
+        if (open && comparison_->isOpen()) comparison_->setOpen(false);
+        refreshStage(), refreshActions();
+    });
+    connect(comparison_, &Comparison::openChanged, this, [this](bool open) {
+        if (open) gallery_->setOpen(false);
+    });
 }
 
 void MainWindow::makeViewport() {
@@ -539,6 +580,7 @@ void MainWindow::buildDocks() {
     connect(concepts_dock_, &QDockWidget::visibilityChanged, concepts_, &ConceptsOnShow::setLooking);
     connect(concepts_, &ConceptsOnShow::opened, this, [this](const QString& file) { remember(kConcepts, file); });
     connect(concepts_panel_, &ConceptsPanel::fileWanted, this, &MainWindow::openConcepts);
+    connect(concepts_panel_, &ConceptsPanel::galleryWanted, gallery_, [this] { gallery_->setOpen(true); });
     connect(concepts_, &ConceptsOnShow::pointedChanged, this, &MainWindow::refreshActions);
     model_panel_ = new ModelPanel(*session_);
     model_dock_ = dock(QStringLiteral("model"), tr("Model"), scrolled(model_panel_), Qt::RightDockWidgetArea);
@@ -656,6 +698,7 @@ void MainWindow::restyle() {
     search_button_->setIcon(icon(QStringLiteral("search")));
     grid_button_->setIcon(icon(QStringLiteral("grid")));
     grid_->restyle();
+    gallery_view_->restyle();
     search_button_->setIconSize({16, 16});
     stop_button_->setIcon(icon(QStringLiteral("stop")));
     actions_->export_picture->setIcon(icon(QStringLiteral("save")));
@@ -757,7 +800,9 @@ void MainWindow::refreshTop() {
 void MainWindow::refreshStage() {
     empty_->setState(session_->model().has_value(), session_->model() ? text(session_->model()->title) : QString(),
                      remembered(kPictures) + remembered(kModels));
-    if (!session_->picture()) {
+    if (gallery_->isOpen()) {
+        stage_->setCurrentWidget(gallery_view_);
+    } else if (!session_->picture()) {
         stage_->setCurrentWidget(empty_);
     } else if (comparison_->isOpen()) {
         stage_->setCurrentWidget(grid_);
@@ -942,6 +987,7 @@ void MainWindow::refreshActions() {
     a.unpin->setText(session_->region() && !session_->pinned() ? tr("Clear the region") : tr("Unpin"));
     for (auto* action : {a.several, a.methods}) enable(action, session_->model().has_value(), tr("Open a model first"));
     a.several->setChecked(grid);
+    a.gallery->setChecked(gallery_->isOpen());
     grid_button_->setEnabled(session_->model().has_value());
     grid_button_->setToolTip(grid_button_->isEnabled() ? tr("Several methods side by side (M)")
                                                        : tr("Open a model first"));
@@ -1158,7 +1204,7 @@ void MainWindow::openConcepts() {
                                                    tr("Autoencoders (*.safetensors *.pt *.pth);;All files (*)"));
     if (file.isEmpty()) return;
     settings_->setValue(QStringLiteral("folders/concepts"), QFileInfo(file).absolutePath());
-    concepts_->choose(file);
+    Q_EMIT session_->autoencoderReady(file);
 }
 
 void MainWindow::askConsent(const QString& request) {

@@ -28,9 +28,11 @@ class ChoiceButton;
 class Comparison;
 class ConceptsOnShow;
 class ConceptsPanel;
+class ConceptGallery;
 class EmptyState;
 class ExplainPanel;
 class Filmstrip;
+class GalleryView;
 class GridView;
 class HeadStrip;
 class LayerMaps;
@@ -58,6 +60,8 @@ class MainWindow : public QMainWindow {
     Session& session() { return *session_; }
     Comparison& comparison() { return *comparison_; }
     GridView* grid() const { return grid_; }
+    ConceptGallery& conceptGallery() { return *gallery_; }
+    GalleryView* galleryView() const { return gallery_view_; }
     Viewport* viewport() const { return viewport_; }
     Graphics* graphics() const { return graphics_.get(); }
     HeadStrip* headStrip() const { return head_strip_; }
@@ -103,6 +107,7 @@ class MainWindow : public QMainWindow {
   private:
     void buildTop();
     void buildStage();
+    void buildGallery();
     void buildDocks();
     void buildMenus();
     void buildStatus();
@@ -161,6 +166,8 @@ class MainWindow : public QMainWindow {
                  *method_button_ = nullptr;
     QToolButton *grid_button_ = nullptr, *search_button_ = nullptr;
     GridView* grid_ = nullptr;
+    ConceptGallery* gallery_ = nullptr;
+    GalleryView* gallery_view_ = nullptr;
     ThinBar* thin_bar_ = nullptr;
     NoticeBar* notice_ = nullptr;
     QStackedWidget* stage_ = nullptr;

@@ -11,6 +11,7 @@
 #include <QSettings>
 
 #include "jobs/comparison.h"
+#include "jobs/concept_gallery.h"
 #include "jobs/concepts_on_show.h"
 #include "panels/choice_button.h"
 #include "panels/empty_state.h"
@@ -125,6 +126,9 @@ void MainWindow::buildMenus() {
     a.live = add(view, tr("Attention follows the cursor"), key("H"),
                  [this] { session_->setLive(!session_->live()), explain_->refresh(), refreshActions(); });
     for (auto* checkable : {a.grid, a.solid, a.live}) checkable->setCheckable(true);
+    view->addSeparator();
+    a.gallery = add(view, tr("Gallery of concepts"), key("Ctrl+G"), [this] { gallery_->setOpen(!gallery_->isOpen()); });
+    a.gallery->setCheckable(true);
     view->addSeparator();
     auto* theme = view->addMenu(tr("Theme"));
     auto* themes = new QActionGroup(this);

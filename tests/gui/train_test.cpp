@@ -392,7 +392,7 @@ TEST_F(TrainPanelTest, ConceptsArePausedGoneOnWithEndedAndShown) {
     session().openModel(model);
     ASSERT_TRUE(wait_until([&] { return session().model()->request == model.toStdString() && session().look(); }));
     auto* panel = window_->trainPanel();
-    panel->findChild<QToolButton*>("trainConcepts")->click();
+    panel->findChild<QPushButton*>("trainConcepts")->click();
     auto& concepts = window_->conceptRun();
     EXPECT_EQ(&panel->run(), &concepts);
     // The layer that would be read is named, and all others are offered.
@@ -432,9 +432,9 @@ TEST_F(TrainPanelTest, ConceptsArePausedGoneOnWithEndedAndShown) {
     EXPECT_EQ(ready, QStringList{concepts.out()});
     // The other kind was not touched.
     EXPECT_EQ(run().stage(), Stage::Setup);
-    panel->findChild<QToolButton*>("trainMask")->click();
+    panel->findChild<QPushButton*>("trainMask")->click();
     EXPECT_TRUE(panel->findChild<QPushButton*>("trainStart")->isVisibleTo(panel));
-    panel->findChild<QToolButton*>("trainConcepts")->click();
+    panel->findChild<QPushButton*>("trainConcepts")->click();
     click("trainExplain");
     ASSERT_TRUE(wait_until([&] { return !session().explaining(); }));
     ASSERT_TRUE(session().explanation()) << session().explainTrouble().toStdString();

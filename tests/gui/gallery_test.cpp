@@ -1,0 +1,372 @@
+// The gallery of concepts in the real window, over indexes that are made up: what is shown, found, named and pointed
+// at.
+#include <QAbstractItemModel>
+#include <QComboBox>
+#include <QElapsedTimer>
+#include <QFile>
+#include <QFrame>
+#include <QImage>
+#include <QLabel>
+#include <QLineEdit>
+#include <QPainter>
+#include <QPushButton>
+#include <QScrollBar>
+#include <QTemporaryDir>
+#include <QToolButton>
+#include <QtTest/QTest>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include <gtest/gtest.h>
+#include <vitrine/base/concept_records.h>
+
+#include "jobs/concept_gallery.h"
+#include "panels/concept_details.h"
+#include "panels/concept_grid.h"
+#include "panels/concept_map.h"
+#include "panels/gallery_view.h"
+#include "patience.h"
+#include "windows/main_window.h"
+
+namespace vitrine::app {
+namespace {
+
+constexpr std::int64_t kSide = 8, kPictures = 6;
+
+class GalleryTest : public testing::Test {
+  protected:
+    using State = ConceptGallery::State;
+
+    void SetUp() override {
+        qputenv("VITRINE_SETTINGS", folder_.filePath("settings.ini").toUtf8());
+        ASSERT_TRUE(QDir().mkpath(folder_.filePath("pictures")));
+        for (int i = 0; i < kPictures; ++i) {
+            QImage picture(64, 64, QImage::Format_RGB888);
+            picture.fill(QColor::fromHsv(50 * i, 160, 90));
+            QPainter painter(&picture);
+            painter.setBrush(QColor::fromHsv(50 * i, 220, 240));
+            painter.drawEllipse(QPoint(12 + 8 * i, 30), 10, 8);
+            painter.end();
+            ASSERT_TRUE(picture.save(pictureFile(i)));
+        }
+        window_ = std::make_unique<MainWindow>();
+        window_->show();
+        ASSERT_TRUE(QTest::qWaitForWindowExposed(window_.get(), kPatience_ms));
+        gallery().setOpen(true);
+        ASSERT_TRUE(view().isVisible());
+    }
+    QString pictureFile(int i) { return folder_.filePath(QString("pictures/%1.png").arg(i)); }
+
+    /// Concept 3 never speaks, concept 1 in every picture, the others in one patch of two pictures each.
+    ConceptBook book(std::int64_t latents) {
+        std::mt19937 random(1);
+        const auto drawn = [&](std::int64_t below) {
+            return std::uniform_int_distribution<std::int64_t>(0, below - 1)(random);
+        };
+        std::vector<std::vector<vitrine::ConceptValue>> said(kPictures);
+        for (std::int64_t latent = 0; latent < latents; ++latent) {
+            if (latent == 3) continue;
+            for (std::int64_t p = 0; p < kPictures; ++p)
+                if (latent == 1 || p == latent % kPictures || p == (latent + 1) % kPictures)
+                    said[static_cast<std::size_t>(p)].push_back(
+                        {drawn(kSide * kSide), latent, 1.0f + static_cast<float>(drawn(100)) / 10, 0.1f});
+        }
+        std::vector<std::int64_t> entries;
+        const auto journal = folder_.filePath("records").toStdString();
+        std::filesystem::remove(journal);
+        auto records = ConceptRecords::open(journal, "key").value();
+        const auto files = pictures_below(folder_.filePath("pictures").toStdString()).value();
+        const TokenPlaces places{.class_token = -1, .first = 0, .patches = kSide * kSide, .rows = kSide, .cols = kSide};
+        for (std::size_t p = 0; p < said.size(); ++p) {
+            auto& values = said[p];
+            std::stable_sort(values.begin(), values.end(),
+                             [](const auto& a, const auto& b) { return a.token < b.token; });
+            PictureRecord one;
+            one.picture = files[p];
+            one.answer = 0;
+            one.patches = kSide * kSide;
+            one.embedding = {1, static_cast<float>(p)};
+            one.latents = latent_records(values, places);
+            EXPECT_TRUE(records.append(one));
+            entries.push_back(records.find(one.picture));
+        }
+        const auto count = static_cast<std::size_t>(latents);
+        std::vector<std::uint32_t> near(count * ConceptIndex::kNeighbours);
+        std::vector<float> cosines(near.size(), std::numeric_limits<float>::quiet_NaN()), map(2 * count);
+        for (std::size_t i = 0; i < count; ++i) {
+            near[i * ConceptIndex::kNeighbours] = static_cast<std::uint32_t>((i + 5) % count);
+            cosines[i * ConceptIndex::kNeighbours] = 0.5f;
+            map[2 * i] = static_cast<float>(drawn(1000));
+            map[2 * i + 1] = static_cast<float>(drawn(1000));
+        }
+        const auto file = folder_.filePath("a.safetensors.index").toStdString();
+        const IndexFrame frame{latents, kSide,   kSide,
+                               false,   true,    {{"folder", folder_.filePath("pictures").toStdString()}},
+                               near,    cosines, map};
+        EXPECT_TRUE(write_concept_index(file, records, entries, frame));
+        ConceptBook out;
+        out.autoencoder = folder_.filePath("a.safetensors").toStdString();
+        out.folder = folder_.filePath("pictures").toStdString();
+        out.index = std::make_shared<const ConceptIndex>(ConceptIndex::open(file).value());
+        out.see = [](const std::filesystem::path& picture) -> Result<ImageView> {
+            const auto image = std::make_shared<const QImage>(
+                QImage(QString::fromStdString(picture.string())).convertToFormat(QImage::Format_RGB888));
+            if (image->isNull()) return fail(ErrorCode::NotFound, "{} is not there", picture.filename().string());
+            ImageView view;
+            view.data = image->constBits();
+            view.width = image->width();
+            view.height = image->height();
+            view.row_bytes = image->bytesPerLine();
+            view.keep_alive = image;
+            return view;
+        };
+        return out;
+    }
+    /// All that was asked for has come.
+    bool settled() {
+        QElapsedTimer quiet;
+        quiet.start();
+        auto bytes = gallery().cropBytes();
+        return wait_until([&] {
+            if (gallery().cropBytes() != bytes) bytes = gallery().cropBytes(), quiet.restart();
+            return quiet.elapsed() > 200;
+        });
+    }
+    void click(const char* name) {
+        auto* button = view().findChild<QAbstractButton*>(name);
+        ASSERT_NE(button, nullptr);
+        ASSERT_TRUE(button->isVisibleTo(&view())) << name;
+        ASSERT_TRUE(button->isEnabled()) << name << ": " << button->toolTip().toStdString();
+        button->click();
+    }
+    QString words(const char* name) { return view().findChild<QLabel*>(name)->text().remove(QChar(0x200B)); }
+    bool seen(const char* name) { return view().findChild<QWidget*>(name)->isVisibleTo(&view()); }
+    ConceptGallery& gallery() { return window_->conceptGallery(); }
+    GalleryView& view() { return *window_->galleryView(); }
+
+    QTemporaryDir folder_;
+    std::unique_ptr<MainWindow> window_;
+};
+
+TEST_F(GalleryTest, EveryStateSaysWhatToDo) {
+    EXPECT_EQ(gallery().state(), State::Nothing);
+    EXPECT_TRUE(seen("galleryChoose"));
+    EXPECT_TRUE(seen("galleryTrain"));
+    EXPECT_FALSE(seen("gallerySearch"));
+    gallery().choose(folder_.filePath("nothing.safetensors"));
+    EXPECT_EQ(gallery().state(), State::Failed);
+    EXPECT_EQ(gallery().trouble(), "Open a model first");
+    window_->session().openModel("starter");
+    if (!Workbench::has_starter()) GTEST_SKIP() << "the built-in model is not part of this build";
+    ASSERT_TRUE(wait_until([&] { return window_->session().model() && gallery().state() == State::Failed; }));
+    ASSERT_TRUE(wait_until([&] { return words("galleryWords").contains("nothing.safetensors"); }));
+    EXPECT_TRUE(seen("galleryChoose"));
+    // Concepts without an index: a folder is asked for.
+    auto made = book(8);
+    made.index.reset();
+    gallery().show(std::move(made));
+    EXPECT_EQ(gallery().state(), State::NoIndex);
+    EXPECT_TRUE(seen("galleryBuild"));
+    EXPECT_TRUE(view().findChild<QPushButton*>("galleryBuild")->isEnabled()) << "the folder is the one of before";
+    gallery().setFolder({});
+    EXPECT_FALSE(view().findChild<QPushButton*>("galleryBuild")->isEnabled());
+    EXPECT_FALSE(gallery().whyNoBuild().isEmpty());
+    click("closeGallery");
+    EXPECT_FALSE(view().isVisible());
+}
+
+TEST_F(GalleryTest, ConceptsAreFoundLookedAtAndNamed) {
+    gallery().show(book(40));
+    ASSERT_EQ(gallery().state(), State::Ready);
+    EXPECT_EQ(gallery().shown().front(), 1u) << "the most frequent first";
+    EXPECT_EQ(gallery().shown().back(), 3u);
+    EXPECT_EQ(view().grid()->model()->rowCount(), 40);
+    ASSERT_TRUE(settled());
+    const auto* crop = gallery().crop(gallery().tops(1).front());
+    ASSERT_NE(crop, nullptr) << "what is in sight was decoded";
+    EXPECT_FALSE(crop->image.isNull());
+    EXPECT_FALSE(crop->patch.isEmpty());
+    auto* only = view().findChild<QComboBox*>("galleryOnly");
+    only->setCurrentIndex(2);
+    Q_EMIT only->activated(2);
+    EXPECT_EQ(gallery().shown(), std::vector<std::uint32_t>{3}) << "silent";
+    only->setCurrentIndex(0);
+    Q_EMIT only->activated(0);
+
+    // A cell that is clicked opens its details, where it is named.
+    auto* grid = view().grid();
+    QTest::mouseClick(grid->viewport(), Qt::LeftButton, {}, grid->visualRect(grid->model()->index(0, 0)).center());
+    EXPECT_EQ(gallery().selected(), 1);
+    ASSERT_TRUE(seen("conceptName"));
+    auto* name = view().details()->nameLine();
+    name->setFocus();
+    QTest::keyClicks(name, QString::fromUtf8("Ringed spot"));
+    QTest::keyClick(name, Qt::Key_Return);
+    ASSERT_TRUE(wait_until([&] { return gallery().nameOf(1) == "Ringed spot"; }));
+    auto* tags = view().details()->tagsLine();
+    tags->setText("shape, colour , shape");
+    QTest::keyClick(tags, Qt::Key_Return);
+    ASSERT_TRUE(wait_until([&] { return gallery().tagsOf(1).size() == 2; }));
+    QFile names(folder_.filePath("a.safetensors.names"));
+    ASSERT_TRUE(names.open(QIODevice::ReadOnly));
+    EXPECT_TRUE(names.readAll().contains("1\tRinged spot\tcolour, shape"));
+    auto* search = view().findChild<QLineEdit*>("gallerySearch");
+    search->setText("ringED");
+    EXPECT_EQ(gallery().shown(), std::vector<std::uint32_t>{1});
+    EXPECT_EQ(words("galleryCount"), "1 of 40");
+    search->setText("no such thing");
+    EXPECT_TRUE(gallery().shown().empty());
+    search->clear();
+    EXPECT_TRUE(only->findText("Tag: shape") > 0);
+    // A neighbour is a way to go; what is near is a list.
+    auto* neighbour = view().details()->findChild<QPushButton*>("neighbour");
+    ASSERT_NE(neighbour, nullptr);
+    neighbour->click();
+    ASSERT_TRUE(wait_until([&] { return gallery().selected() == 6; }));
+    EXPECT_EQ(name->text(), "") << "the name of the other stays there";
+    click("conceptNear");
+    EXPECT_EQ(gallery().shown(), (std::vector<std::uint32_t>{6, 11}));
+    EXPECT_EQ(view().findChild<QComboBox*>("galleryOrder")->currentText(), "Near Concept 6");
+}
+
+TEST_F(GalleryTest, WhatIsMissingOrChangedOnDiskIsSaid) {
+    auto made = book(12);
+    ASSERT_TRUE(QFile::remove(pictureFile(2)));
+    gallery().show(std::move(made));
+    ASSERT_TRUE(wait_until([&] { return seen("galleryChanged"); }));
+    EXPECT_TRUE(words("galleryChanged").contains("removed")) << words("galleryChanged").toStdString();
+    EXPECT_TRUE(seen("galleryUpdate"));
+    ASSERT_TRUE(settled());
+    int missing = 0;
+    for (const auto& top : gallery().tops(1)) {
+        const auto* crop = gallery().crop(top, true);
+        ASSERT_TRUE(wait_until([&] { return (crop = gallery().crop(top, true)) != nullptr; }));
+        if (!crop->image.isNull()) continue;
+        ++missing;
+        EXPECT_TRUE(crop->trouble.contains("2.png")) << crop->trouble.toStdString();
+    }
+    EXPECT_EQ(missing, 1);
+    // The folder itself.
+    ASSERT_TRUE(QDir(folder_.filePath("pictures")).removeRecursively());
+    gallery().setOpen(false);
+    gallery().setOpen(true);
+    ASSERT_TRUE(wait_until([&] { return gallery().folderGone(); }));
+    EXPECT_FALSE(seen("galleryUpdate")) << "nothing is there to be indexed";
+    EXPECT_EQ(gallery().state(), State::Ready) << "what is known stays";
+}
+
+TEST_F(GalleryTest, AnIndexIsBuiltStoppedGoneOnWithAndBroughtUpToDate) {
+    const auto own = Workbench::own_concepts("starter");
+    if (!Workbench::has_starter() || !std::filesystem::exists(own)) GTEST_SKIP() << "no concepts of the built-in model";
+    window_->session().openModel("starter");
+    ASSERT_TRUE(wait_until([&] { return window_->session().model().has_value(); }));
+    EXPECT_EQ(gallery().autoencoder().toStdString(), own.string()) << "what came with the model is offered by itself";
+    const auto file = folder_.filePath("own.safetensors");
+    ASSERT_TRUE(QFile::copy(QString::fromStdString(own.string()), file));
+    gallery().choose(file);
+    ASSERT_TRUE(wait_until([&] { return gallery().state() == State::NoIndex || gallery().state() == State::Failed; }));
+    ASSERT_EQ(gallery().state(), State::NoIndex) << gallery().trouble().toStdString();
+    gallery().setFolder(folder_.filePath("pictures"));
+    // Stopped at once, it goes on.
+    click("galleryBuild");
+    EXPECT_TRUE(gallery().building());
+    click("galleryStop");
+    ASSERT_TRUE(wait_until([&] { return !gallery().building(); }));
+    EXPECT_EQ(gallery().buildTrouble(), "");
+    if (gallery().state() != State::Ready) {
+        EXPECT_TRUE(words("galleryBuildWords").startsWith("Stopped")) << words("galleryBuildWords").toStdString();
+        click("galleryBuild");
+    }
+    ASSERT_TRUE(wait_until([&] { return gallery().state() == State::Ready || !gallery().buildTrouble().isEmpty(); }));
+    ASSERT_EQ(gallery().state(), State::Ready) << gallery().buildTrouble().toStdString();
+    EXPECT_EQ(gallery().index()->pictures(), kPictures);
+    ASSERT_TRUE(settled());
+    EXPECT_FALSE(seen("galleryChanged"));
+    // Where the concept that is looked at lies in its first picture, as the model says; and the index agrees.
+    const auto latent = gallery().shown().front();
+    gallery().select(latent);
+    const auto top = gallery().tops(latent).front();
+    const Plane* heat = nullptr;
+    ASSERT_TRUE(wait_until([&] { return (heat = gallery().heat(top.picture)) != nullptr; }));
+    EXPECT_EQ(heat->rows * heat->cols, gallery().index()->rows() * gallery().index()->cols());
+    EXPECT_NEAR(heat->high, top.value, 1e-3 * std::abs(top.value));
+    EXPECT_NEAR(heat->at(top.cell / heat->cols, top.cell % heat->cols), heat->high, 1e-3 * std::abs(top.value));
+    // One picture more.
+    ASSERT_TRUE(QFile::copy(pictureFile(0), folder_.filePath("pictures/new.png")));
+    gallery().setOpen(false);
+    gallery().setOpen(true);
+    ASSERT_TRUE(wait_until([&] { return seen("galleryUpdate"); }));
+    click("galleryUpdate");
+    ASSERT_TRUE(wait_until([&] { return !gallery().building() && gallery().state() == State::Ready; }));
+    EXPECT_EQ(gallery().index()->pictures(), kPictures + 1);
+    ASSERT_TRUE(wait_until([&] { return !seen("galleryChanged"); }));
+}
+
+TEST_F(GalleryTest, SixteenThousandConceptsAreWanderedInWithinTheBound) {
+    constexpr std::int64_t kMany = 16'384;
+    gallery().show(book(kMany));
+    ASSERT_EQ(gallery().shown().size(), static_cast<std::size_t>(kMany));
+    auto* grid = view().grid();
+    auto* bar = grid->verticalScrollBar();
+    for (int i = 0; i <= 10; ++i) {
+        bar->setValue(bar->maximum() / 10 * i);
+        QCoreApplication::processEvents();
+    }
+    ASSERT_TRUE(settled());
+    EXPECT_GT(gallery().cropBytes(), 0);
+    EXPECT_LE(gallery().cropBytes(), ConceptGallery::kMostCropBytes);
+    const auto in_sight = grid->indexAt(QPoint(40, 40));
+    ASSERT_TRUE(in_sight.isValid());
+    EXPECT_GT(in_sight.row(), kMany / 2) << "scrolled to the end";
+    const auto latent = gallery().shown()[static_cast<std::size_t>(in_sight.row())];
+    EXPECT_NE(gallery().crop(gallery().tops(latent).front()), nullptr);
+
+    // On the map the point under the cursor is told in every frame. Times are printed, not judged: the machine is
+    // shared.
+    view().showMap(true);
+    auto* map = view().map();
+    QCoreApplication::processEvents();
+    const auto timed = [&](auto what) {
+        std::vector<double> times;
+        for (int i = 0; i < 41; ++i) {
+            QElapsedTimer timer;
+            timer.start();
+            what(i);
+            map->repaint();
+            times.push_back(static_cast<double>(timer.nsecsElapsed()) / 1e6);
+        }
+        std::sort(times.begin(), times.end());
+        return times[times.size() / 2];
+    };
+    std::set<std::int64_t> told;
+    const double hover = timed([&](int i) {
+        const auto at = map->placeOf((97 * i + 11) % kMany);
+        QMouseEvent move(QEvent::MouseMove, at, map->mapToGlobal(at), Qt::NoButton, Qt::NoButton, Qt::NoModifier);
+        QCoreApplication::sendEvent(map, &move);
+        told.insert(map->hovered());
+        const auto found = map->placeOf(map->hovered());
+        EXPECT_LT(QLineF(found, at).length(), 1) << "it, or one on the very same place";
+    });
+    EXPECT_GT(told.size(), 30u);
+    const double zoom = timed([&](int i) {
+        const QPointF at(200, 150);
+        QWheelEvent turn(at, map->mapToGlobal(at), {}, QPoint(0, i % 2 ? 120 : -120), Qt::NoButton, Qt::NoModifier,
+                         Qt::NoScrollPhase, false);
+        QCoreApplication::sendEvent(map, &turn);
+    });
+    RecordProperty("hover_ms", std::to_string(hover));
+    std::printf("16 384 concepts, %d x %d: hover and paint %.2f ms, zoom and paint %.2f ms (medians of 41)\n",
+                map->width(), map->height(), hover, zoom);
+    // A click looks at it.
+    const auto at = map->placeOf(map->hovered() < 0 ? 100 : map->hovered()).toPoint();
+    QTest::mouseMove(map, at);
+    QTest::mouseClick(map, Qt::LeftButton, {}, at);
+    EXPECT_GE(gallery().selected(), 0);
+    EXPECT_TRUE(seen("conceptName"));
+}
+
+}  // namespace
+}  // namespace vitrine::app
