@@ -8,6 +8,7 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
@@ -23,6 +24,8 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+
+#include <torch/csrc/autograd/autograd.h>
 
 #include "non_negative.h"
 
@@ -92,6 +95,33 @@ TEST(NonNegativeLeastSquares, MeetsItsConditionsOnMany) {
     EXPECT_GE(u.min().item<double>(), 0);
     EXPECT_GT(gradient.min().item<double>(), -1e-7 * b.max().item<double>());
     EXPECT_LT((gradient * u.gt(0)).abs().max().item<double>(), 1e-7 * b.max().item<double>());
+}
+
+TEST(NonNegativeLeastSquares, SlopesAreThoseOfSmallSteps) {
+    auto g = generator(7);
+    const at::Tensor rows = at::rand({5, 8}, g, at::kDouble), gram = at::matmul(rows, rows.t());
+    const at::Tensor weights = at::randn({4, 5}, g, at::kDouble);
+    at::Tensor b = at::randn({4, 5}, g, at::kDouble) + 1;
+    const auto value = [&](const at::Tensor& at) {
+        return (non_negative_least_squares(gram, at, 0.1).square() * weights).sum();
+    };
+    b.set_requires_grad(true);
+    const at::AutoGradMode with_graph(true);
+    const at::Tensor slope = torch::autograd::grad({value(b)}, {b}, {}, true, true)[0];
+    at::Tensor curve = torch::autograd::grad({slope.sum()}, {b})[0];
+    const at::NoGradGuard no_grad;
+    const double step = 1e-6;
+    std::int64_t moved = 0;
+    for (std::int64_t i = 0; i < 20; ++i) {
+        at::Tensor up = b.detach().clone(), down = b.detach().clone();
+        up.view(-1)[i] += step;
+        down.view(-1)[i] -= step;
+        const double wanted = (value(up) - value(down)).item<double>() / (2 * step);
+        EXPECT_NEAR(slope.view(-1)[i].item<double>(), wanted, 1e-6);
+        if (wanted != 0) ++moved;
+    }
+    EXPECT_GT(moved, 5);
+    EXPECT_GT(curve.abs().max().item<double>(), 0);  // of a square of what is linear
 }
 
 TEST(NonNegativeLeastSquares, BearsEmptyAndEqualRowsAndNoNumbers) {

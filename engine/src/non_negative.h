@@ -11,7 +11,8 @@ namespace vitrine {
 /// Coordinate descent from 0 finds which are above zero, a Cholesky solution of those finishes: exact within rounding
 /// where the optimality conditions hold for it to 1e-10 of the right side's size. Where it is never so (rows of W that
 /// depend on each other) the descent goes on until no code moves by more than 1e-10 of the largest, 2000 rounds at the
-/// most. In double, on the CPU; the same for any number of threads.
+/// most. In double, on the CPU; the same for any number of threads. Gradients go to `right`: which codes are above zero
+/// is constant there.
 ///
 /// @param gram   [m, m], symmetric
 /// @param right  [n, m], any device
