@@ -17,7 +17,7 @@ namespace {
 const std::vector<std::string>& commands() {
     static const std::vector<std::string> names{
         "info", "predict",          "attention",  "explain",        "measure",        "list", "doctor",
-        "pack", "train-classifier", "train-mask", "train-concepts", "index-concepts", "bench"};
+        "pack", "train-classifier", "train-mask", "train-concepts", "index-concepts", "tcav", "bench"};
     return names;
 }
 
@@ -228,6 +228,29 @@ int run(const std::vector<std::string>& arguments) {
             throw CLI::ValidationError("a model, a folder and --autoencoder are required, or --show");
         chosen = [&] { return index_concepts(common, index_options); };
     });
+
+    TcavArguments tcav_options;
+    auto* tcav_command = app.add_subcommand("tcav", "whether concepts that pictures show move a class's logit");
+    add_common(tcav_command, common);
+    tcav_command->add_option("--class", tcav_options.target, "a class index or name")->required();
+    tcav_command->add_option("--examples", tcav_options.examples, "a folder of pictures of the class")->required();
+    tcav_command
+        ->add_option("--concept", tcav_options.concepts,
+                     "NAME=FOLDER of pictures, or NAME=TEXTFILE with a line picture,ROW,COL-ROW,COL for each region")
+        ->required()
+        ->take_all();
+    tcav_command->add_option("--random", tcav_options.random, "a folder of other pictures")->required();
+    tcav_command->add_option("--point", tcav_options.point, "a named point (default: three quarters deep)");
+    tcav_command
+        ->add_option(
+            "--features", tcav_options.features,
+            "what pictures are told apart by: whole, all numbers at the point, or mean, those of the grid's mean")
+        ->check(CLI::IsMember({"whole", "mean"}));
+    tcav_command->add_option("--runs", tcav_options.runs, "sets of random pictures")->check(CLI::Range(30, 100000));
+    tcav_command->add_option("--most", tcav_options.most, "pictures of a folder")->check(CLI::Range(1, 1000000));
+    tcav_command->add_option("--regularisation", tcav_options.regularisation,
+                             "of the classifier, in mean squared lengths of the activations");
+    tcav_command->callback([&] { chosen = [&] { return tcav(common, tcav_options); }; });
 
     BenchOptions bench_options;
     auto* bench_command = app.add_subcommand("bench", "measures, with the answer verified first");

@@ -94,6 +94,14 @@ struct IndexConceptsArguments {
 /// `--set` of `common`: the index's settings and preprocess.key.
 Status index_concepts(const Common& common, const IndexConceptsArguments& options);
 
+struct TcavArguments {
+    std::string target, examples, random, point, features = "whole";
+    std::vector<std::string> concepts;  ///< NAME=FOLDER, or NAME=TEXTFILE of regions
+    std::int64_t runs = 30, most = 500;
+    double regularisation = 0.01;
+};
+Status tcav(const Common& common, const TcavArguments& arguments);
+
 struct BenchOptions {
     std::string suite;
     std::int64_t repeats = 30;
