@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 #include <vitrine/bench.h>
 #include <vitrine/bench_explain.h>
+#include <vitrine/bench_sparse.h>
 
 #include "cli/chosen.h"
 #include "cli/commands.h"
@@ -87,6 +88,21 @@ Status bench(const Common& common, const BenchOptions& options) {
             fmt::print("{}\n", result.dump(2));
         else
             print("", result);
+        return {};
+    }
+    if (options.suite == "sparse") {
+        if (common.threads > 0) at::set_num_threads(static_cast<int>(common.threads));
+        nlohmann::json results = nlohmann::json::array();
+        for (const std::string& name : options.cases.empty() ? sparse_bench_cases() : options.cases) {
+            say("measuring " + name);
+            results.push_back(
+                VITRINE_TRY(bench_sparse(name, static_cast<int>(options.repeats), common.device, options.products)));
+            if (!common.json) {
+                print("", results.back());
+                fmt::print("\n");
+            }
+        }
+        if (common.json) fmt::print("{}\n", nlohmann::json{{"suite", "sparse"}, {"cases", results}}.dump(2));
         return {};
     }
     const auto model = VITRINE_TRY(open(common));

@@ -205,6 +205,8 @@ int run(const std::vector<std::string>& arguments) {
     add_common(concept_command, common);
     concept_command->add_option("folder", concept_options.folder, "photographs at any depth, or packs")->required();
     concept_command->add_option("--out", concept_options.out, "the .safetensors file to write")->required();
+    concept_command->add_flag("--mpi", concept_options.mpi,
+                              "share pictures and batches with the processes that mpirun started");
     concept_command->callback([&] { chosen = [&] { return train_concepts(common, concept_options); }; });
 
     IndexConceptsArguments index_options;
@@ -254,13 +256,15 @@ int run(const std::vector<std::string>& arguments) {
 
     BenchOptions bench_options;
     auto* bench_command = app.add_subcommand("bench", "measures, with the answer verified first");
-    bench_command->add_option("suite", bench_options.suite, "capture, attention, explain or concepts")
+    bench_command->add_option("suite", bench_options.suite, "capture, attention, explain, concepts or sparse")
         ->required()
-        ->check(CLI::IsMember({"capture", "attention", "explain", "concepts"}));
+        ->check(CLI::IsMember({"capture", "attention", "explain", "concepts", "sparse"}));
     common.model = "starter";
     bench_command->add_option("--model", common.model, "a model (default: starter)");
     bench_command->add_option("--image", bench_options.image, "a picture (default: built in)");
-    bench_command->add_option("--case", bench_options.cases, "attention: these cases only");
+    bench_command->add_option("--case", bench_options.cases, "attention and sparse: these cases only");
+    bench_command->add_option("--products", bench_options.products, "sparse: how a device multiplies, fp32 or tf32")
+        ->check(CLI::IsMember({"fp32", "tf32"}));
     bench_command->add_option("--method", bench_options.methods, "explain: methods, separated by commas")
         ->delimiter(',');
     bench_command->add_option("--batches", bench_options.batches, "explain: pictures a pass, the best of which counts")

@@ -80,6 +80,7 @@ Status train_mask(const Common& common, const TrainMaskArguments& options);
 
 struct TrainConceptsArguments {
     std::string folder, out;
+    bool mpi = false;  ///< share pictures and batches with the processes that mpirun started
 };
 /// `--set` of `common`: the trainer's settings and preprocess.key.
 Status train_concepts(const Common& common, const TrainConceptsArguments& options);
@@ -109,7 +110,8 @@ struct BenchOptions {
     std::vector<std::string> cases;    ///< of the attention suite; empty is all
     std::vector<std::string> methods;  ///< of the explain suite
     std::vector<std::int64_t> batches{1, 2, 4, 8, 16, 32};
-    std::string target;  ///< of the explain suite: a class; empty is the predicted one
+    std::string target;             ///< of the explain suite: a class; empty is the predicted one
+    std::string products = "fp32";  ///< of the sparse suite: how a device multiplies
 };
 Status bench(const Common& common, const BenchOptions& options);
 

@@ -198,15 +198,21 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments) {
                                [&](const Processes& processes) { return train_mask(common, arguments, processes); });
 }
 
-Status train_concepts(const Common& common, const TrainConceptsArguments& arguments) {
+namespace {
+
+/// @return at ranks above 0 only what all of them say
+Status train_concepts(const Common& common, const TrainConceptsArguments& arguments, const Processes& processes) {
     StopOnInterrupt interrupt;
+    MpiPeers peers(processes);
     TrainConceptsOptions options;
     options.data = arguments.folder;
     options.out = arguments.out;
     options.seed = common.seed;
     options.stop = interrupt.token();
-    const auto model = VITRINE_TRY(opened(common, options.settings));
-    options.progress = [](const ConceptStep& p) {
+    options.peers = &peers;
+    auto model = opened(common, options.settings);
+    VITRINE_CHECK(processes.agree(model ? Status{} : tl::make_unexpected(model.error())));
+    options.progress = [looked = std::int64_t{0}](const ConceptStep& p) mutable {
         const bool terminal = isatty(STDERR_FILENO) != 0;
         if (!p.note.empty()) {
             fmt::print(stderr, "{}step {} of {}  {}\n", terminal ? "\r\033[K" : "", p.step, p.steps, p.note);
@@ -218,8 +224,16 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
                    terminal ? "\r" : "", p.step, p.steps, p.total, 100 * p.explained_variance, p.active, 100 * p.dead,
                    p.learning_rate, p.tokens_per_second, p.seconds_left,
                    terminal && p.step < p.steps ? "\033[K" : "\n");
+        if (!p.held || p.held_step == looked) return;
+        looked = p.held_step;
+        fmt::print(stderr,
+                   "{}after step {}: {:.1f} % of the variance of {} pictures held out explained by {:.1f} latents a "
+                   "token, the model answers {:.1f} % alike\n",
+                   terminal && p.step < p.steps ? "\n" : "", p.held_step, 100 * p.held->explained_variance,
+                   p.held->pictures, p.held->active, 100 * p.held->agreement);
     };
-    const TrainConceptsSummary summary = VITRINE_TRY(vitrine::train_concepts(*model, options));
+    const TrainConceptsSummary summary = VITRINE_TRY(vitrine::train_concepts(**model, options));
+    if (processes.rank() != 0) return {};
     for (const auto& sentence : summary.skipped) say("skipped: " + sentence);
     for (const auto& note : summary.notes) say(note);
     const ConceptFigures& held = summary.held;
@@ -236,9 +250,15 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
                            {"buffer_bytes", summary.buffer_bytes},
                            {"tokens_per_second", summary.tokens_per_second},
                            {"curve", summary.curve},
+                           {"processes", processes.size()},
+                           {"products", summary.products},
+                           {"recorded", summary.recorded},
                            {"notes", summary.notes}};
         if (summary.step_tokens_per_second > 0) out["step_tokens_per_second"] = summary.step_tokens_per_second;
-        if (summary.floor_tokens_per_second > 0) out["floor_tokens_per_second"] = summary.floor_tokens_per_second;
+        if (summary.floor_tokens_per_second > 0) {
+            out["floor_tokens_per_second"] = summary.floor_tokens_per_second;
+            out["floor_products"] = summary.floor_products;
+        }
         if (held.pictures > 0)
             out["held"] = {{"pictures", held.pictures},
                            {"tokens", held.tokens},
@@ -264,16 +284,35 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
     fmt::print("{}: {} concepts of {}, {}, from {} tokens of {} pictures\n", arguments.out, summary.latents,
                summary.point, size_text(summary.size_bytes), count_text(summary.tokens), summary.pictures);
     if (summary.floor_tokens_per_second > 0)
-        fmt::print("{:.0f} tokens/s, {:.0f} of the steps alone; their matrix products alone: {:.0f}\n",
-                   summary.tokens_per_second, summary.step_tokens_per_second, summary.floor_tokens_per_second);
-    if (held.pictures > 0)
         fmt::print(
-            "{} pictures held out: {:.1f} % of the variance explained by {:.1f} latents a token and {:.0f} a picture; "
-            "{:.1f} "
-            "% of the latents were never heard; with what they say in its place the model answers {:.1f} % alike\n",
-            held.pictures, 100 * held.explained_variance, held.active, held.distinct, 100 * held.never,
-            100 * held.agreement);
+            "{:.0f} tokens/s, {:.0f} of the steps alone{}: {:.0f} % of what {} and a copy of the codes allow in {}, "
+            "{:.0f}\n",
+            summary.tokens_per_second, summary.step_tokens_per_second, summary.recorded ? ", recorded" : "",
+            100 * summary.step_tokens_per_second / summary.floor_tokens_per_second,
+            summary.floor_products == 1 ? "the encoder's product" : "five matrix products", summary.products,
+            summary.floor_tokens_per_second);
+    if (held.pictures > 0) {
+        fmt::print(
+            "{} pictures held out: {:.1f} % of the variance explained by {:.1f} latents a token{} and {:.0f} a "
+            "picture; with what they say in its place the model answers {:.1f} % alike\n",
+            held.pictures, 100 * held.explained_variance, held.active,
+            held.active_class >= 0
+                ? fmt::format(" ({:.1f} in the class token, {:.1f} in a patch)", held.active_class, held.active_patches)
+                : "",
+            held.distinct, 100 * held.agreement);
+        fmt::print(
+            "of the latents {:.1f} % are never heard there, {:.1f} % by less than one token in 100,000, {:.1f} % by "
+            "more than one in 100; the divergence is {:.4f} nats, {:.3f} of what zeros would cost is kept\n",
+            100 * held.never, 100 * held.rare, 100 * held.dense, held.divergence, held.substitution);
+    }
     return {};
+}
+
+}  // namespace
+
+Status train_concepts(const Common& common, const TrainConceptsArguments& arguments) {
+    return shared_by_processes(
+        arguments.mpi, [&](const Processes& processes) { return train_concepts(common, arguments, processes); });
 }
 
 }  // namespace vitrine::cli

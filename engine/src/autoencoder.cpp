@@ -16,6 +16,7 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/relu.h>
+#include <ATen/ops/repeat_interleave.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/std.h>
 #include <ATen/ops/topk.h>
@@ -30,6 +31,7 @@
 
 #include "autoencoder_files.h"
 #include "non_negative.h"
+#include "sparse_codes.h"
 #include "text.h"
 
 namespace vitrine {
@@ -155,10 +157,8 @@ void Autoencoder::to(at::Device device) {
     for (auto& [name, tensor] : tensors_) tensor = tensor.detach().to(device);
 }
 
-Codes Autoencoder::encode(const at::Tensor& tokens, bool batch) const {
-    const at::Tensor &encoder = tensor("W_enc"), &bias = tensor("b_dec");
-    at::Tensor x = tokens.to(encoder.options().requires_grad(false));
-    Codes out;
+at::Tensor Autoencoder::prepared(const at::Tensor& tokens, Codes& out) const {
+    at::Tensor x = tokens.to(tensor("W_enc").options().requires_grad(false));
     if (config_.normalise == "layer_norm") {
         out.shift = x.mean(1, true);
         x = x - out.shift;
@@ -172,9 +172,14 @@ Codes Autoencoder::encode(const at::Tensor& tokens, bool batch) const {
         out.scale = at::full({x.size(0), 1}, 1 / config_.scale, x.options());
         x = x * config_.scale;
     }
-    if (config_.subtract_decoder_bias) x = x - bias;
-    if (config_.kind == "nmf") x = at::relu(x);
-    out.before = at::addmm(tensor(config_.kind == "gated" ? "b_gate" : "b_enc"), x, encoder);
+    if (config_.subtract_decoder_bias) x = x - tensor("b_dec");
+    return config_.kind == "nmf" ? at::relu(x) : x;
+}
+
+Codes Autoencoder::encode(const at::Tensor& tokens, bool batch) const {
+    Codes out;
+    const at::Tensor x = prepared(tokens, out);
+    out.before = at::addmm(tensor(config_.kind == "gated" ? "b_gate" : "b_enc"), x, tensor("W_enc"));
     if (config_.weigh_by_decoder) out.before = out.before * row_lengths(tensor("W_dec"));
     out.active = activate(out.before, batch);
     return out;
@@ -182,6 +187,7 @@ Codes Autoencoder::encode(const at::Tensor& tokens, bool batch) const {
 
 at::Tensor largest(const at::Tensor& rows, std::int64_t k) {
     const at::NoGradGuard no_grad;
+    if (auto lists = largest_lists(rows, k)) return lists->indices;
     auto [values, chosen] = at::topk(rows, k, -1);
     const at::Tensor least = values.narrow(-1, k - 1, 1);
     // Which of several equal ones topk takes it does not say. Where all that reach the least are chosen, it is no
@@ -221,7 +227,16 @@ at::Tensor Autoencoder::activate(const at::Tensor& before, bool batch) const {
     const at::Tensor rows = config_.kind == "top_k" ? before : before.reshape({1, -1});
     const std::int64_t k = config_.kind == "top_k" ? config_.k : std::min(config_.k * before.size(0), before.numel());
     if (before.size(0) == 0) return at::zeros_like(before);
-    const at::Tensor chosen = largest(rows, k), kept = rows.gather(1, chosen);
+    at::Tensor chosen;
+    if (config_.kind == "batch_top_k" && lists_apply(before)) {
+        const CodeLists lists = largest_of_all(before, k);
+        const at::Tensor sizes = lists.starts.narrow(0, 1, before.size(0)) - lists.starts.narrow(0, 0, before.size(0));
+        chosen = (at::repeat_interleave(sizes, std::optional<std::int64_t>(k)) * before.size(1) + lists.indices)
+                     .unsqueeze(0);
+    } else {
+        chosen = largest(rows, k);
+    }
+    const at::Tensor kept = rows.gather(1, chosen);
     return at::zeros_like(rows).scatter(1, chosen, config_.keep_negative ? kept : at::relu(kept)).view(before.sizes());
 }
 
@@ -231,10 +246,29 @@ at::Tensor Autoencoder::unweighed(const at::Tensor& active) const {
     return active / row_lengths(tensor("W_dec")).clamp_min(1e-30).narrow(0, 0, active.size(1));
 }
 
+std::optional<at::Tensor> Autoencoder::decoded_sparsely(const at::Tensor& active, const Codes& codes) const {
+    const at::Tensor& rows = tensor("W_dec");
+    if (!lists_apply(rows) || active.scalar_type() != at::kFloat || active.device() != rows.device()) return {};
+    if (at::GradMode::is_enabled() && (active.requires_grad() || rows.requires_grad())) return {};
+    // On a device how many are active would have to be waited for; top_k says it itself, of what it chose.
+    const bool known = config_.kind == "top_k" && !config_.keep_negative && active.is_same(codes.active) &&
+                       static_cast<double>(config_.k) <= kSparseEnough * static_cast<double>(config_.latents);
+    const auto lists = active.is_cpu() ? lists_of(active, kSparseEnough)
+                       : known         ? largest_lists(active, config_.k)
+                                       : std::nullopt;
+    if (!lists) return {};
+    at::Tensor values = lists->values;
+    if (config_.weigh_by_decoder)
+        values = values / row_lengths(rows).clamp_min(1e-30).index_select(0, lists->indices.flatten()).view_as(values);
+    return decode_lists(lists->indices, values, lists->starts, rows) + tensor("b_dec");
+}
+
 at::Tensor Autoencoder::decode(const at::Tensor& active, const Codes& codes, std::int64_t latents) const {
     const std::int64_t count = latents == 0 ? config_.latents : std::min(latents, config_.latents);
+    std::optional<at::Tensor> sparse = count == config_.latents ? decoded_sparsely(active, codes) : std::nullopt;
     at::Tensor out =
-        at::addmm(tensor("b_dec"), unweighed(active.narrow(1, 0, count)), tensor("W_dec").narrow(0, 0, count));
+        sparse ? std::move(*sparse)
+               : at::addmm(tensor("b_dec"), unweighed(active.narrow(1, 0, count)), tensor("W_dec").narrow(0, 0, count));
     if (codes.scale.defined()) out = out * codes.scale;
     if (codes.shift.defined()) out = out + codes.shift;
     return out;

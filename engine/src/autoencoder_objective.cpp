@@ -6,6 +6,10 @@
 #include <limits>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/cumsum.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
@@ -18,6 +22,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <vitrine/base/random.h>
+
+#include "shared_sums.h"
 
 namespace vitrine {
 
@@ -104,32 +110,112 @@ at::Tensor jump_step(const at::Tensor& before, const at::Tensor& threshold, doub
     return JumpStep::apply(before, threshold, band);
 }
 
-Codes training_codes(const Autoencoder& autoencoder, const at::Tensor& tokens, const ConceptObjective& objective) {
+namespace {
+
+/// Of what each process chose of its tokens, what is among the largest of all processes' tokens together.
+CodeLists largest_of_all_processes(const at::Tensor& before, std::int64_t k, Peers& peers) {
+    const auto counts = at::zeros({peers.count()}, at::kLong);
+    counts[peers.rank()] = before.size(0);
+    const std::int64_t wanted = k * shared_sum(counts, peers).sum().item<std::int64_t>();
+    CodeLists own = largest_of_all(before, std::min(wanted, before.numel()));
+    const auto options = own.values.options().device(at::kCPU).dtype(at::kDouble);
+    // Everybody's candidates, process after process; places without one lie below all.
+    at::Tensor all = at::zeros({peers.count(), wanted}, options);
+    all[peers.rank()].fill_(-std::numeric_limits<double>::max());
+    all[peers.rank()].narrow(0, 0, own.values.numel()).copy_(own.values);
+    all = shared_sum(all, peers);
+    const double least = std::get<0>(at::topk(all.flatten(), wanted, 0)).min().item<double>();
+    const at::Tensor above = all > least, equal = all == least;
+    // Of equal ones the first are taken, and the order of processes is that of tokens.
+    const std::int64_t places = wanted - above.sum().item<std::int64_t>(),
+                       before_mine = equal.narrow(0, 0, peers.rank()).sum().item<std::int64_t>();
+    const at::Tensor mine = own.values.to(at::kCPU, at::kDouble);
+    const at::Tensor tied = mine == least;
+    const at::Tensor taken =
+        (mine > least).logical_or(tied.logical_and(at::cumsum(tied, 0, at::kLong) + before_mine <= places));
+    const at::Tensor which = taken.nonzero().squeeze(1).to(before.device());
+    const at::Tensor ends = at::cat({at::zeros({1}, at::kLong), at::cumsum(taken, 0, at::kLong)}).to(before.device());
+    return {own.indices.index_select(0, which), own.values.index_select(0, which), ends.index_select(0, own.starts)};
+}
+
+}  // namespace
+
+TrainingCodes training_codes(const Autoencoder& autoencoder, const at::Tensor& tokens,
+                             const ConceptObjective& objective, bool lists, Peers* peers) {
+    const AutoencoderConfig& config = autoencoder.config();
+    if (lists && !config.weigh_by_decoder && lists_apply(autoencoder.tensor("W_enc"))) {
+        TrainingCodes codes;
+        {
+            const at::NoGradGuard no_grad;
+            codes.read = autoencoder.prepared(tokens, codes).contiguous();
+            codes.before = at::addmm(autoencoder.tensor("b_enc"), codes.read, autoencoder.tensor("W_enc"));
+        }
+        std::optional<CodeLists> found;
+        if (config.kind == "top_k")
+            found = largest_lists(codes.before, config.k);
+        else if (config.kind == "batch_top_k" && peers != nullptr && peers->count() > 1)
+            found = largest_of_all_processes(codes.before, config.k, *peers);
+        else if (config.kind == "batch_top_k")
+            found = largest_of_all(codes.before, std::min(config.k * codes.before.size(0), codes.before.numel()));
+        if (found) {
+            codes.lists = std::move(*found);
+            const at::Tensor numbers =
+                listed_products(codes.lists, codes.read, autoencoder.tensor("W_enc"), autoencoder.tensor("b_enc"),
+                                config.subtract_decoder_bias ? autoencoder.tensor("b_dec") : at::Tensor());
+            codes.values = config.keep_negative ? numbers : at::relu(numbers);
+            return codes;
+        }
+    }
     Codes codes = autoencoder.encode(tokens, /*batch=*/true);
-    if (autoencoder.config().kind == "jump_relu")
+    if (config.kind == "jump_relu")
         codes.active = jump_relu(codes.before, autoencoder.tensor("threshold"), objective.band);
     return codes;
 }
 
-at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const Codes& codes,
-                          const at::Tensor& reconstructed, const at::Tensor& dead, std::int64_t k) {
+at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const TrainingCodes& codes,
+                          const at::Tensor& reconstructed, const at::Tensor& dead, std::int64_t k, Peers* peers) {
+    const AutoencoderConfig& config = autoencoder.config();
     const at::Tensor& bias = autoencoder.tensor("b_dec");
     if (!dead.defined() || k < 1) return at::zeros({}, bias.options().requires_grad(false));
     const double least = -std::numeric_limits<double>::infinity();
-    const std::int64_t latents = autoencoder.config().latents;
     // How many are dead is not asked, which would wait for a device: where there are fewer than k, living ones are
     // chosen too and count nothing.
+    const at::Tensor candidates = codes.before.detach().masked_fill(dead.logical_not(), least);
+    std::optional<CodeLists> lists = largest_lists(candidates, std::min(k, config.latents));
     const at::Tensor chosen =
-        std::get<1>(at::topk(codes.before.detach().masked_fill(dead.logical_not(), least), std::min(k, latents), -1));
-    const at::Tensor kept = at::relu(codes.before.gather(1, chosen)) * dead.expand_as(codes.before).gather(1, chosen);
-    const at::Tensor active = at::zeros_like(codes.before).scatter(1, chosen, kept);
+        lists ? lists->indices : std::get<1>(at::topk(candidates, std::min(k, config.latents), -1));
+    at::Tensor said;
+    if (codes.listed()) {
+        const CodeLists those{chosen, codes.before.gather(1, chosen), {}};
+        const at::Tensor numbers =
+            listed_products(those, codes.read, autoencoder.tensor("W_enc"), autoencoder.tensor("b_enc"),
+                            config.subtract_decoder_bias ? bias : at::Tensor());
+        const at::Tensor kept = at::relu(numbers) * dead.index_select(0, chosen.flatten()).view_as(chosen);
+        said = decode_lists(chosen, kept, {}, autoencoder.tensor("W_dec")) + bias;
+    } else {
+        const at::Tensor kept =
+            at::relu(codes.before.gather(1, chosen)) * dead.expand_as(codes.before).gather(1, chosen);
+        const at::Tensor active = at::zeros_like(codes.before).scatter(1, chosen, kept);
+        said = directions(autoencoder, active, 0, config.latents) + bias;
+    }
     at::Tensor error = (tokens.to(bias.scalar_type()) - reconstructed).detach();
     if (codes.scale.defined()) error = error / at::where(codes.scale > 0, codes.scale, codes.scale.new_ones({1}));
     // The decoder adds its bias to what it says of the error; the target has it too (openai), so that nothing is
     // asked of the bias.
     const at::Tensor target = error + bias.detach();
-    const at::Tensor said = directions(autoencoder, active, 0, latents) + bias;
-    const at::Tensor spread = (target - target.mean(0, true)).square().mean();
+    at::Tensor spread;
+    if (peers != nullptr && peers->count() > 1) {
+        const at::Tensor precise = target.to(at::kDouble);
+        const at::Tensor sums =
+            shared_sum(at::cat({precise.sum(0), at::full({1}, double(target.size(0)), precise.options())}), *peers);
+        const at::Tensor count = sums.narrow(0, target.size(1), 1);
+        const at::Tensor centre = sums.narrow(0, 0, target.size(1)) / count;
+        spread = (shared_sum((precise - centre).square().sum(), *peers) / (count * double(target.size(1))))
+                     .squeeze()
+                     .to(target.scalar_type());
+    } else {
+        spread = (target - target.mean(0, true)).square().mean();
+    }
     const at::Tensor counts = (spread > 0).logical_and(dead.any());
     const at::Tensor loss = (said - target).square().mean() / at::where(spread > 0, spread, spread.new_ones({}));
     return at::where(counts.logical_and(loss.isfinite()), loss, loss.new_zeros({}));
@@ -149,9 +235,9 @@ at::Tensor ghost_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, 
     return at::where(dead.any(), loss, loss.new_zeros({}));
 }
 
-ConceptLoss concept_loss(const Autoencoder& autoencoder, const at::Tensor& given, const Codes& codes,
+ConceptLoss concept_loss(const Autoencoder& autoencoder, const at::Tensor& given, const TrainingCodes& codes,
                          const ConceptObjective& objective, const at::Tensor& dead,
-                         const std::vector<std::int64_t>& prefixes) {
+                         const std::vector<std::int64_t>& prefixes, Peers* peers) {
     const AutoencoderConfig& config = autoencoder.config();
     const at::Tensor& bias = autoencoder.tensor("b_dec");
     const at::Tensor tokens = given.to(bias.options().requires_grad(false));
@@ -162,12 +248,16 @@ ConceptLoss concept_loss(const Autoencoder& autoencoder, const at::Tensor& given
     };
     ConceptLoss loss{nothing, nothing, nothing, nothing, nothing, {}};
 
+    TORCH_CHECK(!codes.listed() || prefixes.size() < 2, "lists of codes are decoded whole");
     // Each prefix adds its own latents to the one before: together one product.
     const std::vector<std::int64_t> ends = prefixes.empty() ? std::vector{config.latents} : prefixes;
     at::Tensor said = bias;
     std::int64_t from = 0;
     for (const std::int64_t end : ends) {
-        said = directions(autoencoder, codes.active, from, end) + said;
+        said = (codes.listed()
+                    ? decode_lists(codes.lists.indices, codes.values, codes.lists.starts, autoencoder.tensor("W_dec"))
+                    : directions(autoencoder, codes.active, from, end)) +
+               said;
         loss.reconstructed = undone(said);
         loss.reconstruction = loss.reconstruction + distance(loss.reconstructed, tokens, objective);
         from = end;
@@ -208,7 +298,7 @@ ConceptLoss concept_loss(const Autoencoder& autoencoder, const at::Tensor& given
     if (objective.revive == "ghost")
         loss.revival = ghost_loss(autoencoder, tokens, codes, loss.reconstructed, dead, loss.reconstruction);
     else if (objective.revive == "aux" && dead.defined())
-        loss.revival = auxiliary_loss(autoencoder, tokens, codes, loss.reconstructed, dead, objective.revive_k) *
+        loss.revival = auxiliary_loss(autoencoder, tokens, codes, loss.reconstructed, dead, objective.revive_k, peers) *
                        objective.revive_weight;
     loss.total = loss.reconstruction + loss.sparsity + loss.revival + loss.gate;
     return loss;

@@ -10,11 +10,15 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include <vitrine/autoencoder.h>
+#include <vitrine/peers.h>
+
+#include "sparse_codes.h"
 
 namespace vitrine {
 
@@ -44,15 +48,30 @@ struct ConceptLoss {
     at::Tensor reconstructed;  ///< [n, width], all latents
 };
 
+/// Codes of a training step. Where few are active they are lists: then `before` has no graph and `active` is undefined.
+struct TrainingCodes : Codes {
+    TrainingCodes() = default;
+    TrainingCodes(Codes codes) : Codes(std::move(codes)) {}
+    CodeLists lists;    ///< undefined where the codes are whole
+    at::Tensor values;  ///< the lists' after the activation, in the graph
+    at::Tensor read;    ///< what the encoder's product read [n, width]
+    bool listed() const { return values.defined(); }
+};
+
 /// Latents as training codes them: batch_top_k over the batch, jump_relu with gradients for its thresholds.
-Codes training_codes(const Autoencoder& autoencoder, const at::Tensor& tokens, const ConceptObjective& objective);
+///
+/// @param lists  the top-k kinds as lists, where kernels of ours take them
+/// @param peers  the batch is the tokens of all these processes; batch_top_k's latents compete over all of it
+TrainingCodes training_codes(const Autoencoder& autoencoder, const at::Tensor& tokens,
+                             const ConceptObjective& objective, bool lists = false, Peers* peers = nullptr);
 
 /// @param tokens    [n, width]
 /// @param dead      bool [latents]: silent for too long; undefined: none is
 /// @param prefixes  Matryoshka: how many latents each reconstruction may use, rising, the last one all; empty: all
-ConceptLoss concept_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const Codes& codes,
+/// @param peers     with others: what the loss of dead latents is divided by is the whole batch's
+ConceptLoss concept_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const TrainingCodes& codes,
                          const ConceptObjective& objective, const at::Tensor& dead = {},
-                         const std::vector<std::int64_t>& prefixes = {});
+                         const std::vector<std::int64_t>& prefixes = {}, Peers* peers = nullptr);
 
 /// h where h > threshold, else 0. Its gradient to h is 1 where h > threshold; to threshold_i it is
 /// -(threshold_i / band) K((h_i - threshold_i) / band), summed over the batch, K(u) = 1 for |u| < 1/2, else 0.
@@ -66,8 +85,9 @@ at::Tensor jump_step(const at::Tensor& before, const at::Tensor& threshold, doub
 /// dead or the result is no number. Scalar.
 ///
 /// @param reconstructed  [n, width]
-at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const Codes& codes,
-                          const at::Tensor& reconstructed, const at::Tensor& dead, std::int64_t k);
+at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const TrainingCodes& codes,
+                          const at::Tensor& reconstructed, const at::Tensor& dead, std::int64_t k,
+                          Peers* peers = nullptr);
 /// Prisma's ghost gradients: exp(h) of the dead latents, scaled to half the error's length, against the error, then to
 /// the size of `reconstruction`. 0 where none is dead. Scalar.
 at::Tensor ghost_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const Codes& codes,

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
@@ -20,6 +21,7 @@ struct Recovered {
 /// Source of the recipe and its thresholds: a trial run of this setting by another program.
 Recovered recovered(std::int64_t width, std::int64_t directions, std::int64_t latents, std::int64_t k,
                     std::int64_t steps, double cosine, const std::string& kind = "top_k") {
+    at::set_num_threads(1);  // the steps are so small that threads only wait for one another
     auto g = at::make_generator<at::CPUGeneratorImpl>(std::uint64_t{1});
     const at::Tensor truth = unit(at::randn({directions, width}, g));
     AutoencoderConfig config;

@@ -14,13 +14,24 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/CachingDeviceAllocator.h>
+
+#include "shared_sums.h"
+#include "sparse_codes.h"
 
 namespace vitrine {
 
 namespace {
 
-/// Up to here float32 counts exactly, in which a checkpoint is read back.
-constexpr std::int64_t kLongestSilence = (1 << 24) - 1;
+/// Up to here a double counts exactly.
+constexpr std::int64_t kLongestSilence = (std::int64_t{1} << 48) - 1;
+constexpr std::int64_t kBeforeRecording = 2;  // steps
+
+/// Numbers as three floats, which hold a double to the bit: files are read as float32. [3, n]
+at::Tensor in_floats(const at::Tensor& x) {
+    const at::Tensor whole = x.to(at::kDouble), high = whole.to(at::kFloat), middle = (whole - high).to(at::kFloat);
+    return at::stack({high, middle, (whole - high - middle).to(at::kFloat)});
+}
 
 at::Tensor row_lengths(const at::Tensor& rows) { return at::linalg_vector_norm(rows, 2, {1}, /*keepdim=*/true); }
 
@@ -81,7 +92,9 @@ ConceptSteps::ConceptSteps(Autoencoder autoencoder, ConceptStepsOptions options)
     }
     optimizer_ = std::make_unique<Optimizer>(
         std::move(trained), OptimizerOptions{.epsilon = options_.epsilon, .weight_decay = 0, .clip = 1, .average = 0});
-    silent_ = at::zeros({config.latents}, autoencoder_.tensor("W_dec").options().dtype(at::kLong).requires_grad(false));
+    // One place more, for what is to be forgotten.
+    silent_ =
+        at::zeros({config.latents + 1}, autoencoder_.tensor("W_dec").options().dtype(at::kLong).requires_grad(false));
 }
 
 void ConceptSteps::unit_rows() {
@@ -93,34 +106,142 @@ void ConceptSteps::unit_rows() {
 /// The least number that is still chosen, smoothed: what decides where there is no batch.
 void ConceptSteps::follow_threshold(const at::Tensor& active) {
     const at::NoGradGuard no_grad;
-    const at::Tensor least =
-        at::where(active > 0, active, at::full({1}, std::numeric_limits<float>::infinity(), active.options()))
-            .min()
-            .to(at::kDouble);
-    const double rate = options_.threshold_rate;
-    threshold_.copy_(at::where(at::isfinite(least), (1 - rate) * threshold_ + rate * least, threshold_));
+    const at::Tensor none = at::full({1}, std::numeric_limits<float>::infinity(), active.options());
+    at::Tensor least = at::cat({at::where(active > 0, active, none).flatten(), none}).min().to(at::kDouble);
+    if (several()) {
+        at::Tensor all = at::zeros({options_.peers->count()}, least.options());
+        all[options_.peers->rank()].copy_(least);
+        least = shared_sum(all, *options_.peers).min();
+    }
+    // The first says more than the 0 that it would be smoothed with.
+    const at::Tensor rate = at::where(threshold_ > 0, at::full({1}, options_.threshold_rate, threshold_.options()),
+                                      at::full({1}, 1.0, threshold_.options()));
+    threshold_.copy_(
+        at::where(at::isfinite(least), (1 - rate) * threshold_ + rate * least.clamp_max(1e30), threshold_));
     autoencoder_.tensor("threshold").detach().copy_(threshold_);
 }
 
+bool ConceptSteps::listed() const {
+    const AutoencoderConfig& config = autoencoder_.config();
+    return (config.kind == "top_k" || config.kind == "batch_top_k") && !config.weigh_by_decoder &&
+           options_.prefixes < 2 && options_.objective.revive != "ghost" && lists_apply(autoencoder_.tensor("W_enc"));
+}
+
+/// Without dead latents their loss is 0 and costs as much as the rest. Which steps look follows from their numbers
+/// alone, so that a run that goes on does what one in one piece does.
+void ConceptSteps::look_for_dead() {
+    if (taken_ % (silent_.is_cpu() ? 1 : kLookEvery) != 0) return;
+    any_dead_ = silent_.narrow(0, 0, autoencoder_.config().latents).max().item<std::int64_t>() > options_.dead_window;
+}
+
 at::Tensor ConceptSteps::step(const at::Tensor& tokens) {
+    look_for_dead();
+    const double rate = learning_rate_at(taken_, options_.steps, options_.warmup, options_.learning_rate, 0);
+    const bool record = graphs_allowed(tokens.device()) && here_ >= kBeforeRecording && !several() &&
+                        options_.prefixes < 2 && !not_recorded_;
+    const at::Tensor figures = record ? recorded_pass(tokens, rate) : pass(tokens, rate, {});
+    ++taken_;
+    ++here_;
+    if (taken_ == options_.steps) {
+        const at::NoGradGuard no_grad;
+        unit_rows();
+        if (log_threshold_.defined()) autoencoder_.tensor("threshold").detach().copy_(log_threshold_.detach().exp());
+    }
+    return figures;
+}
+
+at::Tensor ConceptSteps::recorded_pass(const at::Tensor& tokens, double rate) {
+    for (Recording& known : graphs_) {
+        if (known.with_dead != any_dead_ || known.tokens.sizes() != tokens.sizes()) continue;
+        known.tokens.copy_(tokens);
+        known.rate.fill_(rate);
+        known.graph->replay();
+        return known.figures.clone();
+    }
+    Recording made{any_dead_, std::nullopt, tokens.detach().clone(),
+                   at::full({1}, rate, tokens.options().dtype(at::kFloat)), at::Tensor()};
+    at::Tensor first;
+    auto graph = DeviceGraph::record(tokens.device(), [&]() -> Status {
+        made.figures = at::Tensor();
+        made.figures = pass(made.tokens, rate, made.rate);
+        if (!first.defined()) first = made.figures.clone();  // the run before the recording is this step
+        return {};
+    });
+    // What ran before lies in memory that the recording cannot use.
+    at::getDeviceAllocator(tokens.device().type())->emptyCache();
+    if (graph) {
+        made.graph.emplace(std::move(*graph));
+        graphs_.push_back(std::move(made));
+        return first;
+    }
+    not_recorded_ = true;
+    for (const auto& [name, tensor] : autoencoder_.tensors())
+        const_cast<at::Tensor&>(tensor).mutable_grad() = at::Tensor();
+    return first.defined() ? first : pass(tokens, rate, {});
+}
+
+/// Gradients, figures and who was heard, added up over the processes.
+void ConceptSteps::share_gradients(at::Tensor& figures, at::Tensor& heard) {
+    std::vector<at::Tensor> flat{figures, heard.to(at::kFloat)};
+    for (const auto& [name, tensor] : autoencoder_.tensors())
+        if (tensor.grad().defined()) flat.push_back(tensor.grad().flatten());
+    const at::Tensor sums = shared_sum(at::cat(flat), *options_.peers);
+    std::int64_t at = 0;
+    const auto next = [&](std::int64_t count) { return sums.narrow(0, (at += count) - count, count); };
+    figures = next(figures.numel()).clone();
+    heard = next(heard.numel()) > 0;
+    for (const auto& [name, tensor] : autoencoder_.tensors())
+        if (tensor.grad().defined())
+            const_cast<at::Tensor&>(tensor).mutable_grad() = next(tensor.numel()).view(tensor.sizes()).clone();
+}
+
+at::Tensor ConceptSteps::pass(const at::Tensor& batch, double rate, const at::Tensor& rate_there) {
     const AutoencoderConfig& config = autoencoder_.config();
     unit_rows();
     if (log_threshold_.defined()) {
         const at::NoGradGuard no_grad;
         autoencoder_.tensor("threshold").detach().copy_(log_threshold_.detach().exp());
     }
-    const at::Tensor dead = silent_ > options_.dead_window;
+    const at::Tensor silent = silent_.narrow(0, 0, config.latents), dead = silent > options_.dead_window;
     const auto prefixes =
         options_.prefixes > 1
             ? prefix_lengths(config.latents, options_.prefixes,
                              options_.seed + 0x9E3779B97F4A7C15U * static_cast<std::uint64_t>(taken_ + 1))
             : std::vector<std::int64_t>{};
+    at::Tensor tokens = batch;
+    double share = 1;
+    if (several()) {
+        const std::int64_t count = options_.peers->count(), rank = options_.peers->rank(), n = batch.size(0);
+        tokens = batch.narrow(0, n * rank / count, n * (rank + 1) / count - n * rank / count);
+        share = static_cast<double>(tokens.size(0)) / static_cast<double>(n);
+    }
     const at::AutoGradMode with_graph(true);
-    const Codes codes = training_codes(autoencoder_, tokens, options_.objective);
-    const ConceptLoss loss = concept_loss(autoencoder_, tokens, codes, options_.objective, dead, prefixes);
-    loss.total.backward();
+    const TrainingCodes codes = training_codes(autoencoder_, tokens, options_.objective, listed(), options_.peers);
+    const ConceptLoss loss = concept_loss(autoencoder_, tokens, codes, options_.objective,
+                                          any_dead_ ? dead : at::Tensor(), prefixes, options_.peers);
+    (several() ? loss.total * share : loss.total).backward();
 
     const at::NoGradGuard no_grad;
+    const at::Tensor active = (codes.listed() ? codes.values : codes.active).detach();
+    const at::Tensor x = tokens.to(at::kFloat);
+    const at::Tensor error = (loss.reconstructed.detach().to(at::kFloat) - x).square().sum(),
+                     spread = (batch.to(at::kFloat) - batch.to(at::kFloat).mean(0, true)).square().sum();
+    at::Tensor figures = at::stack(
+        {loss.total.detach().to(at::kFloat) * share, loss.reconstruction.detach().to(at::kFloat) * share,
+         loss.sparsity.detach().to(at::kFloat) * share, loss.revival.detach().to(at::kFloat) * share,
+         error / spread.clamp_min(1e-30), active.ne(0).sum().to(at::kFloat) / static_cast<double>(batch.size(0)),
+         dead.to(at::kFloat).mean() * share});
+    at::Tensor heard;
+    if (codes.listed()) {  // several may name a latent, and all write the same
+        heard = at::zeros({config.latents + 1}, active.options().dtype(at::kBool));
+        heard.scatter_(0, at::where(active > 0, codes.lists.indices, config.latents).flatten(), 1);
+        heard = heard.narrow(0, 0, config.latents);
+    } else {
+        heard = active.gt(0).any(0);
+    }
+    if (several()) share_gradients(figures, heard);
+    figures.select(0, 4).neg_().add_(1);
+
     const at::Tensor& decoder = autoencoder_.tensor("W_dec");
     if (at::Tensor slope = decoder.grad(); slope.defined()) {
         // What would only lengthen a row is undone by the next step anyway, and would upset Adam's moments.
@@ -132,31 +253,17 @@ at::Tensor ConceptSteps::step(const at::Tensor& tokens) {
         if (threshold.grad().defined()) log_threshold_.mutable_grad() = threshold.grad() * threshold.detach();
         threshold.mutable_grad() = at::Tensor();
     }
-    const at::Tensor heard = codes.active.detach().gt(0).any(0);
-    silent_.add_(tokens.size(0)).masked_fill_(heard, 0).clamp_max_(kLongestSilence);
-    if (threshold_.defined()) follow_threshold(codes.active.detach());
-    optimizer_->step(learning_rate_at(taken_, options_.steps, options_.warmup, options_.learning_rate, 0));
-    ++taken_;
-    if (taken_ == options_.steps) {
-        unit_rows();
-        if (log_threshold_.defined()) autoencoder_.tensor("threshold").detach().copy_(log_threshold_.detach().exp());
-    }
-
-    const at::Tensor x = tokens.to(at::kFloat);
-    const at::Tensor error = (loss.reconstructed.detach().to(at::kFloat) - x).square().sum();
-    const at::Tensor spread = (x - x.mean(0, true)).square().sum().clamp_min(1e-30);
-    return at::stack({loss.total.detach().to(at::kFloat), loss.reconstruction.detach().to(at::kFloat),
-                      loss.sparsity.detach().to(at::kFloat), loss.revival.detach().to(at::kFloat), 1 - error / spread,
-                      codes.active.detach().ne(0).sum(1).to(at::kFloat).mean(), dead.to(at::kFloat).mean()});
+    silent.add_(batch.size(0)).masked_fill_(heard, 0).clamp_max_(kLongestSilence);
+    if (threshold_.defined()) follow_threshold(active);
+    optimizer_->step(rate, rate_there);
+    return figures;
 }
 
 std::vector<std::pair<std::string, at::Tensor>> ConceptSteps::state() const {
     auto out = optimizer_->state();
-    out.emplace_back("silent", silent_);
-    if (threshold_.defined()) {  // three floats hold a double to the bit, and files are read as float32
-        const at::Tensor high = threshold_.to(at::kFloat), middle = (threshold_ - high).to(at::kFloat);
-        out.emplace_back("smoothed_threshold", at::cat({high, middle, (threshold_ - high - middle).to(at::kFloat)}));
-    }
+    out.emplace_back("silent", in_floats(silent_.narrow(0, 0, autoencoder_.config().latents)).flatten());
+    out.emplace_back("any_dead", at::full({1}, any_dead_ ? 1.0F : 0.0F));
+    if (threshold_.defined()) out.emplace_back("smoothed_threshold", in_floats(threshold_).flatten());
     return out;
 }
 
@@ -168,7 +275,10 @@ Status ConceptSteps::restore(const std::vector<std::pair<std::string, at::Tensor
             if (own == name && tensor.dim() == 1 && tensor.size(0) == count) return tensor;
         return fail(ErrorCode::BadInput, "the training checkpoint lacks {}", name);
     };
-    silent_.copy_(VITRINE_TRY(given("silent", silent_.size(0))));
+    const std::int64_t latents = autoencoder_.config().latents;
+    silent_.narrow(0, 0, latents)
+        .copy_(VITRINE_TRY(given("silent", 3 * latents)).to(at::kDouble).view({3, latents}).sum(0));
+    any_dead_ = VITRINE_TRY(given("any_dead", 1)).item<float>() > 0;
     if (threshold_.defined()) {
         threshold_.copy_(VITRINE_TRY(given("smoothed_threshold", 3)).to(at::kDouble).sum(0, true));
         autoencoder_.tensor("threshold").detach().copy_(threshold_);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,8 +11,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <vitrine/autoencoder.h>
+#include <vitrine/peers.h>
 
 #include "autoencoder_objective.h"
+#include "device_graph.h"
 #include "optimizer.h"
 
 namespace vitrine {
@@ -24,6 +27,8 @@ struct ConceptStepsOptions {
     std::int64_t dead_window = 0;  ///< tokens without a sound after which a latent counts as dead
     double threshold_rate = 0.01;  ///< how fast batch_top_k's threshold follows
     std::uint64_t seed = 0;
+    /// Others that step on the same tokens, each on its part of every batch: their gradients are added up.
+    Peers* peers = nullptr;
 };
 
 /// Sources of the recipe: L. Gao et al., "Scaling and evaluating sparse autoencoders", 2024 (decoder rows of length 1,
@@ -38,7 +43,16 @@ class ConceptSteps {
 
     /// One step. What comes back lies on the tokens' device: total, reconstruction, sparsity, revival, explained
     /// variance of the batch, active latents a token, share of dead latents. float32 [7]
+    ///
+    /// On a device the third step is recorded, and later ones of the same shape are one launch; nothing is read back
+    /// but, every kLookEvery steps, whether any latent is dead: only then is their loss a part of the step.
+    /// With peers `tokens` is the whole batch in every process. Raises a c10::Error where they cannot be reached.
     at::Tensor step(const at::Tensor& tokens);
+    static constexpr std::int64_t kLookEvery = 32;
+    /// Whether steps are launched as a recorded graph by now.
+    bool recorded() const { return !graphs_.empty(); }
+    /// Whether codes are lists in these steps, so that only the product of the encoder is a whole one.
+    bool listed() const;
 
     const Autoencoder& autoencoder() const { return autoencoder_; }
     Autoencoder& autoencoder() { return autoencoder_; }
@@ -53,15 +67,29 @@ class ConceptSteps {
     ConceptSteps(Autoencoder autoencoder, ConceptStepsOptions options);
     void follow_threshold(const at::Tensor& active);
     void unit_rows();
+    void look_for_dead();
+    at::Tensor pass(const at::Tensor& tokens, double rate, const at::Tensor& rate_there);
+    at::Tensor recorded_pass(const at::Tensor& tokens, double rate);
+    void share_gradients(at::Tensor& figures, at::Tensor& heard);
+    bool several() const { return options_.peers != nullptr && options_.peers->count() > 1; }
 
     Autoencoder autoencoder_;
     ConceptStepsOptions options_;
     /// JumpReLU's thresholds are trained by their logarithms, so that they stay above 0.
     at::Tensor log_threshold_;
     std::unique_ptr<Optimizer> optimizer_;
-    at::Tensor silent_;     // int64 [latents]: tokens since a latent was heard
-    at::Tensor threshold_;  // float64 [1], batch_top_k's
-    std::int64_t taken_ = 0;
+    at::Tensor silent_;                  // int64 [latents]: tokens since a latent was heard
+    at::Tensor threshold_;               // float64 [1], batch_top_k's
+    std::int64_t taken_ = 0, here_ = 0;  // steps, and those of this object
+    bool any_dead_ = false;
+    /// A step without and one with the loss of dead latents: what it reads and gives lies in its memory.
+    struct Recording {
+        bool with_dead = false;
+        std::optional<DeviceGraph> graph;  // before what lies in its memory
+        at::Tensor tokens, rate, figures;
+    };
+    std::vector<Recording> graphs_;
+    bool not_recorded_ = false;
 };
 
 /// Where the summed distance to the points is least, by Weiszfeld's iteration. [width]

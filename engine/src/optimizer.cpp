@@ -117,7 +117,7 @@ void Optimizer::muon_update(const std::vector<at::Tensor>& gradients, const std:
     at::_foreach_add_(moved, by);
 }
 
-void Optimizer::step(double learning_rate) {
+void Optimizer::step(double learning_rate, const at::Tensor& on_device) {
     const at::NoGradGuard no_grad;
     std::vector<at::Tensor> gradients(parameters_.size());
     std::vector<at::Tensor> present, converted;
@@ -147,9 +147,13 @@ void Optimizer::step(double learning_rate) {
         }
         if (weights.empty()) continue;
         at::_foreach_add_(counts, 1);
-        at::_fused_adamw_(weights, slopes, first, second, {}, counts, learning_rate, options_.beta1, options_.beta2,
-                          group == 0 ? options_.weight_decay : 0.0, options_.epsilon, /*amsgrad=*/false,
-                          /*maximize=*/false);
+        const double decay = group == 0 ? options_.weight_decay : 0.0;
+        if (on_device.defined())
+            at::_fused_adamw_(weights, slopes, first, second, {}, counts, on_device, options_.beta1, options_.beta2,
+                              decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+        else
+            at::_fused_adamw_(weights, slopes, first, second, {}, counts, learning_rate, options_.beta1, options_.beta2,
+                              decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
     }
     if (!groups[2].empty()) muon_update(gradients, groups[2], learning_rate);
 

@@ -34,7 +34,8 @@ class Optimizer {
     Optimizer(std::vector<std::pair<std::string, at::Tensor>> parameters, OptimizerOptions options);
 
     /// One step from the gradients the parameters carry; those are dropped. A parameter without one is left alone.
-    void step(double learning_rate);
+    /// @param on_device  the same rate in device memory [1]: a step that is recorded reads it there
+    void step(double learning_rate, const at::Tensor& on_device = {});
     /// Norm of all gradients at the last step, before clipping; a tensor on the device, so that asking for it waits and
     /// not asking does not.
     const at::Tensor& gradient_norm() const { return norm_; }

@@ -14,6 +14,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cosine_similarity.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/log_softmax.h>
@@ -22,6 +23,8 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <nlohmann/json.hpp>
 
 #include <vitrine/base/image_file.h>
@@ -36,7 +39,9 @@
 #include "augment.h"
 #include "concept_steps.h"
 #include "dataset.h"
+#include "float_products.h"
 #include "parameters.h"
+#include "shared_sums.h"
 #include "tensor_io.h"
 #include "text.h"
 #include "training_checkpoint.h"
@@ -77,8 +82,10 @@ std::vector<Parameter> concept_parameters() {
         words("revive", "aux", "what is done for dead latents: aux (openai), ghost (Prisma), none",
               {"aux", "ghost", "none"}, gao),
         whole("revive_k", 256, "dead latents that try to explain the error", "", gao),
-        whole("dead_tokens", 1000000, "tokens of silence after which a latent counts as dead, 16 million at the most",
-              "tokens", ""),
+        whole("dead_tokens", 0,
+              "tokens of silence after which a latent counts as dead; 0: 10 million (openai), or an eighth of the run "
+              "where this is less",
+              "tokens", gao),
         whole("prefixes", 0, "Matryoshka: reconstructions from the first so many latents; 0: one of all", "",
               "B. Bussmann et al., 2025"),
         number("epochs", 8, "passes over all pictures", 0, 1e6, ""),
@@ -90,6 +97,12 @@ std::vector<Parameter> concept_parameters() {
         whole("pictures", 32, "pictures the model runs at once", "pictures", ""),
         number("held", 0.1, "share of the pictures that is held out and measured at the end, 512 at the most", 0, 0.9,
                ""),
+        whole("held_every", 0, "steps between looks at 64 of the pictures held out; 0: only at the end", "", ""),
+        words(
+            "products", "fp32",
+            "how a device multiplies matrices: tf32 keeps ten bits after the point of each factor and is several times "
+            "as fast",
+            {"fp32", "tf32"}, ""),
         whole("seed", 0, "every random choice follows from it", "", ""),
         number("checkpoint_seconds", 30, "seconds between checkpoints, which hold the buffer too", 0, 1e6, ""),
         number("report_seconds", 1, "seconds between reports; 0: every step", 0, 1e6, ""),
@@ -201,7 +214,7 @@ namespace {
 
 constexpr const char* kCheckpointFormat = "vitrine.concepts.training";
 constexpr std::uint64_t kOrder = 0x6f726472, kHeld = 0x68656c64, kMix = 0x6d697874;
-constexpr std::int64_t kMostHeld = 512;
+constexpr std::int64_t kMostHeld = 512, kMostLive = 64, kDeadTokens = 10000000;
 
 /// Pictures of a folder, decoded when they are asked for, or of packs.
 class Pictures {
@@ -268,14 +281,17 @@ class Pictures {
 class TokenStream {
   public:
     TokenStream(Model& model, const Pictures& pictures, std::vector<std::int64_t> used, AutoencoderConfig config,
-                std::int64_t rows, std::int64_t at_once, std::uint64_t seed)
+                std::int64_t rows, std::int64_t at_once, std::uint64_t seed, Peers* peers,
+                std::int64_t tokens_of_picture)
         : model_(model),
           pictures_(pictures),
           used_(std::move(used)),
           config_(std::move(config)),
           rows_(rows),
           at_once_(at_once),
-          seed_(seed) {
+          seed_(seed),
+          peers_(peers != nullptr && peers->count() > 1 ? peers : nullptr),
+          tokens_of_picture_(tokens_of_picture) {
         const auto options = at::TensorOptions().device(model.device()).dtype(at::kFloat);
         mixed_ = at::empty({rows_, config_.width}, options);
         filled_ = at::empty({rows_, config_.width}, options);
@@ -295,6 +311,23 @@ class TokenStream {
     std::int64_t bytes() const { return 2 * rows_ * config_.width * 4; }
     std::int64_t tokens() const { return rows_; }
     const std::vector<std::string>& skipped() const { return skipped_; }
+    /// What was skipped so far, for a run that goes on.
+    nlohmann::json skipped_record() const {
+        nlohmann::json out = nlohmann::json::array();
+        for (std::size_t i = 0; i < skipped_.size(); ++i) out.push_back({skipped_indices_[i], skipped_[i]});
+        return out;
+    }
+    bool restore_skipped(const nlohmann::json& record) {
+        if (!record.is_array()) return false;
+        for (const auto& item : record) {
+            if (!item.is_array() || item.size() != 2 || !item[0].is_number_integer() || !item[1].is_string())
+                return false;
+            if (!broken_.insert(item[0].get<std::int64_t>()).second) continue;
+            skipped_indices_.push_back(item[0].get<std::int64_t>());
+            skipped_.push_back(item[1].get<std::string>());
+        }
+        return true;
+    }
 
     bool restore(const at::Tensor& unread, std::int64_t picture, std::int64_t fills) {
         if (unread.dim() != 2 || unread.size(0) > rows_ || unread.size(1) != config_.width || picture < 0 || fills < 0)
@@ -319,9 +352,18 @@ class TokenStream {
         return used_[static_cast<std::size_t>(order_[static_cast<std::size_t>(at % count)])];
     }
 
+    /// Fills up, or leaves everything as it was.
     Status fill(std::int64_t wanted, const std::stop_token& stop) {
+        const std::int64_t before = picture_;
+        Status done = fill_up(wanted, stop);
+        if (!done) picture_ = before;
+        return done;
+    }
+
+    Status fill_up(std::int64_t wanted, const std::stop_token& stop) {
         const at::NoGradGuard no_grad;
-        std::int64_t have = left();
+        std::int64_t have = left(), run = 0;
+        const std::int64_t old = have;
         filled_.narrow(0, 0, have).copy_(unread());
         std::int64_t most = 0;  // tokens that one run of pictures gave
         while (have + most <= rows_ || have < wanted) {
@@ -334,13 +376,23 @@ class TokenStream {
                     pixels.push_back(std::move(*read));
                 } else if (broken_.insert(index).second) {
                     skipped_.push_back(read.error().message);
+                    skipped_indices_.push_back(index);
                     if (broken_.size() == used_.size())
                         return fail(ErrorCode::BadInput, "none of {} pictures could be read; the first: {}",
                                     used_.size(), skipped_.front());
                 }
             }
-            at::Tensor tokens = VITRINE_TRY(concept_tokens(model_, at::cat(pixels), config_, stop));
-            tokens = tokens.reshape({-1, config_.width});
+            // Processes take turns at the model, and all get all tokens.
+            const bool mine = peers_ == nullptr || run % peers_->count() == peers_->rank();
+            const at::Tensor pictures = at::cat(pixels);
+            at::Tensor tokens;
+            if (mine) {
+                tokens = VITRINE_TRY(concept_tokens(model_, pictures, config_, stop)).to(at::kFloat);
+                tokens = tokens.reshape({-1, config_.width});
+            } else {
+                tokens = at::zeros({tokens_of_picture_ * pictures.size(0), config_.width}, mixed_.options());
+            }
+            ++run;
             most = tokens.size(0);
             if (have + most > rows_) {
                 if (have >= wanted) break;
@@ -348,6 +400,11 @@ class TokenStream {
             }
             filled_.narrow(0, have, tokens.size(0)).copy_(tokens);
             have += tokens.size(0);
+        }
+        if (peers_ != nullptr && have > old) {
+            // What others ran is zero here; a sum of one number and zeros is that number.
+            at::Tensor fresh = filled_.narrow(0, old, have - old);
+            fresh.copy_(shared_sum(fresh, *peers_));
         }
         const auto order = StepRandom(seed_, static_cast<std::uint64_t>(fills_++), kMix).permutation(have);
         const at::Tensor which =
@@ -369,6 +426,9 @@ class TokenStream {
     std::int64_t read_ = 0, end_ = 0, picture_ = 0, fills_ = 0, round_ = -1;
     std::set<std::int64_t> broken_;
     std::vector<std::string> skipped_;
+    std::vector<std::int64_t> skipped_indices_;  // of the same pictures
+    Peers* peers_;                               // null where there is one process
+    std::int64_t tokens_of_picture_;
 };
 
 class ConceptTraining {
@@ -383,12 +443,25 @@ class ConceptTraining {
     bool is_factorisation() const { return is_factor_kind(config_.kind); }
 
   private:
+    /// What is due after a step. Clocks differ, so process 0 tells the others.
+    struct Due {
+        bool stop = false, report = false, checkpoint = false;
+    };
+
     Status settle();
+    Status begin();
     Status resume();
     Status write_checkpoint();
     Status finish(Autoencoder& made);
     Status report(std::string note);
+    Status look();
+    Status take_step(const at::Tensor& tokens);
+    Result<Due> due() const;
+    Result<ConceptFigures> held_figures(const Autoencoder& autoencoder, std::int64_t most);
     void time_floor();
+    bool several() const { return options_.peers != nullptr && options_.peers->count() > 1; }
+    bool first() const { return !several() || options_.peers->rank() == 0; }
+    Status agree(const Status& mine) const { return several() ? options_.peers->agree(mine) : mine; }
     std::string record() const;
     fs::path checkpoint_file() const { return options_.out.string() + ".checkpoint"; }
 
@@ -405,7 +478,11 @@ class ConceptTraining {
     std::int64_t batch_ = 0, count_ = 0, begun_at_ = 0;
     std::vector<at::Tensor> waiting_;
     Clock::time_point began_, reported_, kept_;
-    double stepping_ = 0;
+    double stepping_ = 0, aside_ = 0;                        // seconds in steps, and in looks at what is held out
+    std::int64_t timed_ = 0;                                 // steps
+    std::vector<std::pair<c10::Event, c10::Event>> events_;  // of steps on a device that were not added up yet
+    std::optional<ConceptFigures> live_;
+    std::int64_t live_step_ = 0;
     TrainConceptsSummary summary_;
 };
 
@@ -475,7 +552,7 @@ Status ConceptTraining::settle() {
     // More than all tokens would only hold some of them twice.
     stream_.emplace(model_, *pictures_, used_, config_,
                     std::min(rows, is_factorisation() ? tokens : std::max(2 * batch_, tokens)),
-                    std::max<std::int64_t>(1, settings_.integer("pictures")), seed_);
+                    std::max<std::int64_t>(1, settings_.integer("pictures")), seed_, options_.peers, one.size(1));
     summary_.buffer_bytes = stream_->bytes();
 
     ConceptObjective& objective = steps_options_.objective;
@@ -490,18 +567,41 @@ Status ConceptTraining::settle() {
     steps_options_.warmup = std::min(settings_.integer("warmup"), count_ / 2);
     steps_options_.prefixes = settings_.integer("prefixes");
     steps_options_.dead_window = settings_.integer("dead_tokens");
+    if (steps_options_.dead_window == 0) steps_options_.dead_window = std::min(kDeadTokens, count_ * batch_ / 8);
     steps_options_.seed = seed_;
+    steps_options_.peers = options_.peers;
+    if (several() && is_factorisation())
+        return fail(ErrorCode::Unsupported, "{} is fitted by one process; start it without the others", config_.kind);
+    if (several() && (objective.convention == "prisma" || objective.revive == "ghost"))
+        return fail(ErrorCode::Unsupported,
+                    "Prisma's losses divide by what a whole batch is, which several processes do not share; use "
+                    "another convention and revive=aux, or one process");
+    if (several() && batch_ < options_.peers->count())
+        return fail(ErrorCode::BadInput, "batch is {}, expected at least one token for each of {} processes", batch_,
+                    options_.peers->count());
+    summary_.products = model_.device().is_cuda() ? settings_.text("products") : "fp32";
     return {};
 }
 
 Status ConceptTraining::prepare() {
-    VITRINE_CHECK(settle());
+    VITRINE_CHECK(agree(settle()));
     if (is_factorisation()) return {};
-    // A first look at the tokens, which a run that goes on takes as well: the bias and the variance come from it.
-    const at::Tensor sample = VITRINE_TRY(stream_->next(batch_, options_.stop));
-    steps_.emplace(VITRINE_TRY(ConceptSteps::make(config_, steps_options_, sample)));
+    VITRINE_CHECK(begin());
+    return agree(resume());
+}
+
+/// A first look at the tokens, which a run that goes on takes as well: the bias and the variance come from it.
+Status ConceptTraining::begin() {
+    const auto sample = stream_->next(batch_, several() ? std::stop_token() : options_.stop);
+    if (!sample) {
+        if (several()) options_.peers->give_up(sample.error());
+        return tl::make_unexpected(sample.error());
+    }
+    auto made = ConceptSteps::make(config_, steps_options_, *sample);
+    VITRINE_CHECK(agree(made ? Status{} : tl::make_unexpected(made.error())));
+    steps_.emplace(std::move(*made));
     config_ = steps_->autoencoder().config();
-    return resume();
+    return {};
 }
 
 std::string ConceptTraining::record() const {
@@ -517,6 +617,7 @@ std::string ConceptTraining::record() const {
 }
 
 Status ConceptTraining::write_checkpoint() {
+    if (!first()) return {};
     NamedTensors tensors = steps_->state();
     tensors.emplace_back("buffer", stream_->unread());
     at::Tensor curve = at::empty({static_cast<std::int64_t>(summary_.curve.size()), 7});
@@ -528,12 +629,16 @@ Status ConceptTraining::write_checkpoint() {
                           {"step", std::to_string(steps_->steps_taken())},
                           {"picture", std::to_string(stream_->picture())},
                           {"fills", std::to_string(stream_->fills())},
+                          {"skipped", stream_->skipped_record().dump()},
                           {"settings", record()}});
 }
 
 Status ConceptTraining::resume() {
-    const CheckpointWanted wanted{
-        kCheckpointFormat, "concepts", record(), {"report_seconds", "checkpoint_seconds", "floor"}, count_};
+    const CheckpointWanted wanted{kCheckpointFormat,
+                                  "concepts",
+                                  record(),
+                                  {"report_seconds", "checkpoint_seconds", "floor", "held_every"},
+                                  count_};
     const auto found = VITRINE_TRY(read_training_checkpoint(checkpoint_file(), wanted));
     if (!found) return {};
     const auto tensor = [&](const char* name) {
@@ -544,8 +649,8 @@ Status ConceptTraining::resume() {
     const at::Tensor buffer = tensor("buffer"), curve = tensor("curve");
     const Status restored = steps_->restore(found->state, found->step);
     if (!restored || !buffer.defined() || !stream_->restore(buffer, found->whole("picture"), found->whole("fills")) ||
-        !curve.defined() || curve.dim() != 2 || curve.size(0) != found->step || curve.size(1) != 7 ||
-        curve.scalar_type() != at::kFloat)
+        !stream_->restore_skipped(nlohmann::json::parse(found->fact("skipped"), nullptr, false)) || !curve.defined() ||
+        curve.dim() != 2 || curve.size(0) != found->step || curve.size(1) != 7 || curve.scalar_type() != at::kFloat)
         return fail(ErrorCode::BadInput, "{} is broken or of other concepts; remove it to start anew",
                     checkpoint_file().string());
     summary_.curve.resize(static_cast<std::size_t>(found->step));
@@ -579,15 +684,22 @@ Status ConceptTraining::report(std::string note) {
     }
     now.total = mean[0], now.reconstruction = mean[1], now.sparsity = mean[2], now.revival = mean[3];
     now.explained_variance = mean[4], now.active = mean[5], now.dead = mean[6];
-    const double spent = std::chrono::duration<double>(Clock::now() - began_).count();
+    // The figures are here, so the device has done these steps.
+    for (const auto& [begin, end] : events_) stepping_ += begin.elapsedTime(end) / 1000;
+    timed_ += std::ssize(events_);
+    events_.clear();
+    now.held = live_;
+    now.held_step = live_step_;
+    const double spent = std::chrono::duration<double>(Clock::now() - began_).count() - aside_;
     const auto taken = static_cast<double>(now.step - begun_at_);
     if (taken > 0 && spent > 0) {
         now.tokens_per_second = taken * static_cast<double>(batch_) / spent;
         now.seconds_left = spent / taken * static_cast<double>(count_ - now.step);
         summary_.tokens_per_second = now.tokens_per_second;
-        if (stepping_ > 0) summary_.step_tokens_per_second = taken * static_cast<double>(batch_) / stepping_;
+        if (stepping_ > 0)
+            summary_.step_tokens_per_second = static_cast<double>(timed_) * static_cast<double>(batch_) / stepping_;
     }
-    if (options_.progress) options_.progress(now);
+    if (options_.progress && first()) options_.progress(now);
     reported_ = Clock::now();
     if (!std::isfinite(now.total))
         return fail(ErrorCode::BadInput, "the loss became {} by step {}; lower lr (now {})", now.total, now.step,
@@ -595,61 +707,143 @@ Status ConceptTraining::report(std::string note) {
     return {};
 }
 
+Result<ConceptTraining::Due> ConceptTraining::due() const {
+    const auto elapsed = [](Clock::time_point since, double seconds) {
+        return std::chrono::duration<double>(Clock::now() - since).count() >= seconds;
+    };
+    Due out{options_.stop.stop_requested(), elapsed(reported_, settings_.number("report_seconds")),
+            elapsed(kept_, settings_.number("checkpoint_seconds"))};
+    if (!several()) return out;
+    std::array<double, 3> told{out.stop ? 1.0 : 0.0, out.report && first() ? 1.0 : 0.0,
+                               out.checkpoint && first() ? 1.0 : 0.0};
+    VITRINE_CHECK(options_.peers->sum(told));
+    return Due{told[0] > 0, told[1] > 0, told[2] > 0};
+}
+
+Status ConceptTraining::take_step(const at::Tensor& tokens) {
+    const FloatProducts products(summary_.products);
+    const at::Device device = model_.device();
+    const auto before = Clock::now();
+    std::optional<c10::Event> begin;
+    const auto mark = [&] {
+        c10::Event event(device.type(), c10::EventFlag::BACKEND_DEFAULT);
+        event.record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+        return event;
+    };
+    if (device.is_cuda()) begin.emplace(mark());
+    // Steps that are recorded or were not yet are slower: the rate is that of those launched as graphs, where any are.
+    const bool was_recorded = steps_->recorded();
+    auto figures = guarded([&]() -> Result<at::Tensor> { return steps_->step(tokens); });
+    if (!figures) {
+        if (several()) options_.peers->give_up(figures.error());
+        return tl::make_unexpected(figures.error());
+    }
+    waiting_.push_back(std::move(*figures));
+    if (was_recorded && !summary_.recorded) {
+        summary_.recorded = true;
+        stepping_ = 0, timed_ = 0;
+        events_.clear();
+    }
+    if (begin) {
+        if (steps_->recorded() == was_recorded) events_.emplace_back(std::move(*begin), mark());
+    } else {
+        stepping_ += std::chrono::duration<double>(Clock::now() - before).count();
+        ++timed_;
+    }
+    return {};
+}
+
 Result<TrainConceptsSummary> ConceptTraining::run() {
     began_ = reported_ = kept_ = Clock::now();
     begun_at_ = steps_->steps_taken();
     if (begun_at_ > 0) VITRINE_CHECK(report(summary_.notes.back()));
-    const auto elapsed = [](Clock::time_point since, double seconds) {
-        return std::chrono::duration<double>(Clock::now() - since).count() >= seconds;
-    };
     const auto stopped = [&]() -> Result<TrainConceptsSummary> {
         VITRINE_CHECK(report(""));
-        if (steps_->steps_taken() > 0) VITRINE_CHECK(write_checkpoint());
+        if (steps_->steps_taken() > 0) VITRINE_CHECK(agree(write_checkpoint()));
         VITRINE_CHECK(report("stopped, checkpoint written"));
         summary_.steps = steps_->steps_taken();
+        summary_.skipped = stream_->skipped();
         return summary_;
     };
+    const std::int64_t held_every = settings_.integer("held_every");
+    bool stop = !several() && options_.stop.stop_requested();
     while (steps_->steps_taken() < count_) {
-        if (options_.stop.stop_requested()) return stopped();
-        const auto tokens = stream_->next(batch_, {});
-        if (!tokens) return tl::make_unexpected(tokens.error());
-        const auto before = Clock::now();
-        waiting_.push_back(steps_->step(*tokens));
-        if (!model_.device().is_cuda()) stepping_ += std::chrono::duration<double>(Clock::now() - before).count();
-        if (elapsed(reported_, settings_.number("report_seconds"))) VITRINE_CHECK(report(""));
-        if (steps_->steps_taken() < count_ && elapsed(kept_, settings_.number("checkpoint_seconds"))) {
-            VITRINE_CHECK(report(""));
-            VITRINE_CHECK(write_checkpoint());
+        if (stop) return stopped();
+        // Several processes stop where all have heard of it, after a step; one also while it runs pictures.
+        const auto tokens = stream_->next(batch_, several() ? std::stop_token() : options_.stop);
+        if (!tokens) {
+            if (tokens.error().code == ErrorCode::Cancelled) return stopped();
+            if (several()) options_.peers->give_up(tokens.error());
+            return tl::make_unexpected(tokens.error());
+        }
+        VITRINE_CHECK(take_step(*tokens));
+        if (held_every > 0 && steps_->steps_taken() % held_every == 0 && steps_->steps_taken() < count_)
+            VITRINE_CHECK(agree(first() ? look() : Status{}));
+        const Due now = VITRINE_TRY(due());
+        stop = now.stop;
+        if (now.report) VITRINE_CHECK(agree(report("")));
+        if (steps_->steps_taken() < count_ && now.checkpoint) {
+            VITRINE_CHECK(agree(report("")));
+            VITRINE_CHECK(agree(write_checkpoint()));
             kept_ = Clock::now();
         }
     }
-    VITRINE_CHECK(report(""));
-    VITRINE_CHECK(finish(steps_->autoencoder()));
+    VITRINE_CHECK(agree(report("")));
+    VITRINE_CHECK(agree(first() ? finish(steps_->autoencoder()) : Status{}));
     summary_.finished = true;
     summary_.steps = steps_->steps_taken();
     return summary_;
 }
 
-/// A step's products alone: codes and reconstruction, and three for their gradients.
+/// Some of the pictures held out, while it goes on.
+Status ConceptTraining::look() {
+    const auto began = Clock::now();
+    if (!held_.empty()) {
+        live_ = VITRINE_TRY(held_figures(steps_->autoencoder(), kMostLive));
+        live_step_ = steps_->steps_taken();
+    }
+    aside_ += std::chrono::duration<double>(Clock::now() - began).count();
+    return {};
+}
+
+Result<ConceptFigures> ConceptTraining::held_figures(const Autoencoder& autoencoder, std::int64_t most) {
+    const auto pixels = [&](std::int64_t from, std::int64_t count) -> Result<at::Tensor> {
+        std::vector<at::Tensor> some{
+            at::empty({0, 3, model_.preprocess().input_height, model_.preprocess().input_width})};
+        for (std::int64_t i = from; i < from + count; ++i)
+            if (auto read = pictures_->pixels(held_[static_cast<std::size_t>(i)])) some.push_back(std::move(*read));
+        return at::cat(some);
+    };
+    return concept_figures(model_, autoencoder, std::min(most, static_cast<std::int64_t>(held_.size())), pixels);
+}
+
+/// The ceiling of a step: its whole products, and the codes before the activation by way of a copy.
 void ConceptTraining::time_floor() {
     const std::int64_t repetitions = settings_.integer("floor");
-    if (repetitions == 0) return;
+    if (repetitions == 0 || !steps_) return;
     const at::NoGradGuard no_grad;
+    const FloatProducts products(summary_.products);
     const auto options = at::TensorOptions().device(model_.device()).dtype(at::kFloat);
-    const at::Tensor x = at::rand({batch_, config_.width}, options), f = at::rand({batch_, config_.latents}, options);
-    const at::Tensor encoder = at::rand({config_.width, config_.latents}, options),
-                     decoder = at::rand({config_.latents, config_.width}, options);
-    const auto products = [&] {
+    const bool listed = steps_->listed();
+    summary_.floor_products = listed ? 1 : 5;
+    const at::Tensor x = at::rand({batch_, config_.width}, options);
+    const at::Tensor encoder = at::rand({config_.width, config_.latents}, options);
+    const at::Tensor before = at::empty({batch_, config_.latents}, options), copy = at::empty_like(before);
+    const auto floor = [&] {
+        at::matmul_out(const_cast<at::Tensor&>(before), x, encoder);
+        const_cast<at::Tensor&>(copy).copy_(before);
+        if (listed) return;
+        const_cast<at::Tensor&>(copy).copy_(before);
+        const at::Tensor decoder = encoder.t();
+        at::matmul(before, decoder);
+        at::matmul(before.t(), x);
         at::matmul(x, encoder);
-        at::matmul(f, decoder);
-        at::matmul(f.t(), x);
-        at::matmul(x, decoder.t());
-        at::matmul(x.t(), f);
+        at::matmul(x.t(), before);
     };
-    products();
+    floor();
     synchronize(model_.device());
     const auto began = Clock::now();
-    for (std::int64_t i = 0; i < repetitions; ++i) products();
+    for (std::int64_t i = 0; i < repetitions; ++i) floor();
     synchronize(model_.device());
     summary_.floor_tokens_per_second =
         static_cast<double>(repetitions * batch_) / std::chrono::duration<double>(Clock::now() - began).count();
@@ -689,16 +883,7 @@ Result<TrainConceptsSummary> ConceptTraining::factorise() {
 }
 
 Status ConceptTraining::finish(Autoencoder& made) {
-    if (!held_.empty()) {
-        const auto pixels = [&](std::int64_t from, std::int64_t count) -> Result<at::Tensor> {
-            std::vector<at::Tensor> some{
-                at::empty({0, 3, model_.preprocess().input_height, model_.preprocess().input_width})};
-            for (std::int64_t i = from; i < from + count; ++i)
-                if (auto read = pictures_->pixels(held_[static_cast<std::size_t>(i)])) some.push_back(std::move(*read));
-            return at::cat(some);
-        };
-        summary_.held = VITRINE_TRY(concept_figures(model_, made, static_cast<std::int64_t>(held_.size()), pixels));
-    }
+    if (!held_.empty()) summary_.held = VITRINE_TRY(held_figures(made, kMostHeld));
     time_floor();
     summary_.skipped = stream_->skipped();
     summary_.tokens = count_ * batch_;
@@ -731,7 +916,11 @@ Status ConceptTraining::finish(Autoencoder& made) {
 Result<TrainConceptsSummary> train_concepts(Model& model, const TrainConceptsOptions& options) {
     return guarded([&]() -> Result<TrainConceptsSummary> {
         ConceptTraining training(model, options);
-        VITRINE_CHECK(training.prepare());
+        if (const Status prepared = training.prepare(); !prepared) {
+            // Stopped while the first tokens were gathered: nothing is lost, and nothing is to be kept.
+            if (prepared.error().code == ErrorCode::Cancelled) return TrainConceptsSummary{};
+            return tl::make_unexpected(prepared.error());
+        }
         return training.is_factorisation() ? training.factorise() : training.run();
     });
 }

@@ -3,12 +3,19 @@
 
 #include <gmock/gmock.h>
 
+#include <sys/resource.h>
+
+#include <atomic>
+#include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
@@ -19,10 +26,12 @@
 #include <ATen/ops/zeros.h>
 
 #include <vitrine/capture.h>
+#include <vitrine/checkpoint.h>
 #include <vitrine/pack.h>
 
 #include "concept_steps.h"
 #include "known_directions.h"
+#include "thread_peers.h"
 
 namespace vitrine {
 namespace {
@@ -238,6 +247,203 @@ TEST_F(TrainConcepts, MixesWithinItsBound) {
     EXPECT_LE(summary->buffer_bytes, 1000000);
     // More tokens than the buffer holds went through it.
     EXPECT_GT(summary->tokens * 6 * 4, summary->buffer_bytes);
+}
+
+TEST_F(TrainConcepts, SharedByProcessesFindsWhatOneFinds) {
+    for (const char* kind : {"top_k", "batch_top_k", "jump_relu", "relu"}) {
+        const std::vector<std::pair<std::string, std::string>> more = {
+            {"kind", kind}, {"sparsity", "0.01"}, {"steps", "8"}, {"dead_tokens", "400"}, {"batch", "255"}};
+        const auto alone = train_concepts(model_, options("alone.safetensors", more));
+        ASSERT_TRUE(alone) << alone.error().message;
+        std::vector<Result<TrainConceptsSummary>> shared(2, fail(ErrorCode::Internal, "not run"));
+        std::atomic<int> reports = 0;
+        together(2, [&](Peers& peers) {
+            CellModel model;
+            auto o = options("shared.safetensors", more);
+            o.peers = &peers;
+            o.progress = [&](const ConceptStep&) { ++reports; };
+            shared[static_cast<std::size_t>(peers.rank())] = train_concepts(model, o);
+        });
+        for (const auto& one : shared) {
+            ASSERT_TRUE(one) << kind << one.error().message;
+            EXPECT_EQ(one->curve, shared[0]->curve) << "the same bits in every process";
+        }
+        EXPECT_EQ(reports, 8) << "process 0 alone reports";
+        ASSERT_EQ(shared[0]->curve.size(), alone->curve.size());
+        for (std::size_t i = 0; i < alone->curve.size(); ++i)
+            for (std::size_t k = 0; k < 7; ++k)
+                EXPECT_NEAR(shared[0]->curve[i][k], alone->curve[i][k], 1e-5 * std::abs(alone->curve[i][k]) + 1e-7)
+                    << kind << ", step " << i << ", figure " << k;
+        const auto a = Autoencoder::load(folder_ / "alone.safetensors"),
+                   b = Autoencoder::load(folder_ / "shared.safetensors");
+        ASSERT_TRUE(a && b);
+        for (const auto& [name, tensor] : a->tensors())
+            EXPECT_LE((tensor - b->tensor(name)).abs().max().item<double>(),
+                      1e-5 * std::max(1.0, tensor.abs().max().item<double>()))
+                << kind << " " << name;
+        EXPECT_FALSE(fs::exists(folder_ / "shared.safetensors.checkpoint"));
+    }
+    std::vector<std::string> said(2);
+    together(2, [&](Peers& peers) {
+        CellModel model;
+        auto o = options("none.safetensors", {{"convention", "prisma"}});
+        o.peers = &peers;
+        const auto one = train_concepts(model, o);
+        said[static_cast<std::size_t>(peers.rank())] = one ? "" : one.error().message;
+    });
+    EXPECT_THAT(said[0], testing::HasSubstr("use another convention"));
+    EXPECT_EQ(said[0], said[1]);
+}
+
+TEST_F(TrainConcepts, MixesPictures) {
+    // Every picture is of one colour, so a token says which it is of.
+    Pack pack;
+    pack.images = (at::arange(40).view({40, 1, 1, 1}) * 6).expand({40, 32, 32, 3}).to(at::kByte).contiguous();
+    pack.labels = at::zeros({40}, at::kLong);
+    pack.classes = {"pictures"};
+    fs::create_directories(folder_ / "colours");
+    ASSERT_TRUE(write_pack(folder_ / "colours" / "pack.safetensors", pack));
+    // A run that is stopped keeps what it did not use: a batch of it is of most pictures.
+    auto stopped = options("b.safetensors", {{"steps", "9"}, {"held", "0"}});
+    stopped.data = folder_ / "colours";
+    std::stop_source stop;
+    stopped.stop = stop.get_token();
+    stopped.progress = [&](const ConceptStep&) { stop.request_stop(); };
+    ASSERT_TRUE(train_concepts(model_, stopped));
+    const auto read = read_safetensors(folder_ / "b.safetensors.checkpoint");
+    ASSERT_TRUE(read) << read.error().message;
+    const at::Tensor buffer = to_tensor(read->tensors.at("buffer")).value();
+    ASSERT_GT(buffer.size(0), 256);
+    const at::Tensor batch = buffer.narrow(0, 0, 256).select(1, 0).contiguous();
+    std::set<long> pictures;
+    int changes = 0;
+    long before = -1;
+    for (std::int64_t i = 0; i < 256; ++i) {
+        const long of = std::lround(batch[i].item<double>() * 255 / 6);
+        changes += of != before ? 1 : 0;
+        before = of;
+        pictures.insert(of);
+    }
+    EXPECT_GT(pictures.size(), 25U) << "a batch is of most of 40 pictures";
+    EXPECT_GT(changes, 200) << "and these take turns";
+}
+
+TEST_F(TrainConcepts, StopsWhilePicturesAreRunAndLosesNothing) {
+    ASSERT_TRUE(train_concepts(model_, options("whole.safetensors")));
+    // The model itself asks for the stop, in a run after the first fill of the buffer.
+    class Stopping final : public Model {
+      public:
+        explicit Stopping(Model& inner, std::stop_source& stop) : inner_(inner), stop_(stop) {
+            info_ = inner.info();
+            preprocess_ = inner.preprocess();
+        }
+        at::Tensor forward(const at::Tensor& pixels) override {
+            if (pixels.size(0) > 1 && ++runs_ == 12) stop_.request_stop();
+            const at::Tensor cells = point(
+                "cells", at::cat({at::avg_pool2d(pixels, {4, 4}), at::avg_pool2d(at::relu(pixels - 0.5), {4, 4})}, 1));
+            return 12 * cells.narrow(1, 0, 3).amax({2, 3});
+        }
+        TokenLayout layout(std::int64_t h, std::int64_t w) const override { return inner_.layout(h, w); }
+        std::vector<NamedPoint> points() const override { return inner_.points(); }
+        void to(at::Device, at::ScalarType) override {}
+        int runs_ = 0;
+
+      private:
+        Model& inner_;
+        std::stop_source& stop_;
+    };
+    std::stop_source stop;
+    Stopping model(model_, stop);
+    auto o = options("parts.safetensors");
+    o.stop = stop.get_token();
+    const auto first = train_concepts(model, o);
+    ASSERT_TRUE(first) << first.error().message;
+    EXPECT_FALSE(first->finished);
+    EXPECT_EQ(model.runs_, 12) << "not one more run of the model";
+    EXPECT_GT(first->steps, 0);
+    ASSERT_TRUE(train_concepts(model_, options("parts.safetensors")));
+    EXPECT_EQ(bytes("parts.safetensors"), bytes("whole.safetensors"));
+    // Before anything was begun there is nothing to keep.
+    std::stop_source at_once;
+    at_once.request_stop();
+    auto none = options("none.safetensors");
+    none.stop = at_once.get_token();
+    const auto nothing = train_concepts(model_, none);
+    ASSERT_TRUE(nothing) << nothing.error().message;
+    EXPECT_FALSE(nothing->finished);
+    EXPECT_FALSE(fs::exists(folder_ / "none.safetensors.checkpoint"));
+}
+
+TEST_F(TrainConcepts, LooksAtPicturesHeldOutOnTheWay) {
+    auto o = options("a.safetensors", {{"held_every", "10"}});
+    std::vector<std::int64_t> seen;
+    double last = 0;
+    o.progress = [&](const ConceptStep& now) {
+        if (now.held && (seen.empty() || seen.back() != now.held_step)) {
+            seen.push_back(now.held_step);
+            last = now.held->explained_variance;
+            EXPECT_EQ(now.held->pictures, 4);
+        }
+    };
+    const auto summary = train_concepts(model_, o);
+    ASSERT_TRUE(summary) << summary.error().message;
+    EXPECT_THAT(seen, testing::ElementsAre(10, 20));
+    EXPECT_NE(last, 0);
+    // Looking changes nothing.
+    ASSERT_TRUE(train_concepts(model_, options("b.safetensors")));
+    const auto a = Autoencoder::load(folder_ / "a.safetensors"), b = Autoencoder::load(folder_ / "b.safetensors");
+    ASSERT_TRUE(a && b);
+    EXPECT_TRUE(at::equal(a->tensor("W_dec"), b->tensor("W_dec")));
+}
+
+TEST_F(TrainConcepts, WhatWasSkippedIsToldAfterGoingOn) {
+    fs::create_directories(folder_ / "mixed");
+    fs::copy(folder_ / "pack.safetensors", folder_ / "mixed" / "pack.safetensors");
+    for (const char* name : {"a.png", "b.png"}) std::ofstream(folder_ / "mixed" / name) << "no picture";
+    auto o = options("a.safetensors", {{"held", "0"}});
+    o.data = folder_ / "mixed";
+    std::stop_source stop;
+    o.stop = stop.get_token();
+    o.progress = [&](const ConceptStep& now) {
+        if (now.step == 20) stop.request_stop();
+    };
+    const auto first = train_concepts(model_, o);
+    ASSERT_TRUE(first) << first.error().message;
+    EXPECT_EQ(first->skipped.size(), 2U);
+    o.stop = {};
+    const auto second = train_concepts(model_, o);
+    ASSERT_TRUE(second) << second.error().message;
+    EXPECT_TRUE(second->finished);
+    EXPECT_EQ(second->skipped, first->skipped);
+}
+
+TEST_F(TrainConcepts, AFullDiskLeavesTheCheckpointBefore) {
+    auto stopped = options("a.safetensors");
+    std::stop_source stop;
+    stopped.stop = stop.get_token();
+    stopped.progress = [&](const ConceptStep& now) {
+        if (now.step == 5) stop.request_stop();
+    };
+    ASSERT_TRUE(train_concepts(model_, stopped));
+    const std::string before = bytes("a.safetensors.checkpoint");
+    ASSERT_GT(before.size(), 10000U);
+    // No file may grow beyond this: writing fails as on a full disk.
+    struct rlimit kept {};
+    ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &kept), 0);
+    const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+    struct rlimit small = kept;
+    small.rlim_cur = 4096;
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    const auto full = train_concepts(model_, options("a.safetensors", {{"checkpoint_seconds", "0"}}));
+    setrlimit(RLIMIT_FSIZE, &kept);
+    std::signal(SIGXFSZ, handler);
+    ASSERT_FALSE(full);
+    EXPECT_EQ(full.error().code, ErrorCode::Io) << full.error().message;
+    EXPECT_EQ(bytes("a.safetensors.checkpoint"), before);
+    ASSERT_TRUE(train_concepts(model_, options("whole.safetensors")));
+    const auto rest = train_concepts(model_, options("a.safetensors"));
+    ASSERT_TRUE(rest) << rest.error().message;
+    EXPECT_EQ(bytes("a.safetensors"), bytes("whole.safetensors"));
 }
 
 TEST_F(TrainConcepts, RefusesInOneSentence) {

@@ -168,5 +168,26 @@ TEST_F(Concepts, WhatDoesNotFitIsRefusedInWords) {
     EXPECT_THAT(refusal(), HasSubstr("there is no autoencoder at"));
 }
 
+/// The built-in model's own: what the window shows at the first start.
+TEST_F(Concepts, TheBuiltInModelHasSome) {
+    const auto file = resource("starter/concepts.safetensors");
+    ASSERT_TRUE(file);
+    EXPECT_LT(fs::file_size(*file), 4'000'000U);
+    const auto concepts = Autoencoder::load(*file);
+    ASSERT_TRUE(concepts) << concepts.error().message;
+    EXPECT_TRUE(concepts->fits(*inner_)) << concepts->fits(*inner_).error().message;
+    const auto found = explain({{"autoencoder", ""}});
+    ASSERT_TRUE(found) << found.error().message;
+    EXPECT_EQ(found->map.size(0), 16);
+    // What is said of a picture on which nothing was trained: about as many as it was trained for, and most of it.
+    const at::Tensor tokens = concept_tokens(*inner_, input_.pixels, concepts->config()).value()[0].to(at::kFloat);
+    const Codes codes = concepts->encode(tokens);
+    const double each = codes.active.ne(0).sum(1).to(at::kDouble).mean().item<double>();
+    EXPECT_GT(each, 10);
+    EXPECT_LT(each, 40);
+    const at::Tensor error = concepts->decode(codes.active, codes) - tokens;
+    EXPECT_LT(error.square().sum().item<double>(), 0.3 * (tokens - tokens.mean(0, true)).square().sum().item<double>());
+}
+
 }  // namespace
 }  // namespace vitrine

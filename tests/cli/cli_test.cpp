@@ -1063,6 +1063,76 @@ TEST_F(MaskTraining, ThatIsKilledEndsInTheSameFile) {
     EXPECT_FALSE(fs::exists(checkpoint));
 }
 
+/// Concepts of the starter, trained on five readable pictures.
+class ConceptTraining : public Measurement {
+  protected:
+    std::vector<std::string> training(const std::string& out, const std::vector<std::string>& more = {}) const {
+        std::vector<std::string> all{"train-concepts",
+                                     "starter",
+                                     (folder_ / "pictures").string(),
+                                     "--out",
+                                     (folder_ / out).string(),
+                                     "--threads",
+                                     "1",
+                                     "--seed",
+                                     "3",
+                                     "--json"};
+        for (const char* set : {"steps=12", "batch=128", "latents=96", "k=8", "held=0", "pictures=2", "buffer=1",
+                                "report_seconds=0", "checkpoint_seconds=0", "lr=0.001"}) {
+            all.push_back("--set");
+            all.push_back(set);
+        }
+        all.insert(all.end(), more.begin(), more.end());
+        return all;
+    }
+};
+
+TEST_F(ConceptTraining, ThatIsKilledEndsInTheSameFile) {
+    const auto whole = vitrine(training("whole"));
+    ASSERT_EQ(whole.status, 0) << whole.err;
+    const fs::path checkpoint = folder_ / "parts.checkpoint";
+    const pid_t child = started(training("parts"));
+    ASSERT_GE(child, 0);
+    int status = 0;
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        if (fs::exists(checkpoint)) kill(child, SIGKILL);
+        usleep(500);
+    }
+    ASSERT_TRUE(WIFSIGNALED(status)) << "it ended before it could be killed";
+    EXPECT_FALSE(fs::exists(folder_ / "parts"));
+    const auto rest = vitrine(training("parts"));
+    ASSERT_EQ(rest.status, 0) << rest.err;
+    EXPECT_NE(rest.err.find("resumed at step"), std::string::npos) << rest.err;
+    EXPECT_EQ(json::parse(rest.out)["curve"], json::parse(whole.out)["curve"]);
+    EXPECT_EQ(json::parse(rest.out)["skipped"], json::parse(whole.out)["skipped"]);
+    const auto bytes = [&](const char* name) { return *vitrine::read_text(folder_ / name, 1u << 30); };
+    EXPECT_TRUE(bytes("whole") == bytes("parts")) << "the files differ";
+    EXPECT_FALSE(fs::exists(checkpoint));
+}
+
+TEST_F(ConceptTraining, SharedByProcessesHasTheSameCurve) {
+    if (const std::string why_not = no_mpi(); !why_not.empty()) GTEST_SKIP() << why_not;
+    const auto alone = vitrine(training("alone"));
+    ASSERT_EQ(alone.status, 0) << alone.err;
+    const auto shared = vitrine(training("shared", {"--mpi"}), kTwo);
+    ASSERT_EQ(shared.status, 0) << shared.err;
+    const json one = json::parse(alone.out), two = json::parse(shared.out);
+    EXPECT_EQ(one["processes"], 1);
+    EXPECT_EQ(two["processes"], 2);
+    ASSERT_EQ(one["curve"].size(), 12U);
+    ASSERT_EQ(two["curve"].size(), 12U);
+    for (std::size_t i = 0; i < 12; ++i)
+        for (std::size_t k = 0; k < 7; ++k) {
+            const double a = one["curve"][i][k], b = two["curve"][i][k];
+            EXPECT_NEAR(a, b, 1e-5 * std::abs(a) + 1e-7) << "step " << i << ", figure " << k;
+        }
+    const auto unknown = vitrine(training("none", {"--mpi", "--set", "point=nowhere"}), kTwo);
+    EXPECT_NE(unknown.status, 0);
+    const auto at = unknown.err.find("no point 'nowhere'");
+    ASSERT_NE(at, std::string::npos) << unknown.err;
+    EXPECT_EQ(unknown.err.find("no point 'nowhere'", at + 1), std::string::npos) << unknown.err;
+}
+
 TEST_F(CommandLine, BenchExplainSaysWhatMethodsSpendAndWhichCannotRun) {
     const auto done =
         vitrine({"bench", "explain", "--method", "saliency,deep_lift,occlusion", "--set", "occlusion.window=64",

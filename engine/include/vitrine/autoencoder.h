@@ -20,6 +20,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <utility>
@@ -80,6 +81,9 @@ class Autoencoder {
     /// @param tokens  [n, width], any floating type; coded in float32 (float64 when the weights are)
     /// @param batch   batch_top_k chooses over this whole batch, as in training, instead of by its threshold
     Codes encode(const at::Tensor& tokens, bool batch = false) const;
+    /// What the encoder's product reads of these tokens: encode's first part, which fills in shift and scale. [n,
+    /// width]
+    at::Tensor prepared(const at::Tensor& tokens, Codes& codes) const;
     /// Codes of given numbers before the activation: encode is this after the product.
     at::Tensor activate(const at::Tensor& before, bool batch = false) const;
     /// What the concepts say of the tokens. [n, width]
@@ -125,6 +129,7 @@ class Autoencoder {
   private:
     friend Status fold_decoder_norms(Autoencoder& autoencoder);
     at::Tensor unweighed(const at::Tensor& active) const;
+    std::optional<at::Tensor> decoded_sparsely(const at::Tensor& active, const Codes& codes) const;
     AutoencoderConfig config_;
     std::vector<std::pair<std::string, at::Tensor>> tensors_;
 };
@@ -147,7 +152,8 @@ Result<PointTokens> point_tokens(Model& model, const at::Tensor& pixels, const A
 Result<at::Tensor> concept_tokens(Model& model, const at::Tensor& pixels, const AutoencoderConfig& config,
                                   std::stop_token stop = {});
 
-/// Which k numbers of each row are largest; of equal ones the first are. int64 [n, k], a row in no order
+/// Which k numbers of each row are largest; of equal ones the first are. int64 [n, k], a row in no order. Waits for a
+/// device where our kernels have no form for it.
 at::Tensor largest(const at::Tensor& rows, std::int64_t k);
 
 /// Decoder rows brought to length 1, encoder and biases so that every reconstruction stays what it was.

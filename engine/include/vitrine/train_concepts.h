@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <utility>
@@ -20,20 +21,10 @@
 #include <vitrine/autoencoder.h>
 #include <vitrine/base/result.h>
 #include <vitrine/explainer.h>
+#include <vitrine/peers.h>
 #include <vitrine/settings.h>
 
 namespace vitrine {
-
-/// Figures of training, means since the report before.
-struct ConceptStep {
-    std::int64_t step = 0, steps = 0, tokens = 0;
-    double total = 0, reconstruction = 0, sparsity = 0, revival = 0;
-    double explained_variance = 0;  ///< of a batch
-    double active = 0;              ///< latents a token (L0)
-    double dead = 0;                ///< share of latents
-    double learning_rate = 0, tokens_per_second = 0, seconds_left = 0;
-    std::string note;
-};
 
 /// What an autoencoder does on pictures that it was not trained on.
 struct ConceptFigures {
@@ -49,12 +40,30 @@ struct ConceptFigures {
     double substitution = 0;                ///< 1 - divergence / the divergence with zeros in the place of x
 };
 
+/// Figures of training, means since the report before.
+struct ConceptStep {
+    std::int64_t step = 0, steps = 0, tokens = 0;
+    double total = 0, reconstruction = 0, sparsity = 0, revival = 0;
+    double explained_variance = 0;  ///< of a batch
+    double active = 0;              ///< latents a token (L0)
+    double dead = 0;                ///< share of latents
+    double learning_rate = 0, tokens_per_second = 0, seconds_left = 0;
+    std::string note;
+    /// With held_every: the last look at some of the pictures held out, and after which step.
+    std::optional<ConceptFigures> held;
+    std::int64_t held_step = 0;
+};
+
 struct TrainConceptsOptions {
     std::filesystem::path data, out;
     std::uint64_t seed = 0;
     std::vector<std::pair<std::string, std::string>> settings;  ///< names of concept_parameters()
     std::stop_token stop = {};  ///< looked at on every step: a checkpoint is written and the call returns
     std::function<void(const ConceptStep&)> progress = {};  ///< about once a second, on the calling thread
+    /// Others that train together: each runs a part of the pictures and steps on a part of every batch, and the result
+    /// is that of one process, within rounding. Process 0 writes the files and reports; the others read none but the
+    /// checkpoint.
+    Peers* peers = nullptr;
 };
 
 struct TrainConceptsSummary {
@@ -65,10 +74,16 @@ struct TrainConceptsSummary {
     ConceptFigures held;  ///< of the pictures held out; pictures == 0 without any
     /// total, reconstruction, sparsity, revival, explained variance, active, dead of every step
     std::vector<std::array<float, 7>> curve;
-    double tokens_per_second = 0;        ///< of this call, the model's runs included
-    double step_tokens_per_second = 0;   ///< of the steps alone
-    double floor_tokens_per_second = 0;  ///< of a step's matrix products alone, at these shapes; 0: not measured
-    std::vector<std::string> skipped;    ///< one sentence for each picture that could not be read
+    double tokens_per_second = 0;       ///< of this call, the model's runs included
+    double step_tokens_per_second = 0;  ///< of the steps alone; on a device by its events
+    /// What steps cannot exceed: the whole matrix products of this kind at the rate of these shapes, and the codes
+    /// before the activation once, where codes are whole twice, by way of a copy. 0: not measured. Adam's reading and
+    /// writing of the weights and the gathered rows are not in it.
+    double floor_tokens_per_second = 0;
+    std::int64_t floor_products = 0;   ///< 1 where codes are lists, else 5
+    std::string products;              ///< "fp32" or "tf32"
+    bool recorded = false;             ///< steps were launched as a recorded graph
+    std::vector<std::string> skipped;  ///< one sentence for each picture that could not be read
     std::vector<std::string> notes;
 };
 
