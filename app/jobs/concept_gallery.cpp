@@ -11,7 +11,8 @@ namespace vitrine::app {
 namespace {
 
 constexpr std::size_t kMostWishes = 600;  // more than a screen shows
-constexpr std::int64_t kPatchesAcross = 5;
+// Around the patch: so much that one sees what it is part of.
+constexpr double kPatchesAcross = 5, kShareAcross = 0.45;
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
@@ -30,8 +31,8 @@ ConceptCrop crop_of(const ImageView& seen, std::int64_t rows, std::int64_t cols,
         const double w = box.width() / static_cast<double>(cols), h = box.height() / static_cast<double>(rows);
         patch = QRectF(static_cast<double>(cell % cols) * w, static_cast<double>(cell / cols) * h, w, h);
         if (!whole) {
-            const double side =
-                std::min({std::max(w, h) * static_cast<double>(kPatchesAcross), box.width(), box.height()});
+            const double least = std::min(box.width(), box.height());
+            const double side = std::min(std::max(std::max(w, h) * kPatchesAcross, kShareAcross * least), least);
             box = QRectF(std::clamp(patch.center().x() - side / 2, 0.0, box.width() - side),
                          std::clamp(patch.center().y() - side / 2, 0.0, box.height() - side), side, side);
         }

@@ -183,16 +183,6 @@ ConceptDetails::ConceptDetails(Session& session, ConceptGallery& gallery, QWidge
     number_ = heading({});
     top->addWidget(number_);
     top->addStretch(1);
-    on_picture_ = new QToolButton;
-    on_picture_->setObjectName(QStringLiteral("conceptOnPicture"));
-    on_picture_->setText(tr("On the picture"));
-    on_picture_->setToolTip(tr("Shows where it is on the open picture"));
-    top->addWidget(on_picture_);
-    near_ = new QToolButton;
-    near_->setObjectName(QStringLiteral("conceptNear"));
-    near_->setText(tr("Near"));
-    near_->setToolTip(tr("Lists this concept and its neighbours"));
-    top->addWidget(near_);
     close_ = new QToolButton;
     close_->setObjectName(QStringLiteral("closeConcept"));
     close_->setIconSize({12, 12});
@@ -210,6 +200,18 @@ ConceptDetails::ConceptDetails(Session& session, ConceptGallery& gallery, QWidge
     tags_->setPlaceholderText(tr("Tags, with commas between"));
     tags_->setAccessibleName(tr("Tags"));
     column->addWidget(tags_);
+    auto* ways = new QHBoxLayout;
+    ways->setSpacing(8);
+    const auto way = [&](const QString& words, const QString& tip, const char* name) {
+        auto* made = new QPushButton(words);
+        made->setObjectName(QLatin1String(name));
+        made->setToolTip(tip);
+        ways->addWidget(made, 1);
+        return made;
+    };
+    on_picture_ = way(tr("On the picture"), tr("Shows where it is on the open picture"), "conceptOnPicture");
+    near_ = way(tr("What is near"), tr("Lists this concept and its neighbours"), "conceptNear");
+    column->addLayout(ways);
     trouble_ = new QLabel;
     trouble_->setObjectName(QStringLiteral("conceptNamesTrouble"));
     trouble_->setProperty("role", "warning");
@@ -238,10 +240,10 @@ ConceptDetails::ConceptDetails(Session& session, ConceptGallery& gallery, QWidge
     column->addStretch(1);
 
     connect(close_, &QToolButton::clicked, this, &ConceptDetails::closed);
-    connect(on_picture_, &QToolButton::clicked, this, [this] { Q_EMIT onPictureWanted(of_); });
+    connect(on_picture_, &QPushButton::clicked, this, [this] { Q_EMIT onPictureWanted(of_); });
     connect(&session, &Session::pictureChanged, this,
             [this] { on_picture_->setEnabled(session_.picture().has_value()); });
-    connect(near_, &QToolButton::clicked, this, [this] { Q_EMIT nearWanted(of_); });
+    connect(near_, &QPushButton::clicked, this, [this] { Q_EMIT nearWanted(of_); });
     for (auto* line : {name_, tags_}) connect(line, &QLineEdit::editingFinished, this, &ConceptDetails::callNow);
     connect(&gallery, &ConceptGallery::selectedChanged, this, &ConceptDetails::refresh);
     connect(&gallery, &ConceptGallery::listChanged, this, &ConceptDetails::fill);

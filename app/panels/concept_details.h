@@ -8,6 +8,7 @@
 class QGridLayout;
 class QLabel;
 class QLineEdit;
+class QPushButton;
 class QToolButton;
 class QVBoxLayout;
 
@@ -77,7 +78,8 @@ class ConceptDetails : public QWidget {
     std::int64_t of_ = -1;
     QLabel *number_, *trouble_, *histogram_words_, *pictures_words_;
     QLineEdit *name_, *tags_;
-    QToolButton *close_, *near_, *on_picture_;
+    QToolButton* close_;
+    QPushButton *near_, *on_picture_;
     QGridLayout* figures_;
     ConceptHistogram* histogram_;
     QVBoxLayout* neighbours_;

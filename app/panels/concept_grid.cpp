@@ -41,7 +41,8 @@ class CellDelegate : public QStyledItemDelegate {
         round.addRoundedRect(cell, 6, 6);
         const bool chosen = latent == gallery_.selected(), under = option.state & QStyle::State_MouseOver;
         painter->fillPath(round, under ? t.hover : t.raised);
-        painter->strokePath(round, QPen(chosen ? t.accent : t.line, chosen ? 2 : 1));
+        const bool focus = option.state & QStyle::State_HasFocus;
+        painter->strokePath(round, QPen(chosen || focus ? t.accent : t.line, chosen ? 2 : 1));
         const auto tops = gallery_.tops(latent);
         const QPointF first = cell.topLeft() + QPointF(kInset, kInset);
         for (int i = 0; i < kAcross * kAcross; ++i) {
@@ -124,7 +125,7 @@ void paintCrop(QPainter& painter, const QRectF& box, const ConceptCrop* crop, co
         rest.addRect(box);
         rest.addRect(patch);
         rest.setFillRule(Qt::OddEvenFill);
-        painter.fillPath(rest, QColor(0, 0, 0, 96));
+        painter.fillPath(rest, QColor(0, 0, 0, 72));
     }
     if (!crop->patch.isEmpty()) {
         painter.setPen(QPen(QColor(255, 255, 255, 200), 1));

@@ -120,7 +120,7 @@ void ConceptMap::drawPoints() {
     const double density =
         std::sqrt(static_cast<double>(width()) * height() / std::max<std::size_t>(colours_.size(), 1));
     const double zoom = bounds_.width() > 0 ? scale_ * bounds_.width() / width() : 1;
-    const int r = static_cast<int>(std::lround(std::clamp(density * std::sqrt(zoom) / 8, 1.0, 6.0) * ratio));
+    const int r = static_cast<int>(std::lround(std::clamp(density * std::sqrt(zoom) / 6, 1.0, 6.0) * ratio));
     std::vector<int> half;  // of each row of the disc
     for (int y = -r; y <= r; ++y) half.push_back(static_cast<int>(std::sqrt((r + 0.5) * (r + 0.5) - y * y)));
     const double sx = scale_ * ratio, ox = size.width() / 2.0 - centre_.x() * sx,
@@ -176,9 +176,13 @@ void ConceptMap::paintEvent(QPaintEvent*) {
     }
     ring(hovered_, t.text);
     painter.setFont(sans(11));
+    const auto legend = painter.fontMetrics().elidedText(
+        tr("Near: like directions. Colour: how often it speaks, dark seldom, yellow often"), Qt::ElideRight,
+        width() - 24);
+    const QRectF ground(8, height() - 24, painter.fontMetrics().horizontalAdvance(legend) + 8, 20);
+    painter.fillRect(ground, t.room);
     painter.setPen(t.secondary);
-    painter.drawText(rect().adjusted(12, 8, -12, -8), Qt::AlignLeft | Qt::AlignBottom,
-                     tr("Near: like directions. Colour: how often it speaks, dark seldom, yellow often"));
+    painter.drawText(ground, Qt::AlignCenter, legend);
     if (hovered_ >= 0) paintCard(painter, hovered_);
 }
 

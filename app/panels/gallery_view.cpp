@@ -5,6 +5,7 @@
 #include <QComboBox>
 #include <QFileInfo>
 #include <QHBoxLayout>
+#include <QKeyEvent>
 #include <QLabel>
 #include <QLineEdit>
 #include <QPushButton>
@@ -29,7 +30,7 @@ namespace {
 
 using Order = ConceptQuery::Order;
 using Only = ConceptQuery::Only;
-constexpr int kDetails = 296, kBeside = 560;  // narrower, the details take the place of the cells
+constexpr int kDetails = 308, kBeside = 660;  // narrower, the details take the place of the cells
 
 QHBoxLayout* row_in(QWidget* box, int top, int bottom) {
     auto* row = new QHBoxLayout(box);
@@ -353,7 +354,7 @@ void GalleryView::refreshList() {
     const auto* index = gallery_.index();
     const auto shown = static_cast<std::int64_t>(gallery_.shown().size());
     count_->setText(!index                      ? QString()
-                    : shown == index->latents() ? tr("%1 of them").arg(count(shown))
+                    : shown == index->latents() ? tr("all %1").arg(count(shown))
                                                 : tr("%1 of %2").arg(count(shown), count(index->latents())));
     const auto& query = gallery_.query();
     {
@@ -411,6 +412,11 @@ void GalleryView::arrange() {
     pages_->setVisible(room || !details_shown_);
     details_area_->setMinimumWidth(room ? kDetails : 0);
     details_area_->setMaximumWidth(room ? kDetails : QWIDGETSIZE_MAX);
+}
+
+void GalleryView::keyPressEvent(QKeyEvent* event) {
+    if (event->key() == Qt::Key_Escape && details_shown_) return showDetails(false);
+    QWidget::keyPressEvent(event);
 }
 
 void GalleryView::resizeEvent(QResizeEvent* event) {

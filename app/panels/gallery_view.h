@@ -41,6 +41,7 @@ class GalleryView : public QWidget {
 
   protected:
     void resizeEvent(QResizeEvent* event) override;
+    void keyPressEvent(QKeyEvent* event) override;
 
   private:
     void ask();  ///< what the controls say

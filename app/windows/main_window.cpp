@@ -438,6 +438,12 @@ void MainWindow::buildGallery() {
     connect(session_, &Session::autoencoderReady, this, [this] {
         if (gallery_->folder().isEmpty()) gallery_->setFolder(concept_run_->data());
     });
+    // Who opens a picture wants to see it.
+    connect(session_, &Session::pictureChanged, gallery_, [this, last = std::filesystem::path()]() mutable {
+        if (!session_->picture() || session_->picture()->file == last) return;
+        if (!last.empty()) gallery_->setOpen(false);
+        last = session_->picture()->file;
+    });
     connect(gallery_, &ConceptGallery::openChanged, this, [this](bool open) {
         if (open && comparison_->isOpen()) comparison_->setOpen(false);
         refreshStage(), refreshActions();
