@@ -264,6 +264,35 @@ void tables_of(const LayerResponse& layer, const std::string& of, std::vector<Ta
     }
 }
 
+/// Layers side by side, where there are several: how much more is active than in the clean run, and what foretells.
+void layers_of(const UncertaintyResponse& found, const std::vector<std::string>& names, std::vector<Table>& out) {
+    std::map<std::string, Table> ratios;  // a table for each kind of token
+    Table risk;
+    risk.name = "risk foretold, layer by layer";
+    risk.cols = {"R^2", "p", "Spearman", "p", "AUROC of the worst quarter", "p"};
+    for (std::size_t l = 0; l < found.layers.size(); ++l) {
+        const LayerResponse& layer = found.layers[l];
+        const std::string row = fmt::format("{}, {}", layer.point, names[l]);
+        for (const RungFigures& one : layer.rungs) {
+            Table& table = ratios[one.tokens];
+            if (table.rows.empty() || table.rows.back() != row) {
+                table.name = "active a token, ratio to clean, " + one.tokens;
+                table.rows.push_back(row);
+                table.values.emplace_back();
+                table.cols.clear();
+            }
+            table.cols.push_back(one.rung);
+            table.values.back().push_back(one.unreliable ? kNaN : one.ratio.mean);
+        }
+        if (!layer.risk) continue;
+        risk.rows.push_back(row);
+        risk.values.push_back({layer.risk->found.r2, layer.risk->p_r2, layer.risk->found.spearman.value_or(kNaN),
+                               layer.risk->p_spearman, layer.risk->found.auroc.value_or(kNaN), layer.risk->p_auroc});
+    }
+    for (auto& [kind, table] : ratios) out.push_back(std::move(table));
+    if (!risk.rows.empty()) out.push_back(std::move(risk));
+}
+
 class UncertaintyMeasure final : public FolderMeasure {
   public:
     Description description() const override {
@@ -392,14 +421,20 @@ class UncertaintyMeasure final : public FolderMeasure {
         FolderFindings out;
         json rungs = json::array(), layers = json::array();
         std::set<std::string> stems;
+        std::vector<std::string> names;
         for (const Rung& rung : found.rungs) rungs.push_back(rung.name());
         for (const LayerResponse& layer : found.layers) {
             layers.push_back(to_json(layer, found.pictures));
             const std::string stem = fs::path(layer.name).stem().string();
             std::string of = stem;
             for (int again = 2; !stems.insert(of).second; ++again) of = fmt::format("{} {}", stem, again);
+            names.push_back(of);
             tables_of(layer, of, out.tables);
             for (const std::string& note : layer.notes) out.notes.push_back(of + ": " + note);
+        }
+        if (found.layers.size() > 1) {
+            layers_of(found, names, out.tables);
+            out.notes.emplace_back("In the tables of layers side by side unreliable points are left out.");
         }
         const ModelInfo& info = subject.model.info();
         json document{{"source", "P. Suresh et al., From Noise to Narrative, 2025"},

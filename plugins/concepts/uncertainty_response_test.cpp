@@ -1,6 +1,11 @@
 // The measure uncertainty_response on the built-in model: its settings, document and tables, and what it refuses.
+#include <cmath>
 #include <fstream>
+#include <set>
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/eye.h>
 #include <gmock/gmock.h>
 #include <nlohmann/json.hpp>
 
@@ -78,6 +83,36 @@ TEST_F(UncertaintyMeasure, DocumentAndTablesHoldEveryRungAndKindOfToken) {
     EXPECT_EQ(table.rows[0], "clean, class");
     EXPECT_EQ(table.values[0].size(), table.cols.size());
     EXPECT_EQ(table.values[0][1], layer.at("rungs").at(0).at("active_a_token").at("mean"));
+}
+
+TEST_F(UncertaintyMeasure, SeveralLayersStandSideBySide) {
+    // A dictionary of the identity explains all, one that is random little: its points are left out.
+    AutoencoderConfig config;
+    config.kind = "relu";
+    config.width = model_->info().width;
+    config.latents = 2 * config.width;
+    config.point = "blocks.5";
+    Autoencoder exact = *Autoencoder::make(config, 3);
+    const at::Tensor eye = at::eye(config.width);
+    at::Tensor(exact.tensor("W_enc")).copy_(at::cat({eye, -eye}, 1));
+    at::Tensor(exact.tensor("W_dec")).copy_(at::cat({eye, -eye}));
+    fs::create_directories(folder_ / "other");
+    ASSERT_TRUE(exact.save(folder_ / "other" / "c.safetensors"));
+    set_["autoencoders"] += "," + (folder_ / "other" / "c.safetensors").string();
+    const auto found = measure();
+    ASSERT_TRUE(found.has_value()) << found.error().message;
+    std::set<std::string> names;
+    for (const Table& table : found->tables) EXPECT_TRUE(names.insert(table.name).second) << table.name;
+    EXPECT_EQ(names.count("c ladder") + names.count("c 2 ladder"), 2u);
+    const auto side = std::find_if(found->tables.begin(), found->tables.end(), [](const Table& table) {
+        return table.name == "active a token, ratio to clean, patches";
+    });
+    ASSERT_NE(side, found->tables.end());
+    EXPECT_EQ(side->rows, (std::vector<std::string>{"blocks.3, c", "blocks.5, c 2"}));
+    EXPECT_EQ(side->cols, (std::vector<std::string>{"clean", "shuffle 1", "shuffle 2", "gaussian", "phase"}));
+    EXPECT_TRUE(std::isnan(side->values[0][3]));
+    EXPECT_EQ(side->values[1][0], 1);
+    EXPECT_TRUE(std::isfinite(side->values[1][3]));
 }
 
 TEST_F(UncertaintyMeasure, WhatItCannotUnderstandIsRefusedInWords) {
