@@ -12,6 +12,7 @@
 #include <vitrine/region.h>
 #include <vitrine/seen_through.h>
 #include <vitrine/smoothing.h>
+#include <vitrine/steering.h>
 #include <vitrine/torch_errors.h>
 
 #include <ATen/core/grad_mode.h>
@@ -423,6 +424,16 @@ Sorted Workbench::sort(const std::vector<std::filesystem::path>& paths) {
             if (found.empty())
                 sorted.refused.push_back(fmt::format("{} holds neither a model nor pictures", path.string()));
             sorted.pictures.insert(sorted.pictures.end(), found.begin(), found.end());
+        } else if (is_steered_name(path)) {
+            // What it was made of may be a program.
+            const auto model = innermost_model(path);
+            if (!model) {
+                sorted.refused.push_back(model.error().message);
+                continue;
+            }
+            sorted.models.push_back(path);
+            const auto kind = sniff(*model);
+            sorted.needs_consent = kind && *kind == FileKind::TorchScript;
         } else {
             const auto kind = sniff(path);
             if (!kind) {

@@ -12,6 +12,7 @@
 #include <vitrine/device.h>
 #include <vitrine/torchscript.h>
 
+#include "steering_model.h"
 #include "text.h"
 
 namespace vitrine {
@@ -116,6 +117,7 @@ Result<std::shared_ptr<Model>> open_model(const std::string& name, const OpenOpt
     const fs::path path = VITRINE_TRY(locate(name));
     auto opened = [&]() -> Result<std::shared_ptr<Model>> {
         try {
+            if (is_steered_name(path)) return open_steered(path, options);
             const Checkpoint checkpoint = VITRINE_TRY(read_checkpoint(path));
             std::shared_ptr<Model> model;
             if (checkpoint.kind == FileKind::TorchScript) {

@@ -26,6 +26,7 @@ constexpr std::int64_t kCodesAtOnce = std::int64_t{1} << 25;
 /// All edits as one line a latent: f' = f * factor + offset. Both [latents], undefined where nothing is edited.
 struct Edited {
     at::Tensor factor, offset;
+    bool reads = false;  ///< what the codes are matters: not all edits only add
 };
 
 Edited edited_by(const Steering& steering, at::Device device) {
@@ -50,13 +51,16 @@ Edited edited_by(const Steering& steering, at::Device device) {
     }
     std::erase_if(lines, [](const auto& line) { return line.second == std::pair{1.0, 0.0}; });
     if (lines.empty()) return {};
-    Edited out{at::ones({latents}), at::zeros({latents})};
+    Edited out{at::ones({latents}), at::zeros({latents}), false};
     for (const auto& [index, line] : lines) {
         out.factor[index].fill_(line.first);
+        out.reads = out.reads || line.first != 1;
         out.offset[index].fill_(line.second);
     }
     const at::ScalarType type = steering.autoencoder.tensor("W_enc").scalar_type();
-    return {out.factor.to(device, type), out.offset.to(device, type)};
+    out.factor = out.factor.to(device, type);
+    out.offset = out.offset.to(device, type);
+    return out;
 }
 
 /// Leaves a run with a reason.
@@ -141,6 +145,10 @@ class SteeredModel final : public Model {
 
     at::Tensor change(const at::Tensor& tokens) const {
         const Autoencoder& autoencoder = steering_.autoencoder;
+        if (autoencoder.config().kind == "nmf" && edited_.reads && at::GradMode::is_enabled() && tokens.requires_grad())
+            refuse(
+                "the codes of nmf are found by a search that has no gradient here; methods that only run the steered "
+                "model work");
         const auto of = [&](const at::Tensor& rows) {
             const Codes codes = autoencoder.encode(rows);
             return autoencoder.difference(codes.active * edited_.factor + edited_.offset, codes);
@@ -362,6 +370,8 @@ at::Tensor with_change(const at::Tensor& x, const Steering& steering, const Stee
 
 Result<std::unique_ptr<Model>> steered(std::shared_ptr<Model> model, Steering steering) {
     if (!model) return fail(ErrorCode::BadInput, "there is no model to steer");
+    if (steering.autoencoder.tensors().empty() && steering.edits.empty())
+        return std::make_unique<SteeredModel>(std::move(model), SteeredPoint{}, std::move(steering));
     const SteeredPoint point = VITRINE_TRY(steered_point(*model, steering.autoencoder));
     VITRINE_CHECK(check_steering(*model, point, steering));
     return std::make_unique<SteeredModel>(std::move(model), point, std::move(steering));

@@ -36,4 +36,16 @@ struct SteeredPlace {
 at::Tensor with_change(const at::Tensor& x, const Steering& steering, const SteeredPoint& point,
                        const SteeredPlace& place, const std::function<at::Tensor(const at::Tensor&)>& change);
 
+/// What setting one latent to a number adds to tokens. [rows, width]
+at::Tensor set_latent(const Autoencoder& autoencoder, const at::Tensor& rows, std::int64_t index, double to);
+/// The same lengths, backwards where it goes backwards, along another direction. @param direction  [width], of length 1
+at::Tensor set_along(const Autoencoder& autoencoder, const at::Tensor& rows, std::int64_t index, double to,
+                     const at::Tensor& direction);
+
+struct OpenOptions;
+/// Opens a file of a steered model and all that it names.
+///
+/// @error BadInput  a broken file, another autoencoder or model than it was written with
+Result<std::shared_ptr<Model>> open_steered(const std::filesystem::path& file, const OpenOptions& options);
+
 }  // namespace vitrine
