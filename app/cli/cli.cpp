@@ -16,12 +16,13 @@ namespace {
 
 const std::vector<std::string>& commands() {
     static const std::vector<std::string> names{
-        "info", "predict",          "attention",  "explain",        "measure",        "list", "doctor",
-        "pack", "train-classifier", "train-mask", "train-concepts", "index-concepts", "tcav", "bench"};
+        "info", "predict",          "attention",  "explain",        "measure",        "list",  "doctor",
+        "pack", "train-classifier", "train-mask", "train-concepts", "index-concepts", "steer", "tcav",
+        "bench"};
     return names;
 }
 
-void add_common(CLI::App* command, Common& common, bool model = true) {
+void add_common(CLI::App* command, Common& common, bool model = true, bool set = true) {
     if (model) command->add_option("model", common.model, "a file, a folder, or 'starter'")->required();
     command->add_flag("--json", common.json, "print one JSON document");
     if (!model) return;
@@ -32,6 +33,7 @@ void add_common(CLI::App* command, Common& common, bool model = true) {
     command->add_option("--memory", common.memory, "budget for kept activations, such as 2GB");
     command->add_option("--batch", common.batch, "pictures at a time")->check(CLI::Range(1, 4096));
     command->add_flag("--trust", common.trust, "run a TorchScript file: it is a program");
+    if (!set) return;
     command
         ->add_option("--set", common.set, "METHOD.key=value, smooth.key=value for all methods, or preprocess.key=value")
         ->take_all();
@@ -253,6 +255,36 @@ int run(const std::vector<std::string>& arguments) {
     tcav_command->add_option("--regularisation", tcav_options.regularisation,
                              "of the classifier, in mean squared lengths of the activations");
     tcav_command->callback([&] { chosen = [&] { return tcav(common, tcav_options); }; });
+
+    SteerArguments steer_options;
+    std::vector<std::string> steer_set;
+    auto* steer_command = app.add_subcommand("steer", "sets, scales or silences concepts: the answer before and after");
+    add_common(steer_command, common, true, false);
+    steer_command->add_option("image", steer_options.image, "a picture")->required();
+    steer_command->add_option("--autoencoder", steer_options.autoencoder,
+                              "the file of the concepts (default: that of the model)");
+    steer_command->add_option("--given", steer_options.given,
+                              "what another library's file does not say: point=blocks.9,kind=relu");
+    steer_command
+        ->add_option("--set", steer_set,
+                     "CONCEPT=VALUE, or CONCEPT=2x for twice its largest on this picture; also preprocess.key=value")
+        ->take_all();
+    steer_command->add_option("--add", steer_options.add, "CONCEPT=VALUE")->take_all();
+    steer_command->add_option("--scale", steer_options.scale, "CONCEPT=FACTOR")->take_all();
+    steer_command->add_option("--suppress", steer_options.suppress, "concepts, separated by commas")->take_all();
+    steer_command->add_option("--tokens", steer_options.tokens,
+                              "all, class, patches, or ROW,COL-ROW,COL, several with semicolons");
+    steer_command->add_option("--curve", steer_options.curve,
+                              "a concept to follow from -10 to 10 times its largest, beside chance");
+    steer_command->add_option("--unit", steer_options.unit, "its largest, where this picture's is not meant");
+    steer_command->add_option("--out", steer_options.out, "the .steered.json file to write, which opens as a model");
+    steer_command->add_option("--top", steer_options.top, "how many classes")->check(CLI::Range(1, 1000));
+    steer_command->callback([&] {
+        // Preprocessing is named, concepts are numbers.
+        for (const std::string& text : steer_set)
+            (text.starts_with("preprocess.") ? common.set : steer_options.set).push_back(text);
+        chosen = [&] { return steer(common, steer_options); };
+    });
 
     BenchOptions bench_options;
     auto* bench_command = app.add_subcommand("bench", "measures, with the answer verified first");

@@ -103,6 +103,18 @@ struct TcavArguments {
 };
 Status tcav(const Common& common, const TcavArguments& arguments);
 
+struct SteerArguments {
+    std::string image, autoencoder, given;
+    std::vector<std::string> set, add, scale, suppress;  ///< "12=2.5", of suppress "12"; several with commas
+    std::string tokens = "all";
+    std::string out;          ///< NAME.steered.json; empty: nothing is written
+    std::int64_t curve = -1;  ///< a concept whose effect is followed; -1: none
+    double unit = 0;          ///< of the curve; 0: the largest on the picture
+    std::int64_t top = 5;
+};
+/// The answer before and after. `--set` of `common`: preprocess.key.
+Status steer(const Common& common, const SteerArguments& arguments);
+
 struct BenchOptions {
     std::string suite;
     std::int64_t repeats = 30;

@@ -1,0 +1,180 @@
+// vitrine steer: the answer before and after some concepts are changed, and how far one of them steers.
+#include <vitrine/steering.h>
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/log_softmax.h>
+
+#include "cli/commands.h"
+
+namespace vitrine::cli {
+
+namespace {
+
+using Mode = ConceptEdit::Mode;
+
+/// The edits of one mode. "12=2x" is twice the largest of concept 12 on the picture.
+Status add_edits(Steering& steering, Mode mode, const std::vector<std::string>& texts, Model& model,
+                 const at::Tensor& pixels, at::Tensor& largest) {
+    for (const std::string& text : texts) {
+        std::istringstream parts(text);
+        for (std::string part; std::getline(parts, part, ',');) {
+            const bool relative = part.ends_with('x') && (mode == Mode::Set || mode == Mode::Add);
+            if (relative) part.pop_back();
+            for (ConceptEdit edit : VITRINE_TRY(concept_edits(mode, part))) {
+                if (relative) {
+                    if (!largest.defined()) largest = VITRINE_TRY(largest_codes(model, pixels, steering.autoencoder));
+                    if (edit.index < 0 || edit.index >= largest.numel())
+                        return fail(ErrorCode::BadInput, "there is no concept {}, the file has 0 to {}", edit.index,
+                                    largest.numel() - 1);
+                    const double most = largest[edit.index].item<double>();
+                    if (most <= 0)
+                        return fail(ErrorCode::BadInput,
+                                    "concept {} is silent on this picture, so a multiple of its largest says nothing; "
+                                    "give a number",
+                                    edit.index);
+                    edit.value *= most;
+                }
+                steering.edits.push_back(edit);
+            }
+        }
+    }
+    return {};
+}
+
+/// Mean and largest of the controls' divergence at one value.
+std::pair<double, double> of_controls(const std::vector<SteeringCurve>& curves, std::size_t at) {
+    double sum = 0, most = 0;
+    for (const SteeringCurve& curve : curves) {
+        sum += curve.points[at].divergence;
+        most = std::max(most, curve.points[at].divergence);
+    }
+    return {curves.empty() ? 0 : sum / static_cast<double>(curves.size()), most};
+}
+
+nlohmann::json describe_curve(const SteeringCurve& curve) {
+    auto points = nlohmann::json::array();
+    for (const SteeredAnswer& p : curve.points)
+        points.push_back({{"value", p.value},
+                          {"divergence", p.divergence},
+                          {"changed", p.changed},
+                          {"top", p.top},
+                          {"probability", p.probability}});
+    nlohmann::json out{{"points", std::move(points)}};
+    if (curve.index >= 0) out["concept"] = curve.index;
+    return out;
+}
+
+nlohmann::json describe_curves(const std::vector<SteeringCurve>& curves) {
+    auto out = nlohmann::json::array();
+    for (const SteeringCurve& curve : curves) out.push_back(describe_curve(curve));
+    return out;
+}
+
+}  // namespace
+
+Status steer(const Common& common, const SteerArguments& arguments) {
+    VITRINE_CHECK(check_owners(common, {"preprocess"}));
+    const auto model = VITRINE_TRY(open(common));
+    if (model->info().classes == 0)
+        return fail(ErrorCode::Unsupported, "{} has no classifier, so there is no answer to compare",
+                    model->info().name);
+    const Input input = VITRINE_TRY(load_input(arguments.image, model->preprocess()));
+
+    Steering steering;
+    steering.file = arguments.autoencoder;
+    if (steering.file.empty()) {
+        const auto built_in = resource("starter/concepts.safetensors");
+        if (!built_in)
+            return fail(ErrorCode::BadInput,
+                        "no concepts came with {}: name a file with --autoencoder (vitrine train-concepts makes one)",
+                        model->info().name);
+        steering.file = *built_in;
+    }
+    std::istringstream given(arguments.given);
+    for (std::string item; std::getline(given, item, ',');) {
+        const auto equals = item.find('=');
+        if (equals == std::string::npos) return fail(ErrorCode::BadInput, "'{}' in --given is not NAME=VALUE", item);
+        steering.given[item.substr(0, equals)] = item.substr(equals + 1);
+    }
+    steering.autoencoder = VITRINE_TRY(Autoencoder::load(steering.file, steering.given));
+    steering.autoencoder.to(model->device());
+    VITRINE_CHECK(set_tokens(steering, arguments.tokens));
+    at::Tensor largest;
+    VITRINE_CHECK(add_edits(steering, Mode::Set, arguments.set, *model, input.pixels, largest));
+    VITRINE_CHECK(add_edits(steering, Mode::Add, arguments.add, *model, input.pixels, largest));
+    VITRINE_CHECK(add_edits(steering, Mode::Scale, arguments.scale, *model, input.pixels, largest));
+    VITRINE_CHECK(add_edits(steering, Mode::Suppress, arguments.suppress, *model, input.pixels, largest));
+
+    const auto changed = VITRINE_TRY(steered(model, steering));
+    const at::Tensor before = VITRINE_TRY(run(*model, input.pixels)), after = VITRINE_TRY(run(*changed, input.pixels));
+    const auto was = top(before, model->labels(), arguments.top), is = top(after, model->labels(), arguments.top);
+    const at::Tensor p = at::log_softmax(before[0].to(at::kCPU, at::kDouble), 0),
+                     q = at::log_softmax(after[0].to(at::kCPU, at::kDouble), 0);
+    const double divergence = (p.exp() * (p - q)).sum().item<double>();
+    if (!arguments.out.empty()) VITRINE_CHECK(save_steered(*changed, common.model, arguments.out));
+    std::optional<Steerability> curve;
+    if (arguments.curve >= 0) {
+        SteerabilityOptions options;
+        options.index = arguments.curve;
+        options.unit = arguments.unit;
+        options.seed = common.seed;
+        options.progress = [](std::int64_t done, std::int64_t total) { progress({done, total, "curves"}); };
+        curve = VITRINE_TRY(steerability(*model, steering, input.pixels, options));
+    }
+
+    if (common.json) {
+        const auto answers = [](const std::vector<Answer>& all) {
+            auto out = nlohmann::json::array();
+            for (const Answer& answer : all) out.push_back(describe(answer));
+            return out;
+        };
+        auto edits = nlohmann::json::array();
+        for (const ConceptEdit& edit : steering.edits)
+            edits.push_back({{"concept", edit.index}, {"mode", name_of(edit.mode)}, {"value", edit.value}});
+        nlohmann::json out{{"image", arguments.image},  {"point", steering.autoencoder.config().point},
+                           {"edits", std::move(edits)}, {"tokens", tokens_text(*steering_of(*changed))},
+                           {"before", answers(was)},    {"after", answers(is)},
+                           {"divergence", divergence}};
+        if (!arguments.out.empty()) out["file"] = arguments.out;
+        if (curve) {
+            out["curve"] = describe_curve(curve->latent);
+            out["curve"]["unit"] = curve->unit;
+            out["curve"]["random_concepts"] = describe_curves(curve->random_latents);
+            out["curve"]["random_directions"] = describe_curves(curve->random_directions);
+        }
+        fmt::print("{}\n", out.dump(2));
+        return {};
+    }
+    fmt::print("{}\n", sentence_of(*steering_of(*changed)));
+    const auto line = [&](const std::vector<Answer>& all, std::size_t i) {
+        if (i >= all.size()) return std::string();
+        return fmt::format("{:>6.2f} %  {:>8.3f}  {:<.24}", 100 * all[i].probability, all[i].logit,
+                           all[i].label.empty() ? std::to_string(all[i].index) : all[i].label);
+    };
+    fmt::print("{:<46}{}\n", "before", "steered");
+    for (std::size_t i = 0; i < was.size(); ++i) fmt::print("{:<46}{}\n", line(was, i), line(is, i));
+    fmt::print("KL of the two answers: {:.4f} nats\n", divergence);
+    if (curve) {
+        fmt::print(
+            "concept {} set to so many times {:.4g}; KL from the answer before, beside {} random concepts and {} "
+            "random directions (mean, largest)\n",
+            curve->latent.index, curve->unit, curve->random_latents.size(), curve->random_directions.size());
+        fmt::print("{:>6} {:>10} {:>8}  {:>20}  {:>20}\n", "times", "KL", "of top 5", "concepts", "directions");
+        for (std::size_t i = 0; i < curve->latent.points.size(); ++i) {
+            const SteeredAnswer& at = curve->latent.points[i];
+            const auto concepts = of_controls(curve->random_latents, i),
+                       directions = of_controls(curve->random_directions, i);
+            fmt::print("{:>6.3g} {:>10.4f} {:>8}  {:>9.4f} {:>10.4f}  {:>9.4f} {:>10.4f}  {}\n", at.value,
+                       at.divergence, fmt::format("-{}", at.changed), concepts.first, concepts.second, directions.first,
+                       directions.second, model->labels().name(at.top));
+        }
+    }
+    if (!arguments.out.empty()) fmt::print("{}: opens as a model\n", arguments.out);
+    return {};
+}
+
+}  // namespace vitrine::cli
