@@ -52,8 +52,8 @@ std::uint64_t hash_bytes(std::uint64_t key, const std::byte* bytes, std::size_t 
 std::string hash_of_autoencoder(const Autoencoder& autoencoder) {
     const AutoencoderConfig& c = autoencoder.config();
     std::uint64_t key =
-        hash_of(fmt::format("{} {} {} {} {} {} {} {} {}", c.kind, c.k, c.normalise, c.scale, c.subtract_decoder_bias,
-                            c.keep_negative, c.weigh_by_decoder, c.point, c.tokens));
+        hash_of(fmt::format("{} {} {} {} {} {} {} {} {} {}", c.kind, c.k, c.normalise, c.scale, c.subtract_decoder_bias,
+                            c.keep_negative, c.weigh_by_decoder, c.ridge, c.point, c.tokens));
     for (const auto& [name, tensor] : autoencoder.tensors()) {
         const at::Tensor plain = tensor.detach().to(at::kCPU, at::kFloat).contiguous();
         key = hash_bytes(mix64(key ^ hash_of(name)), static_cast<const std::byte*>(plain.const_data_ptr()),
@@ -323,6 +323,11 @@ Result<std::shared_ptr<Model>> open_steered(const fs::path& file, const OpenOpti
         !said.weights.empty() && !now.empty() && now != said.weights)
         return fail(ErrorCode::BadInput, "{} was made of a model with weights {}, and {} has weights {}", name,
                     said.weights, said.model, now);
+    // A device or a pipe would be read for ever.
+    std::error_code ignored;
+    if (!fs::is_regular_file(said.file, ignored) && !fs::is_directory(said.file, ignored))
+        return fail(ErrorCode::NotFound, "{} names the concepts {}, and there is no such file", name,
+                    said.file.string());
     Steering steering;
     steering.autoencoder = VITRINE_TRY(Autoencoder::load(said.file, said.given));
     if (const std::string now = hash_of_autoencoder(steering.autoencoder); now != said.hash)

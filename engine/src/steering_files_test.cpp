@@ -189,7 +189,9 @@ TEST_F(SteeredFiles, AreRefusedInASentenceWhereTheyAreBroken) {
     EXPECT_THAT(opening([](json& j) { j["autoencoder"]["file"] = "/dev/zero"; }), HasSubstr("relative to itself"));
     EXPECT_THAT(opening([](json& j) { j["autoencoder"]["file"] = std::string("deep\0x", 6); }),
                 HasSubstr("relative to itself"));
-    EXPECT_THAT(opening([](json& j) { j["autoencoder"]["file"] = "deep"; }), HasSubstr("deep"));
+    EXPECT_THAT(opening([](json& j) { j["autoencoder"]["file"] = "../../../../../../../../../dev/zero"; }),
+                HasSubstr("there is no such file"));
+    EXPECT_THAT(opening([](json& j) { j["autoencoder"]["file"] = "deep/.."; }), HasSubstr("holds neither"));
     EXPECT_THAT(opening([](json& j) { j["autoencoder"]["file"] = "none.safetensors"; }), HasSubstr("none.safetensors"));
     EXPECT_THAT(opening([](json& j) { j["autoencoder"]["built_in"] = "../x"; }), HasSubstr("something built in"));
     EXPECT_THAT(opening([](json& j) { j["autoencoder"].erase("hash"); }), HasSubstr("hash is missing"));
