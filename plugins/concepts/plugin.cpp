@@ -1,11 +1,14 @@
-// Registers what explains, steers and measures by concepts of a sparse autoencoder.
+// Registers what explains, steers and measures by concepts.
 #include "concepts.h"
 #include "steered.h"
 
 #include <vitrine/registry.h>
 
 VITRINE_PLUGIN(concepts) {
-    registry.add(vitrine::plugin::concepts::make_concepts());
-    registry.add(vitrine::plugin::concepts::make_steered());
-    registry.add(vitrine::plugin::concepts::make_uncertainty_response());
+    using namespace vitrine::plugin::concepts;
+    registry.add(make_concepts());
+    registry.add(make_craft());
+    registry.add(make_deep_feature_factorisation());
+    registry.add(make_steered());
+    registry.add(make_uncertainty_response());
 }

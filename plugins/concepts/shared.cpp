@@ -1,0 +1,82 @@
+// Points, activations and pictures for explainers that find their concepts themselves.
+#include <algorithm>
+#include <filesystem>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+
+#include <vitrine/base/image_file.h>
+
+#include "concepts.h"
+
+namespace vitrine::plugin::concepts {
+
+namespace fs = std::filesystem;
+
+std::optional<std::string> needs_points(const Model& model) {
+    if (model.points().empty()) return model.info().name + " has no named points whose activations could be read";
+    if (model.info().layers == 0 && model.info().cam_point.empty())
+        return "which activation of " + model.info().name + " forms a grid could not be told";
+    return std::nullopt;
+}
+
+Result<std::string> point_of(const Model& model, const std::string& named) {
+    const auto points = model.points();
+    const auto is_there = [&](const std::string& name) {
+        return std::any_of(points.begin(), points.end(), [&](const NamedPoint& p) { return p.name == name; });
+    };
+    if (!named.empty()) {
+        if (is_there(named)) return named;
+        return fail(ErrorCode::BadInput, "{} has no point named {} (vitrine info MODEL --points lists them)",
+                    model.info().name, named);
+    }
+    if (const auto block = fmt::format("blocks.{}", model.info().layers * 3 / 4);
+        model.info().layers > 0 && is_there(block))
+        return block;
+    if (!model.info().cam_point.empty()) return model.info().cam_point;
+    return fail(ErrorCode::Unsupported, "which activation of {} forms a grid could not be told: name a point",
+                model.info().name);
+}
+
+Result<Seen> see(Model& model, const at::Tensor& pixels, const std::string& point, const std::stop_token& stop) {
+    const at::NoGradGuard no_grad;
+    CaptureOptions options;
+    options.mixings = false;
+    options.points = {point};
+    options.stop = stop;
+    const auto run = VITRINE_TRY(run_captured(model, pixels, options));
+    const auto found = run->points.find(point);
+    if (found == run->points.end())
+        return fail(ErrorCode::Unsupported, "{} did not pass its point {} on this picture", model.info().name, point);
+    Seen out;
+    out.whole = found->second.detach();
+    out.answer = run->output.detach();
+    const at::Tensor grid = VITRINE_TRY(as_grid(out.whole, model.layout(pixels.size(2), pixels.size(3))));
+    out.rows = grid.size(2);
+    out.cols = grid.size(3);
+    out.cells = grid.flatten(2).transpose(1, 2).to(at::kCPU, at::kDouble);
+    return out;
+}
+
+at::Tensor whole_of(const at::Tensor& cells, const Seen& of) {
+    if (of.whole.dim() == 4) return cells.transpose(1, 2).reshape({cells.size(0), cells.size(2), of.rows, of.cols});
+    const std::int64_t before = of.whole.size(1) - of.rows * of.cols;
+    const at::Tensor prefix = of.whole.narrow(0, 0, 1).narrow(1, 0, before).to(cells.options());
+    return at::cat({prefix.expand({cells.size(0), -1, -1}), cells}, 1);
+}
+
+Result<std::vector<std::string>> pictures_of(const std::string& folder, std::int64_t most) {
+    std::error_code ignored;
+    if (!fs::is_directory(folder, ignored)) return fail(ErrorCode::NotFound, "there is no folder at {}", folder);
+    std::vector<std::string> out;
+    for (const auto& entry :
+         fs::recursive_directory_iterator(folder, fs::directory_options::skip_permission_denied, ignored))
+        if (entry.is_regular_file(ignored) && is_picture_name(entry.path())) out.push_back(entry.path().string());
+    if (out.empty()) return fail(ErrorCode::BadInput, "{} has no pictures in it", folder);
+    std::sort(out.begin(), out.end());
+    if (std::ssize(out) > most) out.resize(static_cast<std::size_t>(most));
+    return out;
+}
+
+}  // namespace vitrine::plugin::concepts
