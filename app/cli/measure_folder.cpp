@@ -62,7 +62,10 @@ std::string text_of(const Table& table) {
 }
 
 std::string markdown_of(const Table& table) {
-    const auto cells = cells_of(table);
+    auto cells = cells_of(table);
+    for (auto& row : cells)
+        for (std::string& text : row)
+            for (std::size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2) text.insert(at, "\\");
     std::string out;
     for (std::size_t r = 0; r < cells.size(); ++r) {
         out += fmt::format("| {} |\n", fmt::join(cells[r], " | "));

@@ -188,6 +188,9 @@ Result<OutputRisk> predicted_risk(const at::Tensor& codes, const at::Tensor& sco
     const std::vector<double> truth = values_of(scores);
     if (std::ssize(truth) != inputs || std::ssize(groups) != inputs)
         return fail(ErrorCode::BadInput, "{} inputs have {} scores and {} groups", inputs, truth.size(), groups.size());
+    if (inputs > kMostRiskInputs)
+        return fail(ErrorCode::BadInput, "{} inputs are more than {}, whose products fit into memory", inputs,
+                    kMostRiskInputs);
     const std::set<std::int64_t> distinct(groups.begin(), groups.end());
     const auto group_count = static_cast<std::int64_t>(distinct.size());
     if (options.folds < 2 || options.inner_folds < 2 || group_count < 2 * options.folds)

@@ -58,6 +58,30 @@ struct Sums {
     at::Tensor errors, squares, tokens, total;  // float64 [rungs, kinds], total [rungs, kinds, width], device
 };
 
+/// Rows that are mostly zeros: eight bytes for each that is not.
+struct SparseRows {
+    std::int64_t rows = 0, columns = 0;
+    at::Tensor counts, where, values;  // int64 [rows], int32 and float32 [n], on the host
+
+    explicit SparseRows(const at::Tensor& dense) : rows(dense.size(0)), columns(dense.size(1)) {
+        const at::Tensor on = dense.ne(0);
+        counts = on.sum(1).to(at::kCPU);
+        where = on.nonzero().select(1, 1).to(at::kCPU, at::kInt).contiguous();
+        values = dense.masked_select(on).to(at::kCPU, at::kFloat).contiguous();
+    }
+    /// float32 [rows, columns]
+    at::Tensor dense() const {
+        const at::Tensor out = at::zeros({rows, columns});
+        float* row = out.mutable_data_ptr<float>();
+        const auto* count = counts.const_data_ptr<std::int64_t>();
+        const auto* column = where.const_data_ptr<std::int32_t>();
+        const auto* value = values.const_data_ptr<float>();
+        for (std::int64_t r = 0; r < rows; ++r, row += columns)
+            for (std::int64_t i = 0; i < count[r]; ++i) row[*column++] = *value++;
+        return out;
+    }
+};
+
 struct Layer {
     const Autoencoder* autoencoder = nullptr;
     LayerResponse out;
@@ -72,7 +96,7 @@ struct Layer {
     // Of the reference:
     at::Tensor strength, strongest;  // [kStrongest, latents]
     at::Tensor frequency;            // float64 [latents]: pictures
-    std::vector<at::Tensor> codes;   // sparse float32 [inputs, latents], host
+    std::vector<SparseRows> codes;   // of the predictor's inputs
 };
 
 /// One input: which picture, at which rung, by which seed.
@@ -98,6 +122,9 @@ class Response {
     Result<std::shared_ptr<const Capture>> seen(const at::Tensor& pixels, const std::vector<Edit>& edits = {});
     at::Tensor tokens_of(const Layer& layer, const at::Tensor& activation) const;
     Status advance(std::int64_t inputs);
+    std::int64_t drawn_rungs() const {
+        return std::count_if(out_.rungs.begin(), out_.rungs.end(), [](const Rung& rung) { return !rung.is_clean(); });
+    }
 
     Status climb(bool control);
     void read_rungs(Layer& layer, Sums& sums, const at::Tensor& activation, const std::vector<Wanted>& wanted,
@@ -193,6 +220,10 @@ Status Response::prepare() {
         first = *pixels;
         order_.push_back(index);
     }
+    const std::int64_t asked = std::ssize(order_) * (1 + (options_.risk_on_ladder ? drawn_rungs() : 0));
+    if (foretells_ && asked > kMostRiskInputs)
+        return fail(ErrorCode::BadInput, "risk is to be foretold of {} inputs, {} at the most; lower reference", asked,
+                    kMostRiskInputs);
     if (!first.defined())
         return fail(ErrorCode::BadInput, "none of the {} pictures can be read: {}", names, out_.skipped.front());
     for (const auto& [name, autoencoder] : options_.autoencoders) {
@@ -557,9 +588,7 @@ Status Response::read_reference() {
                         keep_strongest(layer, greatest[i], one.picture);
                         layer.frequency += judged[i].ne(0).any(0);
                     }
-                    if (foretells_)
-                        layer.codes.push_back(
-                            (options_.pool == "max" ? greatest : judged.mean(1)).to_sparse().to(at::kCPU));
+                    if (foretells_) layer.codes.emplace_back(options_.pool == "max" ? greatest : judged.mean(1));
                 }
             }
             VITRINE_CHECK(advance(std::ssize(some)));
@@ -675,11 +704,13 @@ Status Response::foretell(Layer& layer) {
         layer.out.notes.emplace_back("nothing is foretold: no picture has a score");
         return {};
     }
+    if (known.size() < risk_.size())
+        layer.out.notes.push_back(fmt::format("{} of {} inputs have a score", known.size(), risk_.size()));
     at::Tensor codes = at::zeros({std::ssize(risk_), layer.out.latents});
     std::int64_t from = 0;
-    for (const at::Tensor& piece : layer.codes) {
-        codes.narrow(0, from, piece.size(0)).copy_(piece.to_dense());
-        from += piece.size(0);
+    for (const SparseRows& piece : layer.codes) {
+        codes.narrow(0, from, piece.rows).copy_(piece.dense());
+        from += piece.rows;
     }
     if (known.size() < risk_.size()) codes = codes.index_select(0, at::tensor(known, at::kLong));
     RiskOptions options = options_.predictor;
@@ -757,7 +788,7 @@ Estimate Response::estimate(const std::vector<double>& values, const std::vector
 Status Response::suppress(Layer& layer) {
     const OutputRisk& risk = *layer.out.risk;
     at::Tensor share = at::zeros({layer.out.latents}, at::kDouble);
-    for (const at::Tensor& piece : layer.codes) share += piece.to_dense().ne(0).sum(0);
+    for (const SparseRows& piece : layer.codes) share += piece.dense().ne(0).sum(0);
     share = share / double(risk_.size());
     const std::vector<double> frequency(share.const_data_ptr<double>(), share.const_data_ptr<double>() + share.numel());
 
@@ -841,8 +872,7 @@ Status Response::suppress(Layer& layer) {
 }
 
 Result<UncertaintyResponse> Response::run() {
-    const auto drawn = static_cast<std::int64_t>(
-        std::count_if(out_.rungs.begin(), out_.rungs.end(), [](const Rung& rung) { return !rung.is_clean(); }));
+    const std::int64_t drawn = drawn_rungs();
     const bool controlled = options_.control && model_.is_native() && !model_.parameters().empty();
     const std::int64_t climbs = (1 + drawn * options_.seeds) * (controlled ? 2 : 1);
     todo_ = std::ssize(order_) * (1 + (foretells_ && options_.risk_on_ladder ? drawn : 0)) +

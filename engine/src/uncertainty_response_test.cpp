@@ -407,6 +407,14 @@ TEST_F(Response, StopsAndRefusesInWords) {
     EXPECT_THAT(refusal([](auto& o) { o.names.clear(); }), HasSubstr("no pictures"));
     EXPECT_THAT(refusal([](auto& o) { o.ladder.noises = {"pink"}; }), HasSubstr("no noise 'pink'"));
     EXPECT_THAT(refusal([](auto& o) { o.ladder.tiles = {100}; }), HasSubstr("more than a picture"));
+    EXPECT_THAT(refusal([](auto& o) {
+                    o.names.resize(7000);
+                    for (std::size_t i = 0; i < 7000; ++i) o.names[i] = std::to_string(i);
+                    o.reference = 7000;
+                    o.risk = "confidence";
+                    o.risk_on_ladder = true;
+                }),
+                HasSubstr("foretold of 21000 inputs, 12000 at the most"));
     EXPECT_THAT(refusal([](auto& o) { o.risk = "fear"; }), HasSubstr("risk is 'fear'"));
     EXPECT_THAT(refusal([](auto& o) {
                     o.pixels = [](std::int64_t) -> Result<at::Tensor> { return fail(ErrorCode::BadInput, "broken"); };

@@ -254,7 +254,7 @@ void tables_of(const LayerResponse& layer, const std::string& of, std::vector<Ta
         table.cols = {"inputs", "before", "low",    "high", "after", "low",        "high", "change",
                       "low",    "high",   "random", "low",  "high",  "difference", "low",  "high"};
         for (const Suppression& one : layer.suppression) {
-            table.rows.push_back(one.chosen == "raising" ? "largest positive beta" : "largest |beta|");
+            table.rows.push_back(one.chosen == "raising" ? "largest positive beta" : "largest beta of either sign");
             std::vector<double> row{double(one.inputs)};
             for (const Estimate* e : {&one.before, &one.after, &one.change, &one.control, &one.difference})
                 add(row, *e);

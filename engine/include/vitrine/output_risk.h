@@ -17,6 +17,9 @@
 
 namespace vitrine {
 
+/// Products of all pairs of inputs are held, three times: 2 GB here.
+constexpr std::int64_t kMostRiskInputs = 12000;
+
 struct RiskOptions {
     std::int64_t folds = 5, inner_folds = 5;
     std::int64_t components = 10;  ///< the most that the inner folds may choose
@@ -56,7 +59,8 @@ struct OutputRisk {
 /// @param codes   float32 [inputs, latents], on any device: the work is done there, in float64
 /// @param scores  [inputs]
 /// @param groups  of each input, any numbers
-/// @error BadInput  fewer groups than folds, scores that are all alike or not finite, no latent that is active
+/// @error BadInput  fewer groups than folds, more inputs than kMostRiskInputs, scores that are all alike or not finite,
+/// no latent that is active
 /// @error Cancelled  stop was requested
 Result<OutputRisk> output_risk(const at::Tensor& codes, const at::Tensor& scores,
                                const std::vector<std::int64_t>& groups, const RiskOptions& options);
