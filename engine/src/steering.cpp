@@ -26,7 +26,6 @@ constexpr std::int64_t kCodesAtOnce = std::int64_t{1} << 25;
 /// All edits as one line a latent: f' = f * factor + offset. Both [latents], undefined where nothing is edited.
 struct Edited {
     at::Tensor factor, offset;
-    bool reads = false;  ///< what the codes are matters: not all edits only add
 };
 
 Edited edited_by(const Steering& steering, at::Device device) {
@@ -51,10 +50,9 @@ Edited edited_by(const Steering& steering, at::Device device) {
     }
     std::erase_if(lines, [](const auto& line) { return line.second == std::pair{1.0, 0.0}; });
     if (lines.empty()) return {};
-    Edited out{at::ones({latents}), at::zeros({latents}), false};
+    Edited out{at::ones({latents}), at::zeros({latents})};
     for (const auto& [index, line] : lines) {
         out.factor[index].fill_(line.first);
-        out.reads = out.reads || line.first != 1;
         out.offset[index].fill_(line.second);
     }
     const at::ScalarType type = steering.autoencoder.tensor("W_enc").scalar_type();
@@ -145,10 +143,6 @@ class SteeredModel final : public Model {
 
     at::Tensor change(const at::Tensor& tokens) const {
         const Autoencoder& autoencoder = steering_.autoencoder;
-        if (autoencoder.config().kind == "nmf" && edited_.reads && at::GradMode::is_enabled() && tokens.requires_grad())
-            refuse(
-                "the codes of nmf are found by a search that has no gradient here; methods that only run the steered "
-                "model work");
         const auto of = [&](const at::Tensor& rows) {
             const Codes codes = autoencoder.encode(rows);
             return autoencoder.difference(codes.active * edited_.factor + edited_.offset, codes);

@@ -1134,45 +1134,24 @@ TEST_F(ConceptTraining, SharedByProcessesHasTheSameCurve) {
 }
 
 TEST_F(CommandLine, SteerShowsBothAnswersAndWritesAModel) {
-    const std::string photo = (fs::path(VITRINE_SOURCE_DIR) / "resources/pictures").string();
-    std::string picture;
-    for (const auto& entry : fs::directory_iterator(photo))
-        if (entry.path().extension() == ".jpg" || entry.path().extension() == ".png") picture = entry.path().string();
-    ASSERT_FALSE(picture.empty());
-    vitrine::AutoencoderConfig config;
-    config.kind = "relu";
-    config.width = json::parse(vitrine({"info", "starter", "--json"}).out)["width"].get<std::int64_t>();
-    config.latents = 32;
-    config.point = "blocks.1";
-    const std::string concepts = (folder_ / "c.safetensors").string(), out = (folder_ / "x.steered.json").string();
-    ASSERT_TRUE(vitrine::Autoencoder::make(config, 3)->save(concepts));
-    const auto steered = vitrine({"steer", "starter", picture, "--autoencoder", concepts, "--set", "3=30", "--set",
-                                  "preprocess.crop_pct=1", "--scale", "5=2", "--suppress", "1,2", "--tokens", "0,0-1,1",
-                                  "--out", out, "--json"});
+    const std::string picture = (fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/moose.jpg").string();
+    const std::string out = (folder_ / "x.steered.json").string();
+    const auto steered =
+        vitrine({"steer", "starter", picture, "--set", "3=30", "--set", "preprocess.crop_pct=1", "--scale", "5=2",
+                 "--suppress", "1,2", "--tokens", "0,0-1,1", "--out", out, "--json"});
     ASSERT_EQ(steered.status, 0) << steered.err;
     const json said = json::parse(steered.out);
     EXPECT_EQ(said["edits"].size(), 4U);
     EXPECT_EQ(said["tokens"], "0,0-1,1");
     EXPECT_GT(said["divergence"].get<double>(), 0);
     EXPECT_NE(said["before"], said["after"]);
-    // The file is a model to every command.
+    // The file is a model like any other.
     const auto predicted = vitrine({"predict", out, picture, "--set", "preprocess.crop_pct=1", "--json"});
     ASSERT_EQ(predicted.status, 0) << predicted.err;
     EXPECT_EQ(json::parse(predicted.out)[0]["top"], said["after"]);
-    const auto info = vitrine({"info", out, "--json"});
-    ASSERT_EQ(info.status, 0) << info.err;
-    EXPECT_NE(info.out.find("concept 3 set to 30"), std::string::npos) << info.out;
-    EXPECT_EQ(vitrine({"attention", out, picture, "--out", (folder_ / "a.npy").string()}).status, 0);
-    EXPECT_EQ(vitrine({"explain", out, picture, "--method", "saliency,rollout", "--out", folder_.string()}).status, 0);
-
-    const auto table = vitrine({"steer", "starter", picture, "--autoencoder", concepts, "--curve", "3", "--unit", "2"});
-    ASSERT_EQ(table.status, 0) << table.err;
-    EXPECT_NE(table.out.find("no concept is steered"), std::string::npos) << table.out;
-    EXPECT_NE(table.out.find("KL of the two answers: 0.0000 nats"), std::string::npos) << table.out;
-    EXPECT_NE(table.out.find("8 random directions"), std::string::npos) << table.out;
-    const auto refused = vitrine({"steer", "starter", picture, "--autoencoder", concepts, "--set", "99=1"});
+    const auto refused = vitrine({"steer", "starter", picture, "--set", "99999=1"});
     EXPECT_EQ(refused.status, 1);
-    EXPECT_NE(refused.err.find("no concept 99"), std::string::npos) << refused.err;
+    EXPECT_NE(refused.err.find("no concept 99999"), std::string::npos) << refused.err;
 }
 
 TEST_F(CommandLine, BenchExplainSaysWhatMethodsSpendAndWhichCannotRun) {

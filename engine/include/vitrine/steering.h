@@ -9,8 +9,7 @@
 //
 // Gradients go through the edit as it is: codes are functions of the token, so with f_i = act(x w_i + b_i) set to v the
 // derivative of x' = x + c (v - f_i) d_i is I - d_i df_i/dx. Which latents a top-k chooses and which gates are open is
-// constant there, as in the derivative of a maximum. Codes of nmf have no gradient: such a model is refused to methods
-// that ask for one, unless its edits only add.
+// constant there, as in the derivative of a maximum, and so is which codes of nmf are above zero.
 #pragma once
 
 #include <cstdint>
