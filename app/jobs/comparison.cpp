@@ -50,14 +50,14 @@ void Comparison::tell(int id) {
 // ---- which cells ----------------------------------------------------------------------------------------------------
 
 std::vector<Comparison::Place> Comparison::places() const {
-    if (!open_)
-        return session_.method().isEmpty() ? std::vector<Place>{} : std::vector<Place>{{session_.method(), false}};
+    if (!open_) return session_.method().isEmpty() ? std::vector<Place>{} : std::vector<Place>{{session_.method()}};
     std::vector<Place> out;
     for (const auto& method : methods_) {
         const auto* facts = session_.methodFacts(method);
         if (session_.model() && !facts) continue;  // of another build or model
-        out.push_back({method, false});
-        if (beside_ && facts && facts->class_specific) out.push_back({method, true});
+        out.push_back({method});
+        if (session_.steering().active() && !session_.showsOriginal()) out.push_back({method, false, true});
+        if (beside_ && facts && facts->class_specific) out.push_back({method, true, false});
     }
     return out;
 }
@@ -69,9 +69,11 @@ void Comparison::follow() {
     std::vector<int> changed;
     for (const auto& place : wanted_places) {
         auto wanted = session_.wanted(place.method);
+        if (place.original) wanted.steer = {};
         if (place.second) wanted.target = beside_, wanted.versus.reset(), wanted.also.clear(), wanted.region.reset();
         const auto same = std::find_if(cells_.begin(), cells_.end(), [&](const Cell& cell) {
-            return cell.wanted.method == wanted.method && cell.is_second == place.second;
+            return cell.wanted.method == wanted.method && cell.is_second == place.second &&
+                   cell.is_original == place.original;
         });
         Cell cell;
         if (same != cells_.end()) {
@@ -85,11 +87,15 @@ void Comparison::follow() {
         const auto* facts = session_.methodFacts(place.method);
         cell.title = facts ? text(facts->title) : place.method;
         cell.is_second = place.second;
+        cell.is_original = place.original;
         const auto name = place.second ? beside_ : session_.explainedClass();
-        const auto target = !beside_ || !open_ || !facts || !facts->class_specific ? QString()
-                            : name                                                 ? session_.className(*name)
-                            : session_.region()                                    ? tr("region")
-                                                                                   : QString();
+        auto target = !beside_ || !open_ || !facts || !facts->class_specific ? QString()
+                      : name                                                 ? session_.className(*name)
+                      : session_.region()                                    ? tr("region")
+                                                                             : QString();
+        if (open_ && (place.original || wanted.steer.active()))
+            target += (target.isEmpty() ? QString() : QStringLiteral(", ")) +
+                      (place.original ? tr("original") : tr("steered"));
         bool another = target != cell.target;
         cell.target = target;
         if (cell.wanted != wanted) {

@@ -35,9 +35,10 @@ struct CellScore {
 struct Cell {
     int id = 0;  ///< of its jobs; no two cells ever share one
     Wanted wanted;
-    QString title;           ///< of the method
-    QString target;          ///< the class, where two are compared; else empty
-    bool is_second = false;  ///< of the second target
+    QString title;             ///< of the method
+    QString target;            ///< the class, where two are compared; else empty
+    bool is_second = false;    ///< of the second target
+    bool is_original = false;  ///< of the model as it was opened, beside the steered one
     Stage stage = Stage::Waiting;
     JobProgress progress;
     std::optional<Explanation> found;  ///< the latest there is
@@ -87,7 +88,7 @@ class Comparison : public QObject {
   private:
     struct Place {
         QString method;
-        bool second = false;
+        bool second = false, original = false;
     };
     std::vector<Place> places() const;
     void follow();    ///< brings the cells to what is asked and to what the session holds

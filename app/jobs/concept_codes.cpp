@@ -9,8 +9,10 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/ranges.h>
 
+#include <vitrine/concept_index.h>
 #include <vitrine/concept_names.h>
 #include <vitrine/engine.h>
+#include <vitrine/steering.h>
 #include <vitrine/torch_errors.h>
 
 namespace vitrine::app {
@@ -51,11 +53,58 @@ Result<std::shared_ptr<const Autoencoder>> ConceptShelf::take(Model& model, cons
     const Status fits = loaded ? loaded->fits_weights(model) : Status(tl::make_unexpected(loaded.error()));
     if (!fits && built_in) return untrained();
     VITRINE_CHECK(fits);
-    loaded->to(model.device());
     source_ = source;
     written_ = written;
+    largest_.clear();
+    if (const auto index = ConceptIndex::open(concept_index_file(file));
+        index && index->latents() == loaded->config().latents && index_fits(*index, model, *loaded))
+        for (const float most : index->column("maximum")) largest_.push_back(most > 0 ? most : 0);
+    loaded->to(model.device());
     autoencoder_ = std::make_shared<const Autoencoder>(std::move(*loaded));
     return autoencoder_;
+}
+
+Result<std::shared_ptr<Model>> steered_model(const std::shared_ptr<Model>& model, const Autoencoder& autoencoder,
+                                             const Steer& steer, bool again) {
+    using Mode = ConceptEdit::Mode;
+    std::vector<ConceptEdit> edits;
+    for (const auto& one : steer.edits)
+        edits.push_back({one.number,
+                         one.mode == SteeredConcept::Mode::Suppress ? Mode::Suppress
+                         : one.mode == SteeredConcept::Mode::Scale  ? Mode::Scale
+                                                                    : Mode::Set,
+                         one.value});
+    Steering::Tokens tokens = Steering::Tokens::All;
+    std::vector<PatchBox> boxes;
+    switch (steer.tokens) {
+        case Steer::Tokens::All:
+            break;
+        case Steer::Tokens::Class:
+            tokens = Steering::Tokens::Class;
+            break;
+        case Steer::Tokens::Patches:
+            tokens = Steering::Tokens::Patches;
+            break;
+        case Steer::Tokens::Chosen:
+            tokens = Steering::Tokens::Chosen;
+            if (steer.region)
+                boxes.push_back({steer.region->row, steer.region->col, steer.region->to_row, steer.region->to_col});
+            break;
+    }
+    if (again) return VITRINE_TRY(steered_again(*model, std::move(edits), tokens, std::move(boxes)));
+    Steering steering{.autoencoder = autoencoder};
+    steering.edits = std::move(edits);
+    steering.tokens = tokens;
+    steering.boxes = std::move(boxes);
+    steering.file =
+        steer.source.file.empty() ? resource(kBuiltIn).value_or(std::filesystem::path()) : steer.source.file;
+    steering.given = steer.source.given;
+    return VITRINE_TRY(steered(model, std::move(steering)));
+}
+
+std::string words_of_steering(const Model& model) {
+    const auto* steering = steering_of(model);
+    return steering ? sentence_of(*steering) : std::string();
 }
 
 Result<ConceptsFound> concepts_of(Model& model, const at::Tensor& pixels, const Autoencoder& autoencoder,

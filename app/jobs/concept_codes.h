@@ -8,7 +8,7 @@
 #include <ATen/core/Tensor.h>
 #include <vitrine/autoencoder.h>
 
-#include "concepts_of_picture.h"
+#include "workbench.h"
 
 namespace vitrine::app {
 
@@ -21,17 +21,29 @@ class ConceptShelf {
     Result<std::shared_ptr<const Autoencoder>> take(Model& model, const ConceptSource& source);
     /// The file of what `source` names; empty where nothing came with the model.
     static std::filesystem::path file_of(const ConceptSource& source);
+    /// The largest that the index beside the file saw of each concept; empty where there is none that fits.
+    const std::vector<float>& largest() const { return largest_; }
     void forget() { autoencoder_.reset(); }  ///< the model is another
 
   private:
     ConceptSource source_;
     std::filesystem::file_time_type written_;
     std::shared_ptr<const Autoencoder> autoencoder_;
+    std::vector<float> largest_;
 };
 
 /// What people called the concepts, from the file beside the autoencoder.
 /// @error  what is wrong with that file; one that is not there gives no names
 Result<std::map<std::int32_t, ConceptName>> names_of(const std::filesystem::path& autoencoder);
+
+/// The model with the edits in it.
+///
+/// @param again  `model` is steered by the same autoencoder already: only what is done to it changes
+/// @error  as `steered`
+Result<std::shared_ptr<Model>> steered_model(const std::shared_ptr<Model>& model, const Autoencoder& autoencoder,
+                                             const Steer& steer, bool again);
+/// What is changed of a steered model, in words; empty for one that is not.
+std::string words_of_steering(const Model& model);
 
 /// What the concepts say of a picture. Prefix tokens are read where the autoencoder reads them, and are in no list.
 ///

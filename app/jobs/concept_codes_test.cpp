@@ -22,7 +22,7 @@ class ConceptCodes : public testing::Test {
         fs::create_directories(folder_);
         ASSERT_TRUE(bench_.open_model("starter", false, {}));
         ASSERT_TRUE(bench_.open_picture(Workbench::builtin_pictures().front(), {}));
-        ASSERT_TRUE(bench_.look({}));
+        ASSERT_TRUE(bench_.look({}, {}));
         model_ = *open_model("starter");
         pixels_ = load_input(Workbench::builtin_pictures().front(), model_->preprocess())->pixels;
         config_.kind = "top_k";
@@ -124,6 +124,46 @@ TEST_F(ConceptCodes, WhatDoesNotFitIsRefusedInASentence) {
     answer = found();
     ASSERT_FALSE(answer);
     EXPECT_THAT(answer.error().message, HasSubstr("there is no autoencoder"));
+}
+
+TEST_F(ConceptCodes, SteeringAnswersOtherwiseAndWithoutEditsAsBefore) {
+    save(config_);
+    const auto own = bench_.look({}, {});
+    ASSERT_TRUE(own);
+    Steer steer;
+    steer.source = {file_, {}};
+    const auto answers = [&] { return bench_.look(steer, {}); };
+    const auto strongest = found()->picture->ranked(ConceptOrder::Patches);
+    steer.put({strongest[0], SteeredConcept::Mode::Scale, 1});
+    auto look = answers();
+    ASSERT_TRUE(look) << look.error().message;
+    EXPECT_EQ(look->probabilities, own->probabilities) << "a factor of one";
+    EXPECT_FALSE(look->steered.empty());
+    steer.put({strongest[0], SteeredConcept::Mode::Set, 40});
+    steer.put({strongest[1], SteeredConcept::Mode::Suppress, 0});
+    EXPECT_EQ(steer.edits.size(), 2u);
+    look = answers();
+    ASSERT_TRUE(look) << look.error().message;
+    EXPECT_NE(look->probabilities, own->probabilities);
+    // A map of the steered model, one of the model as it was, and the steered one again.
+    Wanted wanted;
+    wanted.method = "rollout";
+    const auto silent = [](std::int64_t, std::int64_t, const std::string&) {};
+    const auto plain = bench_.explain(wanted, {}, silent);
+    wanted.steer = steer;
+    const auto steered = bench_.explain(wanted, {}, silent);
+    ASSERT_TRUE(plain && steered);
+    EXPECT_NE(*plain->plane.values, *steered->plane.values);
+    EXPECT_THAT(steered->notes, testing::Contains(HasSubstr("steered: ")));
+    EXPECT_THAT(plain->notes, testing::Not(testing::Contains(HasSubstr("steered: "))));
+    steer.tokens = Steer::Tokens::Chosen;
+    EXPECT_FALSE(steer.active()) << "no patch was chosen";
+    EXPECT_EQ(answers()->probabilities, own->probabilities);
+    steer.region = Region{100, 100, 100, 100};
+    look = answers();
+    ASSERT_FALSE(look);
+    EXPECT_FALSE(look.error().message.empty());
+    EXPECT_EQ(bench_.look({}, {})->probabilities, own->probabilities);
 }
 
 }  // namespace

@@ -91,7 +91,8 @@ struct ConceptFacts {
     double active = 0;                ///< concepts in a token, the mean
     std::optional<double> explained;  ///< share of this picture's variance
     std::map<std::int32_t, ConceptName> names;
-    std::string no_map;  ///< why there are no maps; empty when there are
+    std::vector<float> largest;  ///< of each concept over the pictures of the index; empty where there is none
+    std::string no_map;          ///< why there are no maps; empty when there are
     std::vector<std::string> notes;
 };
 

@@ -31,6 +31,7 @@ ConceptsOnShow::ConceptsOnShow(Session& session) : QObject(&session), session_(s
         why_.clear();
         none_ = false;
         hovered_ = pinned_ = -1;
+        drawing_ = false;
         chosen_.clear();
         follow();
     });
@@ -110,10 +111,17 @@ void ConceptsOnShow::give(const std::string& name, const std::string& value) {
 }
 
 void ConceptsOnShow::again() {
+    session_.steer({});  // of other concepts
+    setDrawing(false);
     asked_for_.clear();
     why_.clear();
     none_ = false;
     pin(-1);
+    follow();
+}
+
+void ConceptsOnShow::reread() {
+    asked_for_.clear();
     follow();
 }
 
@@ -161,6 +169,68 @@ void ConceptsOnShow::post() {
             light();
             Q_EMIT changed();
         });
+}
+
+// ---- steering -------------------------------------------------------------------------------------------------------
+
+double ConceptsOnShow::unitOf(std::int64_t number) const {
+    if (found_ && number < std::ssize(found_->facts.largest))
+        if (const double seen = found_->facts.largest[static_cast<std::size_t>(number)]; seen > 0) return seen;
+    const double own = std::abs(picture().summary(number).strongest);
+    if (own > 0) return own;
+    double most = 0;
+    for (const auto& one : picture().heard()) most = std::max(most, static_cast<double>(std::abs(one.strongest)));
+    return most;
+}
+
+QString ConceptsOnShow::whyNoSteering() const {
+    if (state() != State::Ready || stale()) return tr("The concepts are still being read");
+    if (!session_.look()) return tr("The model has not run on the picture yet");
+    return {};
+}
+
+QString ConceptsOnShow::whyNotOn(Steer::Tokens tokens) const {
+    if (!found_ || !session_.look()) return {};
+    const auto& read = found_->facts.tokens;
+    using Tokens = Steer::Tokens;
+    if (tokens == Tokens::Class && read == "patches") return tr("These concepts are of patches alone");
+    if (tokens == Tokens::Class && session_.look()->prefix.empty()) return tr("This model has no class token");
+    if ((tokens == Tokens::Patches || tokens == Tokens::Chosen) && read == "class")
+        return tr("These concepts are of the class token alone");
+    if (tokens == Tokens::Chosen && !picture().has_grid()) return tr("Which tokens are patches is not known here");
+    return {};
+}
+
+void ConceptsOnShow::setDrawing(bool drawing) {
+    drawing = drawing && picture().has_grid();
+    if (drawing_ == drawing) return;
+    drawing_ = drawing;
+    Q_EMIT pointedChanged();
+}
+
+void ConceptsOnShow::draw(const Box& photo) {
+    const auto region = regionUnder(photo);
+    if (!region) return;
+    auto steer = session_.steering();
+    steer.region = region;
+    steer.tokens = Steer::Tokens::Chosen;
+    setDrawing(false);
+    session_.steer(steer);
+}
+
+std::optional<Region> ConceptsOnShow::regionUnder(const Box& photo) const {
+    return session_.cellsUnder(photo, picture().rows(), picture().cols());
+}
+
+std::optional<Region> ConceptsOnShow::regionOfTarget() const {
+    return session_.region() && picture().has_grid() ? regionUnder(session_.boxOf(*session_.region())) : std::nullopt;
+}
+
+std::optional<Box> ConceptsOnShow::steered() const {
+    const auto& steer = session_.steering();
+    if (!looking_ || steer.tokens != Steer::Tokens::Chosen || !steer.region || !picture().has_grid())
+        return std::nullopt;
+    return session_.boxOf(*steer.region, picture().rows(), picture().cols());
 }
 
 // ---- pointing -------------------------------------------------------------------------------------------------------

@@ -26,13 +26,28 @@ class ConceptsOnShow : public QObject {
     void choose(const QString& file);  ///< empty: what came with the model
     /// What a file does not say of itself, by AutoencoderConfig's names; empty takes it back.
     void give(const std::string& name, const std::string& value);
-    void again();  ///< reads the file anew
+    void again();   ///< reads the file anew, and leaves every concept as it is
+    void reread();  ///< the names beside it, where nothing else changed
     /// The cursor on the picture, in photo pixels.
     void pointAt(const std::optional<Point>& photo);
     void hover(std::int64_t number);  ///< a concept in the list; -1 for none
     /// Pins a concept, or lets it go where it is the one that is pinned; -1 lets all go.
     /// @param beside  joins or leaves those that are chosen already
     void pin(std::int64_t number, bool beside = false);
+
+    // ---- steering -----------------------------------------------------------------------------------------------
+    /// What a slider multiplies: the largest that was seen of the concept, in the index where there is one, else on
+    /// this picture; where it was never heard, of any.
+    double unitOf(std::int64_t number) const;
+    QString whyNoSteering() const;  ///< empty where concepts can be changed
+    QString whyNotOn(Steer::Tokens tokens) const;
+    /// The next drag on the picture chooses patches to steer on, in place of what is explained.
+    void setDrawing(bool drawing);
+    bool drawing() const { return drawing_; }
+    void draw(const Box& photo);  ///< where the drag ended
+    std::optional<Region> regionUnder(const Box& photo) const;
+    std::optional<Region> regionOfTarget() const;  ///< the region that is explained, in the concepts' patches
+    std::optional<Box> steered() const;            ///< the patches that are steered on, in photo pixels
 
     // ---- reading ------------------------------------------------------------------------------------------------
     enum class State : std::uint8_t {
@@ -72,7 +87,7 @@ class ConceptsOnShow : public QObject {
     void light();
 
     Session& session_;
-    bool looking_ = false, running_ = false;
+    bool looking_ = false, running_ = false, drawing_ = false;
     ConceptSource source_;
     std::string asked_for_, found_for_;
     std::optional<ConceptsFound> found_;

@@ -25,6 +25,7 @@ QImage image_of(const ImageView& view) {
 struct Looked {
     std::optional<Look> look;
     std::optional<RunCost> asking;
+    std::vector<double> own{};  ///< probabilities of the model that is not steered
 };
 
 /// How the engine thread reaches this one: a queued call that Qt drops when the receiver is gone.
@@ -43,6 +44,9 @@ Session::Session(QObject* parent)
     const auto changed = [this] { Q_EMIT jobsChanged(); };
     jobs_.on_change(changed);
     readers_.on_change(changed);
+    steer_rest_.setSingleShot(true);
+    steer_rest_.setInterval(150);
+    connect(&steer_rest_, &QTimer::timeout, this, &Session::steerNow);
 }
 
 JobStatus Session::jobs() const {
@@ -156,6 +160,9 @@ void Session::openModel(const QString& request, bool trusted) {
                 return;
             }
             model_ = std::move(opened->facts);
+            steer_wanted_ = steer_ = {};
+            original_ = false;
+            Q_EMIT steerChanged();
             region_.reset();
             region_cells_.reset();
             region_trouble_.clear();
@@ -298,6 +305,8 @@ void Session::dropResults() {
     piece_.reset();
     explanation_.reset();
     lit_.reset();
+    own_probabilities_.clear();
+    looked_ = {};
     replay_.clear();
     explain_trouble_.clear();
     Q_EMIT lookChanged();
@@ -316,15 +325,29 @@ void Session::lookNow(bool consented) {
     jobs_.cancel("check");
     post(
         {.tag = "look", .title = "Running " + model_->title},
-        [consented](Workbench& bench, JobControl& job) -> Result<Looked> {
+        [consented, steer = inForce()](Workbench& bench, JobControl& job) -> Result<Looked> {
             if (!consented)
                 if (auto cost = VITRINE_TRY(bench.cost()); cost.needs_word) return Looked{{}, std::move(cost)};
-            return Looked{VITRINE_TRY(bench.look(job.stop())), {}};
+            // Run once a picture, and then at hand: what the steered answer is compared with.
+            const auto own = VITRINE_TRY(bench.look({}, job.stop()));
+            if (!steer.active()) return Looked{own, {}, own.probabilities};
+            return Looked{VITRINE_TRY(bench.look(steer, job.stop())), {}, own.probabilities};
         },
-        [this](Result<Looked> looked) {
+        [this, steer = inForce()](Result<Looked> looked) {
             looking_ = false;
             if (!looked) {
                 tell(looked.error(), QStringLiteral("running the model on the picture"));
+                if (steer.active() && looked.error().code != ErrorCode::Cancelled) {
+                    // What was shown last still stands.
+                    steer_wanted_ = steer_ = look_ && looked_.active() ? looked_ : Steer{};
+                    original_ = false;
+                    Q_EMIT steerChanged();
+                    Q_EMIT choiceChanged();
+                    if (look_)
+                        explainNow();
+                    else
+                        return lookNow();
+                }
                 Q_EMIT lookChanged();
                 return;
             }
@@ -341,6 +364,8 @@ void Session::lookNow(bool consented) {
                 return;
             }
             look_ = std::move(*looked->look);
+            looked_ = steer;
+            own_probabilities_ = std::move(looked->own);
             milestone("model run");
             const int layers = static_cast<int>(look_->heads.size());
             if (layer_ < 0 || layer_ >= layers) layer_ = layers - 1;
@@ -350,13 +375,15 @@ void Session::lookNow(bool consented) {
             explainNow();
             rowNow();
             stripNow();
+            if (steer_wanted_ != steer_) steer_rest_.start();
             if (layers == 0) return;
             post(
                 {.tag = "check", .title = "Checking the replay", .urgency = Urgency::Later},
-                [](Workbench& bench, JobControl& job) {
-                    return bench.check(job.stop(), [&](std::int64_t done, std::int64_t total, const std::string& unit) {
-                        job.report(done, total, unit);
-                    });
+                [steer](Workbench& bench, JobControl& job) {
+                    return bench.check(steer, job.stop(),
+                                       [&](std::int64_t done, std::int64_t total, const std::string& unit) {
+                                           job.report(done, total, unit);
+                                       });
                 },
                 [this](Result<std::vector<Finding>> findings) {
                     if (!findings) return tell(findings.error(), QStringLiteral("checking the replayed attention"));
@@ -374,7 +401,9 @@ void Session::runAnyway() {
 /// Takes up again what was stopped for something that then failed.
 void Session::resume() {
     if (!model_ || !picture_) return;
-    if (!look_ && !asking_)
+    if (look_ && looked_ != inForce())
+        lookNow(true);
+    else if (!look_ && !asking_)
         lookNow();
     else if (!explanation_ && explain_trouble_.isEmpty())
         explainNow();
@@ -417,6 +446,10 @@ void Session::explainNow(bool fresh) {
                 tell(explanation.error(), QStringLiteral("explaining by %1").arg(method_));
             }
             Q_EMIT evidenceChanged();
+            if (steer_rest_.isActive()) {
+                steer_rest_.stop();
+                steerNow();
+            }
         });
     Q_EMIT evidenceChanged();
 }
@@ -482,6 +515,7 @@ Wanted Session::wanted(const QString& method) const {
     out.method = method.toStdString();
     if (const auto set = settings_.find(method); set != settings_.end()) out.settings = set->second;
     out.shared = shared_;
+    out.steer = inForce();
     if (const auto* facts = methodFacts(method); facts && facts->class_specific) {
         out.region = region_;
         if (!region_) {
@@ -638,7 +672,11 @@ void Session::withCells(std::function<void()> then) {
 void Session::prepareRegion() { withCells({}); }
 
 std::optional<Region> Session::regionUnder(const Box& photo) const {
-    if (!look_ || !region_cells_) return std::nullopt;
+    return region_cells_ ? cellsUnder(photo, region_cells_->rows, region_cells_->cols) : std::nullopt;
+}
+
+std::optional<Region> Session::cellsUnder(const Box& photo, std::int64_t row_count, std::int64_t col_count) const {
+    if (!look_ || row_count <= 0 || col_count <= 0) return std::nullopt;
     const auto& g = look_->geometry;
     const auto from = g.to_input({photo.x0, photo.y0}), to = g.to_input({photo.x1, photo.y1});
     const auto span = [](double low, double high, std::int64_t pixels,
@@ -651,17 +689,21 @@ std::optional<Region> Session::regionUnder(const Box& photo) const {
         const double b = std::clamp(std::ceil(high / cell) - 1, a, last);
         return std::pair{static_cast<std::int64_t>(a), static_cast<std::int64_t>(b)};
     };
-    const auto rows = span(std::min(from.y, to.y), std::max(from.y, to.y), g.input_height, region_cells_->rows);
-    const auto cols = span(std::min(from.x, to.x), std::max(from.x, to.x), g.input_width, region_cells_->cols);
+    const auto rows = span(std::min(from.y, to.y), std::max(from.y, to.y), g.input_height, row_count);
+    const auto cols = span(std::min(from.x, to.x), std::max(from.x, to.x), g.input_width, col_count);
     if (!rows || !cols) return std::nullopt;
     return Region{rows->first, cols->first, rows->second, cols->second};
 }
 
 Box Session::boxOf(const Region& region) const {
-    if (!look_ || !region_cells_) return {};
+    return region_cells_ ? boxOf(region, region_cells_->rows, region_cells_->cols) : Box{};
+}
+
+Box Session::boxOf(const Region& region, std::int64_t rows, std::int64_t cols) const {
+    if (!look_ || rows <= 0 || cols <= 0) return {};
     const auto& g = look_->geometry;
-    const auto first = g.cell(region.row, region.col, region_cells_->rows, region_cells_->cols);
-    const auto last = g.cell(region.to_row, region.to_col, region_cells_->rows, region_cells_->cols);
+    const auto first = g.cell(region.row, region.col, rows, cols);
+    const auto last = g.cell(region.to_row, region.to_col, rows, cols);
     return {first.x0, first.y0, last.x1, last.y1};
 }
 
@@ -786,6 +828,60 @@ void Session::light(std::optional<LitConcept> lit) {
     Q_EMIT evidenceChanged();
 }
 
+// ---- steering -------------------------------------------------------------------------------------------------------
+
+Steer Session::inForce() const { return original_ || !steer_.active() ? Steer{} : steer_; }
+
+void Session::steer(const Steer& steer) {
+    if (steer == steer_wanted_) return;
+    steer_wanted_ = steer;
+    // Who changes something wants to see what it does.
+    if (original_) original_ = false, steer_ = steer;
+    Q_EMIT steerChanged();
+    steerNow();
+}
+
+void Session::steerNow() {
+    if (looking_ || steer_rest_.isActive() || (steer_wanted_ == steer_ && looked_ == inForce())) return;
+    const auto before = inForce();
+    steer_ = steer_wanted_;
+    if (inForce() == before && looked_ == before) return;
+    if (look_) lookNow(true);
+    tellSteered();
+}
+
+void Session::tellSteered() {
+    steer_alone_ = true;
+    Q_EMIT choiceChanged();
+    steer_alone_ = false;
+}
+
+void Session::showOriginal(bool original) {
+    if (original_ == original || (original && !steer_.active())) return;
+    original_ = original;
+    jobs_.cancel("look");
+    if (look_) lookNow(true);
+    Q_EMIT steerChanged();
+    tellSteered();
+}
+
+void Session::saveSteered(const QString& file) {
+    post(
+        {.tag = "save steered", .title = "Writing the steered model", .urgency = Urgency::Now},
+        [steer = steer_wanted_, path = file.toStdString()](Workbench& bench, JobControl&) -> Result<bool> {
+            VITRINE_CHECK(bench.save_steered(steer, path));
+            return true;
+        },
+        [this, file](Result<bool> saved) {
+            if (!saved) return tell(saved.error(), QStringLiteral("writing %1").arg(file));
+            Q_EMIT noticed({Notice::Kind::Hint, QStringLiteral("Written to %1").arg(file), {}});
+        });
+}
+
+std::vector<double> Session::before() const {
+    return look_ && looked_.active() ? own_probabilities_ : std::vector<double>{};
+}
+
 const Plane* Session::shown() const {
     if (!look_) return nullptr;
     if (lit_) return &lit_->plane;
@@ -817,6 +913,13 @@ void Session::cancelAll() {
     jobs_.cancel_all();
     readers_.cancel_all();
     looking_ = explaining_ = opening_ = false;
+    if (look_ && looked_ != inForce()) {
+        // What was not run is not in force.
+        steer_wanted_ = steer_ = looked_;
+        original_ = false;
+        Q_EMIT steerChanged();
+        tellSteered();
+    }
     Q_EMIT workDropped(true);
     Q_EMIT lookChanged();
     Q_EMIT evidenceChanged();

@@ -8,6 +8,7 @@
 #include <QPointer>
 #include <QString>
 #include <QStringList>
+#include <QTimer>
 
 #include <functional>
 #include <map>
@@ -101,8 +102,13 @@ class Session : public QObject {
     void askPiece(std::int64_t q0, std::int64_t q1, std::int64_t k0, std::int64_t k1, int cells, bool largest);
     /// Shows a concept's patches in place of the map, or the map again.
     void light(std::optional<LitConcept> lit);
-    void setLive(bool live);           ///< whether hovering shows attention
-    void preferExplanation(bool yes);  ///< what is shown when nothing is hovered or pinned
+    /// Changes concepts while the model runs: what it answers, all maps and all numbers follow. While one change is
+    /// computed only the latest of those that come is kept.
+    void steer(const Steer& steer);
+    void saveSteered(const QString& file);  ///< NAME.steered.json
+    void showOriginal(bool original);       ///< the model as it was opened, while it is steered
+    void setLive(bool live);                ///< whether hovering shows attention
+    void preferExplanation(bool yes);       ///< what is shown when nothing is hovered or pinned
     void refreshExplanation();
     void stopExplaining();  ///< what there is of the map stays
     void cancelAll();
@@ -145,7 +151,10 @@ class Session : public QObject {
     const std::optional<RegionFacts>& regionCells() const { return region_cells_; }
     std::optional<Region> regionUnder(const Box& photo) const;  ///< nothing where it touches no cell, or none is known
     Box boxOf(const Region& region) const;                      ///< in photo pixels
-    QString whyNoRegion() const;                                ///< empty where one can be chosen
+    /// The same of other cells that lie evenly over what the model sees.
+    std::optional<Region> cellsUnder(const Box& photo, std::int64_t rows, std::int64_t cols) const;
+    Box boxOf(const Region& region, std::int64_t rows, std::int64_t cols) const;
+    QString whyNoRegion() const;  ///< empty where one can be chosen
     /// Why the method cannot answer what is asked; empty when it can.
     QString whyNot(const MethodFacts& method) const;
     int layer() const { return layer_; }
@@ -155,6 +164,12 @@ class Session : public QObject {
     std::optional<Token> pinned() const { return pinned_; }
     Token asked() const;  ///< the token whose attention is wanted now
     const std::optional<LitConcept>& lit() const { return lit_; }
+    const Steer& steering() const { return steer_wanted_; }  ///< as it was asked for last
+    bool showsOriginal() const { return original_; }
+    /// Within choiceChanged: whether nothing but steering is another.
+    bool steersAlone() const { return steer_alone_; }
+    /// Probabilities of the model as it was opened, beside a steered one's; empty where they are not known.
+    std::vector<double> before() const;
     bool live() const { return live_; }
     bool prefersExplanation() const { return prefers_explanation_; }
     /// Whether the explanation (and not a row of attention) is to be seen now.
@@ -175,6 +190,7 @@ class Session : public QObject {
     void pieceChanged();
     void replayChanged();
     void choiceChanged();  ///< method, target, versus
+    void steerChanged();   ///< what was asked for, or whether the original is shown
     void jobsChanged();
     void noticed(const vitrine::app::Notice& notice);
     void settled();  ///< something that could have failed went well: an old notice is out of date
@@ -223,6 +239,9 @@ class Session : public QObject {
     void tell(const Error& error, const QString& about);
     void lookNow(bool consented = false);
     void resume();
+    void steerNow();
+    void tellSteered();
+    Steer inForce() const;  ///< nothing where the original is shown
     void explainNow(bool fresh = false);
     void rowNow();
     void stripNow();
@@ -259,6 +278,10 @@ class Session : public QObject {
     int layer_ = -1, head_ = -1;
     std::optional<Token> hovered_, pinned_;
     std::optional<LitConcept> lit_;
+    Steer steer_wanted_, steer_, looked_;  ///< as asked for, as in force, of `look_`
+    std::vector<double> own_probabilities_;
+    bool original_ = false, steer_alone_ = false;
+    QTimer steer_rest_;  ///< a map is given this long before the next change takes its turn
     bool live_ = true, prefers_explanation_ = true;
     // Last: their threads end before anything they could report to.
     JobQueue<Reader> readers_;  // answers the cursor while a long method runs

@@ -342,6 +342,22 @@ bool may_read_other(const Explainer& explainer) {
 
 }  // namespace
 
+const SteeredConcept* Steer::find(std::int64_t number) const {
+    const auto at = std::find_if(edits.begin(), edits.end(), [&](const auto& edit) { return edit.number == number; });
+    return at == edits.end() ? nullptr : &*at;
+}
+
+void Steer::put(SteeredConcept edit) {
+    drop(edit.number);
+    edits.insert(std::upper_bound(edits.begin(), edits.end(), edit,
+                                  [](const auto& a, const auto& b) { return a.number < b.number; }),
+                 edit);
+}
+
+void Steer::drop(std::int64_t number) {
+    std::erase_if(edits, [&](const auto& edit) { return edit.number == number; });
+}
+
 /// The picture that is compared with, and what the model made of it.
 struct Other {
     std::filesystem::path file;
@@ -352,25 +368,61 @@ struct Other {
     at::Tensor features;                 // its answer, where that is no class; else undefined
 };
 
+/// A model, as it was opened or steered, and what it made of the picture.
+struct Workbench::Run {
+    Steer steer;
+    std::shared_ptr<Model> model;
+    std::shared_ptr<const Capture> capture{};
+    std::optional<Look> look{};
+    void forget() { capture.reset(), look.reset(); }
+};
+
 struct Workbench::Parts {
     std::string request;
-    std::shared_ptr<Model> model;
+    std::shared_ptr<Model> model;  // as it was opened
+    Run own;                       // of it
+    std::optional<Run> steered;    // the latest
     std::filesystem::path file;
     std::string name;
     std::shared_ptr<const Image> photo;
     Orientation orientation = 1;
     std::shared_ptr<const Input> input;             // of photo and model
-    std::shared_ptr<const Capture> capture;         // of input and model
-    std::vector<std::shared_ptr<const Made>> made;  // of input and model, the latest last
+    std::vector<std::shared_ptr<const Made>> made;  // of input and model or the steered one, the latest last
     std::optional<Other> other;
     std::optional<RegionGrid> region_grid;  // of the model
     ConceptShelf concepts;                  // for the model
+
+    /// The picture is another.
+    void forget_runs() {
+        input.reset();
+        own.forget();
+        if (steered) steered->forget();
+        made.clear();
+    }
 };
+
+/// The model that is asked for. One that is steered otherwise takes the place of the one before.
+Result<Workbench::Run*> Workbench::run_of(const Steer& steer) {
+    auto& at_hand = *parts_;
+    if (!at_hand.model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
+    if (!steer.active()) return &at_hand.own;
+    if (at_hand.steered && at_hand.steered->steer == steer) return &*at_hand.steered;
+    auto model = VITRINE_TRY(guarded([&]() -> Result<std::shared_ptr<Model>> {
+        const auto autoencoder = VITRINE_TRY(at_hand.concepts.take(*at_hand.model, steer.source));
+        const bool again = at_hand.steered && at_hand.steered->steer.source == steer.source;
+        return steered_model(again ? at_hand.steered->model : at_hand.model, *autoencoder, steer, again);
+    }));
+    // Maps of places that a slider passed are not asked for again.
+    std::erase_if(at_hand.made, [&](const auto& made) { return made->wanted.steer.active(); });
+    at_hand.steered = Run{steer, std::move(model)};
+    return &*at_hand.steered;
+}
 
 Result<ExplainContext> Workbench::context_for(const Wanted& wanted, std::stop_token stop, const Report& report) {
     Target target{wanted.target, wanted.versus, wanted.also};
     if (wanted.probability) target.scale = Scale::Probability;
-    ExplainContext context(*parts_->model, *parts_->input, std::move(target));
+    const auto* run = VITRINE_TRY(run_of(wanted.steer));
+    ExplainContext context(*run->model, *parts_->input, std::move(target));
     if (wanted.region) {
         VITRINE_TRY(region_facts(stop));
         context.target.region = VITRINE_TRY(region_tokens(wanted.region->text(), *parts_->region_grid));
@@ -390,14 +442,15 @@ Result<ExplainContext> Workbench::context_for(const Wanted& wanted, std::stop_to
         }
         context.other = other.input.get();
         if (model.info().classes == 0 && !wanted.region) {
-            if (!other.features.defined()) other.features = VITRINE_TRY(run(model, other.input->pixels, stop))[0];
+            if (!other.features.defined())
+                other.features = VITRINE_TRY(vitrine::run(model, other.input->pixels, stop))[0];
             context.target.reference = other.features;
             context.target.reference_name = other.name;
         }
     }
     context.stop = std::move(stop);
     context.progress = [report](const Progress& progress) { report(progress.done, progress.total, progress.unit); };
-    if (parts_->capture) context.use(parts_->capture);
+    if (run->capture) context.use(run->capture);
     return context;
 }
 
@@ -517,13 +570,13 @@ Result<ModelFacts> Workbench::open_model(const std::string& request, bool trust,
     }
     if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
     parts_->model = std::move(model);
+    parts_->own = Run{{}, parts_->model};
+    parts_->steered.reset();
     parts_->request = request;
     if (parts_->other) parts_->other->input.reset(), parts_->other->features.reset();
     parts_->region_grid.reset();
     parts_->concepts.forget();
-    parts_->input.reset();
-    parts_->capture.reset();
-    parts_->made.clear();
+    parts_->forget_runs();
     return facts;
 }
 
@@ -540,9 +593,7 @@ Result<PictureFacts> Workbench::open_picture(const std::filesystem::path& file, 
     parts_->name = facts.name;
     parts_->photo = std::move(image);
     parts_->orientation = photo.orientation;
-    parts_->input.reset();
-    parts_->capture.reset();
-    parts_->made.clear();
+    parts_->forget_runs();
     return facts;
 }
 
@@ -591,16 +642,21 @@ Result<RunCost> Workbench::cost() const {
     return out;
 }
 
-Result<Look> Workbench::look(std::stop_token stop) {
+Result<Look> Workbench::look(const Steer& steer, std::stop_token stop) {
     auto& at_hand = *parts_;
     if (!at_hand.model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
     if (!at_hand.photo) return fail(ErrorCode::NotFound, "there is no picture yet: open one");
-    auto& model = *at_hand.model;
-    auto prepared = VITRINE_TRY(prepare(*at_hand.photo, model.preprocess()));
-    prepared.file = at_hand.file;
-    prepared.name = at_hand.name;
-    prepared.geometry.orientation = at_hand.orientation;
-    const auto input = std::make_shared<const Input>(std::move(prepared));
+    auto* run = VITRINE_TRY(run_of(steer));
+    if (run->look) return *run->look;
+    auto& model = *run->model;
+    auto input = at_hand.input;
+    if (!input) {
+        auto prepared = VITRINE_TRY(prepare(*at_hand.photo, model.preprocess()));
+        prepared.file = at_hand.file;
+        prepared.name = at_hand.name;
+        prepared.geometry.orientation = at_hand.orientation;
+        input = std::make_shared<const Input>(std::move(prepared));
+    }
     CaptureOptions options;
     options.stop = stop;
     auto capture = VITRINE_TRY(run_captured(model, input->pixels, options));
@@ -635,9 +691,10 @@ Result<Look> Workbench::look(std::stop_token stop) {
     }
     look.run = capture;
     look.apart = reads_apart(*capture);
-    at_hand.made.clear();
+    look.steered = words_of_steering(model);
     at_hand.input = input;
-    at_hand.capture = std::move(capture);
+    run->capture = std::move(capture);
+    run->look = look;
     return look;
 }
 
@@ -730,10 +787,17 @@ Result<MapPiece> Reader::piece(const Capture& run, std::int64_t layer, std::int6
     return piece;
 }
 
-Result<std::vector<Finding>> Workbench::check(std::stop_token stop, const Report& report) const {
-    if (!parts_->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
+Status Workbench::save_steered(const Steer& steer, const std::filesystem::path& file) {
+    if (!steer.active()) return fail(ErrorCode::BadInput, "nothing is steered");
+    const auto* run = VITRINE_TRY(run_of(steer));
+    return guarded([&] { return vitrine::save_steered(*run->model, parts_->request, file); });
+}
+
+Result<std::vector<Finding>> Workbench::check(const Steer& steer, std::stop_token stop, const Report& report) {
+    const auto* run = VITRINE_TRY(run_of(steer));
+    if (!run->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
     std::vector<Finding> findings;
-    const auto& steps = parts_->capture->flow.steps;
+    const auto& steps = run->capture->flow.steps;
     std::int64_t passed = 0;
     double output_error = 0, row_error = 0;
     for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -760,7 +824,11 @@ Result<std::vector<Finding>> Workbench::check(std::stop_token stop, const Report
 Result<Explanation> Workbench::explain(const Wanted& wanted, std::stop_token stop, const Report& report,
                                        const Refined& refined, bool fresh) {
     const auto made = VITRINE_TRY(attribution(wanted, std::move(stop), report, refined, fresh));
-    return facts_of(*made, parts_->capture ? &parts_->capture->flow : nullptr);
+    const auto* run = VITRINE_TRY(run_of(wanted.steer));
+    auto facts = VITRINE_TRY(facts_of(*made, run->capture ? &run->capture->flow : nullptr));
+    if (const auto words = words_of_steering(*run->model); !words.empty())
+        facts.notes.insert(facts.notes.begin(), "steered: " + words);
+    return facts;
 }
 
 bool Workbench::reads_other(const Wanted& wanted) {
@@ -789,13 +857,14 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
     auto& kept = parts_->made;
     const auto same = std::find_if(kept.begin(), kept.end(), [&](const auto& m) { return m->wanted == wanted; });
     if (same != kept.end() && !fresh) return *same;
+    auto& model = *VITRINE_TRY(run_of(wanted.steer))->model;
     auto made = std::make_shared<Made>();
     made->wanted = wanted;
     auto asked = VITRINE_TRY(asked_of(wanted));
     made->explainer = std::move(asked.explainer);
     made->settings = std::move(asked.settings);
     const auto& explainer = *made->explainer;
-    if (const auto reason = explainer.why_not(*parts_->model)) return fail(ErrorCode::Unsupported, "{}", *reason);
+    if (const auto reason = explainer.why_not(model)) return fail(ErrorCode::Unsupported, "{}", *reason);
     if (wanted.region && explainer.class_specific())
         if (const auto reason = explainer.no_region(made->settings))
             return fail(ErrorCode::Unsupported, "{} cannot explain a region: {}", explainer.description().title,
@@ -825,7 +894,7 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
     if (!attribution) return tl::unexpected(attribution.error());
     made->attribution = std::move(*attribution);
     made->milliseconds = milliseconds_since(start);
-    if (same != kept.end()) kept.erase(same);
+    std::erase_if(kept, [&](const auto& m) { return m->wanted == wanted; });
     if (kept.size() == kMostKept) kept.erase(kept.begin());
     kept.push_back(made);
     return std::shared_ptr<const Made>(made);
@@ -876,6 +945,7 @@ Result<ConceptsFound> Workbench::concepts(const ConceptSource& source, std::stop
             found.facts.names = std::move(*names);
         else
             found.facts.notes.push_back(names.error().message);
+        found.facts.largest = parts_->concepts.largest();
         return found;
     });
 }
@@ -893,7 +963,7 @@ Result<std::pair<Score, double>> Workbench::score_of(const Wanted& wanted, const
                                                      const Report& report) {
     const auto* measure = VITRINE_TRY(registry().measure(name));
     const auto made = VITRINE_TRY(attribution(wanted, stop, report, {}, false));
-    if (const auto reason = measure->why_not(*parts_->model, *made->explainer))
+    if (const auto reason = measure->why_not(*VITRINE_TRY(run_of(wanted.steer))->model, *made->explainer))
         return fail(ErrorCode::Unsupported, "{}", *reason);
     Settings settings(measure->parameters());
     for (const auto& [setting, value] : set) VITRINE_CHECK(settings.set(setting, value));

@@ -101,6 +101,31 @@ struct Region {
     std::string text() const;
 };
 
+/// What is done to a concept while the model runs.
+struct SteeredConcept {
+    enum class Mode : std::uint8_t { Suppress, Scale, Set };
+    std::int64_t number = 0;
+    Mode mode = Mode::Suppress;
+    double value = 0;  ///< the factor, or the strength; of Suppress nothing
+    bool operator==(const SteeredConcept&) const = default;
+};
+
+/// How the model is steered: which concepts of which autoencoder, and on which tokens.
+struct Steer {
+    enum class Tokens : std::uint8_t { All, Class, Patches, Chosen };
+    ConceptSource source;
+    std::vector<SteeredConcept> edits;  ///< by number, each once
+    Tokens tokens = Tokens::All;
+    std::optional<Region> region{};  ///< of Chosen: patches of the concepts' grid
+    bool operator==(const Steer&) const = default;
+
+    /// Whether anything is changed: some concepts, on some tokens.
+    bool active() const { return !edits.empty() && (tokens != Tokens::Chosen || region); }
+    const SteeredConcept* find(std::int64_t number) const;  ///< null where it is left as it is
+    void put(SteeredConcept edit);
+    void drop(std::int64_t number);
+};
+
 /// The cells of which regions consist: they lie evenly over what the model sees.
 struct RegionFacts {
     std::int64_t rows = 0, cols = 0;
@@ -116,6 +141,7 @@ struct Wanted {
     bool probability = false;          ///< of the class, in place of the method's own number
     std::optional<Region> region{};    ///< its activation, in place of a class
     std::filesystem::path other;       ///< the second picture, as open_other() took it; empty for none
+    Steer steer{};                     ///< of the model that answers; without edits it is the one that was opened
     bool operator==(const Wanted&) const = default;
 };
 
@@ -172,6 +198,7 @@ struct Look {
     std::int64_t capture_bytes = 0;
     double forward_ms = 0;
     std::vector<std::string> notes;
+    std::string steered;                 ///< what is changed, in words; empty: nothing
     std::shared_ptr<const Capture> run;  ///< for Reader
     bool apart = false;                  ///< the run may be read while the model works
 };
@@ -322,10 +349,14 @@ class Workbench {
 
     /// @error NotFound there is no model or no picture
     Result<RunCost> cost() const;
-    /// Runs the model on the picture and keeps the capture. @error NotFound there is no model or no picture
-    Result<Look> look(std::stop_token stop);
+    /// Runs the model, steered or as it was opened, on the picture and keeps the capture: of the one that was opened,
+    /// and of the one that was steered last. What was run before is not run again.
+    /// @error NotFound there is no model or no picture; what steering says
+    Result<Look> look(const Steer& steer, std::stop_token stop);
+    /// Writes the steered model. @error what steering or writing says
+    Status save_steered(const Steer& steer, const std::filesystem::path& file);
     /// Replays 8 rows of every head and compares with what the model used.
-    Result<std::vector<Finding>> check(std::stop_token stop, const Report& report) const;
+    Result<std::vector<Finding>> check(const Steer& steer, std::stop_token stop, const Report& report);
     /// A map that was made before on the same picture is not made again, unless it is asked for `fresh`.
     ///
     /// @param refined  given the map so far, a few times a second at most, by methods that refine; may be empty
@@ -377,6 +408,8 @@ class Workbench {
     Result<ExplainContext> context_for(const Wanted& wanted, std::stop_token stop, const Report& report);
     Result<std::shared_ptr<const Made>> attribution(const Wanted& wanted, std::stop_token stop, const Report& report,
                                                     const Refined& refined, bool fresh);
+    struct Run;
+    Result<Run*> run_of(const Steer& steer);
     Result<std::pair<Score, double>> score_of(const Wanted& wanted, const std::string& name, const MethodSettings& set,
                                               std::stop_token stop, const Report& report);
     struct Parts;

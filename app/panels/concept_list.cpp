@@ -6,6 +6,7 @@
 #include <QKeyEvent>
 #include <QMouseEvent>
 #include <QPainter>
+#include <QResizeEvent>
 #include <QStyledItemDelegate>
 
 #include <algorithm>
@@ -76,7 +77,11 @@ class ConceptRows : public QAbstractListModel {
         }
         if (const auto badge = list_.badgeOf(number); !badge.isEmpty())
             words += QObject::tr("\nSteered: %1").arg(badge);
-        if (role == Qt::ToolTipRole) words += QObject::tr("\nA click pins it, Ctrl and a click chooses several");
+        if (role == Qt::ToolTipRole) {
+            words += QObject::tr("\nA click pins it, Ctrl and a click chooses several");
+            return QStringLiteral("<p style='white-space:pre-wrap'>%1</p>")
+                .arg(words.toHtmlEscaped());  // long names wrap
+        }
         return words;
     }
     QString headingAt(int row) const {
@@ -310,6 +315,14 @@ void ConceptList::setFilter(const QString& words) {
 void ConceptList::refresh() { rows_->rank(); }
 
 void ConceptList::refreshPatch() { viewport()->update(); }
+
+/// What was clicked stays in sight when steering takes its place below.
+void ConceptList::resizeEvent(QResizeEvent* event) {
+    QListView::resizeEvent(event);
+    if (event->size().height() < event->oldSize().height() && conceptAt(currentIndex()) == concepts_.pinned() &&
+        concepts_.pinned() >= 0)
+        scrollTo(currentIndex());
+}
 
 void ConceptList::mouseMoveEvent(QMouseEvent* event) {
     concepts_.hover(conceptAt(indexAt(event->pos())));

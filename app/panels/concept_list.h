@@ -27,7 +27,7 @@ class ConceptList : public QListView {
     int shown() const;                                       ///< rows below the patch's
     QString badgeOf(std::int64_t number) const { return badge_ ? badge_(number) : QString(); }
     static constexpr int kOfPatch = 4;
-    QSize sizeHint() const override { return {272, 320}; }
+    QSize sizeHint() const override { return {272, 112}; }  // what is left is given to it
     QSize minimumSizeHint() const override { return {200, 112}; }
 
   Q_SIGNALS:
@@ -42,6 +42,7 @@ class ConceptList : public QListView {
     void focusOutEvent(QFocusEvent* event) override;
     void keyPressEvent(QKeyEvent* event) override;
     void contextMenuEvent(QContextMenuEvent* event) override;
+    void resizeEvent(QResizeEvent* event) override;
     void currentChanged(const QModelIndex& current, const QModelIndex& previous) override;
 
   private:

@@ -11,11 +11,14 @@
 #include <QToolButton>
 #include <QVBoxLayout>
 
+#include <utility>
+
 #include "panels/choice_button.h"
 #include "panels/concept_list.h"
 #include "panels/format.h"
 #include "panels/method_settings.h"
 #include "panels/small_widgets.h"
+#include "panels/steer_box.h"
 #include "windows/theme.h"
 
 namespace vitrine::app {
@@ -33,6 +36,9 @@ QString kindWords(const ConceptFacts& facts) {
     if (kind == "batch_top_k") return ConceptsPanel::tr("Batch top-k %1").arg(facts.k);
     if (kind == "jump_relu") return ConceptsPanel::tr("JumpReLU");
     if (kind == "relu") return ConceptsPanel::tr("ReLU");
+    if (kind == "nmf") return ConceptsPanel::tr("NMF");
+    if (kind == "pca") return ConceptsPanel::tr("PCA");
+    if (kind == "k_means") return ConceptsPanel::tr("k-means");
     auto words = text(kind).replace(QLatin1Char('_'), QLatin1Char(' '));
     if (!words.isEmpty()) words[0] = words[0].toUpper();
     return words;
@@ -171,7 +177,13 @@ ConceptsPanel::ConceptsPanel(Session& session, ConceptsOnShow& concepts, const V
     inset(tools_);
     list_ = new ConceptList(concepts_, settings);
     column->addWidget(list_, 1);
+    steer_ = new SteerBox(session_, concepts_);
+    column->addWidget(steer_);
     column->addStretch(0);
+    list_->setBadges([this](std::int64_t number) { return SteerBox::badgeOf(session_, number); });
+    connect(steer_, &SteerBox::saveWanted, this, &ConceptsPanel::saveWanted);
+    connect(list_, &ConceptList::menuWanted, steer_, &SteerBox::openMenu);
+    connect(&session_, &Session::steerChanged, list_, &ConceptList::refreshPatch);
 
     connect(search_, &QLineEdit::textChanged, this,
             [this](const QString& words) { list_->setFilter(words.trimmed()); });
@@ -184,6 +196,7 @@ ConceptsPanel::ConceptsPanel(Session& session, ConceptsOnShow& concepts, const V
 
 void ConceptsPanel::restyle() {
     fold_->setIcon(icon(QStringLiteral("chevron_down")));
+    steer_->restyle();
     list_->refresh();
     refresh();
 }
@@ -256,7 +269,12 @@ void ConceptsPanel::refresh() {
     }
     tools_->setVisible(list);
     list_->setVisible(list);
-    list_->refresh();
+    // The place in the list stays while only steering changes.
+    const void* codes = concepts_.found() ? concepts_.found()->picture.get() : nullptr;
+    if (std::exchange(listed_, codes) != codes)
+        list_->refresh();
+    else
+        list_->refreshPatch();
     refreshFacts();
 }
 

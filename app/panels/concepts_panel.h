@@ -20,6 +20,7 @@ namespace vitrine::app {
 class ChoiceButton;
 class ConceptList;
 class SettingsForm;
+class SteerBox;
 class ThinBar;
 
 class ConceptsPanel : public QWidget {
@@ -36,6 +37,7 @@ class ConceptsPanel : public QWidget {
   Q_SIGNALS:
     void fileWanted();
     void galleryWanted();
+    void saveWanted();  ///< the steered model
 
   private:
     void buildForm();
@@ -56,6 +58,8 @@ class ConceptsPanel : public QWidget {
     QLineEdit* search_;
     QComboBox* order_;
     ConceptList* list_;
+    SteerBox* steer_;
+    const void* listed_ = nullptr;  ///< the codes that the list shows
 };
 
 }  // namespace vitrine::app

@@ -287,7 +287,8 @@ void ExplainPanel::refreshPredictions() {
     else if (look && session_.model()->classes == 0)
         empty = session_.other() ? tr("No classes: what is like the second picture is explained")
                                  : tr("No classes: a second picture can stand in for one");
-    predictions_->setPredictions(look ? look->top : std::vector<Prediction>{}, session_.explainedClass(), empty);
+    predictions_->setPredictions(look ? look->top : std::vector<Prediction>{}, session_.explainedClass(), empty,
+                                 session_.before());
 }
 
 /// They stay beside a head of attention, too: a click in a table leads to the head, and the next one must be at hand.
@@ -448,7 +449,9 @@ void ExplainPanel::refreshEvidence() {
     const auto* shown = session_.shown();
     // A map that is itself a picture has neither a range nor a choice of colours; only how much of it is laid over.
     const bool colours = shown && shown->colours;
-    range_->setPlane(shown, settings_);
+    auto settings = settings_;
+    if (session_.lit()) settings.range.reset();  // set by hand for another map
+    range_->setPlane(shown, settings);
     opacity_value_->setText(QStringLiteral("%1 %").arg(opacity_->value()));
     const auto why = colours ? tr("This map has colours of its own: %1").arg(text(shown->colours_mean)) : QString();
     for (QWidget* control : {static_cast<QWidget*>(solid_), static_cast<QWidget*>(logarithmic_)}) {

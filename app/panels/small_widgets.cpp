@@ -23,7 +23,7 @@ namespace vitrine::app {
 
 // ---- predictions ----------------------------------------------------------------------------------------------------
 
-PredictionsView::PredictionsView(QWidget* parent) : QWidget(parent) {
+PredictionsView::PredictionsView(int rows, QWidget* parent) : QWidget(parent), rows_(rows) {
     setObjectName(QStringLiteral("predictions"));
     setAccessibleName(tr("Most probable classes"));
     setMouseTracking(true);
@@ -32,17 +32,23 @@ PredictionsView::PredictionsView(QWidget* parent) : QWidget(parent) {
 }
 
 void PredictionsView::setPredictions(std::vector<Prediction> predictions, std::optional<std::int64_t> target,
-                                     const QString& empty) {
+                                     const QString& empty, std::vector<double> before) {
     predictions_ = std::move(predictions);
+    before_ = std::move(before);
     target_ = target;
     empty_ = empty;
     focused_ = std::clamp(focused_, 0, std::max(0, static_cast<int>(predictions_.size()) - 1));
     update();
 }
 
+std::optional<double> PredictionsView::beforeOf(const Prediction& prediction) const {
+    const auto at = static_cast<std::size_t>(prediction.index);
+    return at < before_.size() ? std::optional(before_[at]) : std::nullopt;
+}
+
 int PredictionsView::rowAt(const QPoint& position) const {
     const int row = position.y() / kRow;
-    return rect().contains(position) && row < static_cast<int>(predictions_.size()) ? row : -1;
+    return rect().contains(position) && row < std::min(rows_, static_cast<int>(predictions_.size())) ? row : -1;
 }
 
 void PredictionsView::paintEvent(QPaintEvent*) {
@@ -55,7 +61,7 @@ void PredictionsView::paintEvent(QPaintEvent*) {
         painter.drawText(QRect(0, 0, width(), kRow), Qt::AlignVCenter | Qt::TextWordWrap, empty_);
         return;
     }
-    for (int i = 0; i < static_cast<int>(predictions_.size()) && i < kRows; ++i) {
+    for (int i = 0; i < static_cast<int>(predictions_.size()) && i < rows_; ++i) {
         const auto& p = predictions_[static_cast<std::size_t>(i)];
         const QRectF row(0, i * kRow, width(), kRow);
         const bool chosen = target_ == p.index;
@@ -68,9 +74,16 @@ void PredictionsView::paintEvent(QPaintEvent*) {
         }
         const auto share = percent(p.probability);
         painter.setFont(mono(11));
-        const int number = std::max(56, painter.fontMetrics().horizontalAdvance(share));
+        int number = std::max(56, painter.fontMetrics().horizontalAdvance(share));
         painter.setPen(chosen ? t.text : t.secondary);
         painter.drawText(row.adjusted(0, 2, -8, -10), Qt::AlignRight | Qt::AlignVCenter, share);
+        const auto before = beforeOf(p);
+        if (before) {
+            const auto was = tr("was %1").arg(percent(*before));
+            painter.setPen(t.secondary);
+            painter.drawText(row.adjusted(0, 2, -8 - number, -10), Qt::AlignRight | Qt::AlignVCenter, was);
+            number += painter.fontMetrics().horizontalAdvance(was) + 8;
+        }
         painter.setFont(sans(13, chosen));
         painter.setPen(t.text);
         const double left = chosen ? 22 : 8;
@@ -87,6 +100,10 @@ void PredictionsView::paintEvent(QPaintEvent*) {
         painter.setBrush(chosen ? t.accent : QColor(t.secondary));
         const double width = std::max(2.0, track.width() * p.probability);
         painter.drawRoundedRect(QRectF(track.left(), track.top(), width, track.height()), 2, 2);
+        if (before) {
+            painter.setBrush(t.secondary);
+            painter.drawRect(QRectF(track.left(), track.bottom() + 1, std::max(2.0, track.width() * *before), 2));
+        }
     }
 }
 
@@ -126,12 +143,14 @@ bool PredictionsView::event(QEvent* event) {
         auto* help = static_cast<QHelpEvent*>(event);
         if (const int row = rowAt(help->pos()); row >= 0) {
             const auto& p = predictions_[static_cast<std::size_t>(row)];
-            QToolTip::showText(help->globalPos(),
-                               tr("%1\nClass %2, logit %3\nClick to explain this class")
-                                   .arg(QString::fromStdString(p.label))
-                                   .arg(p.index)
-                                   .arg(p.logit, 0, 'f', 2),
-                               this);
+            QToolTip::showText(
+                help->globalPos(),
+                tr("%1\nClass %2, logit %3%4\nClick to explain this class")
+                    .arg(QString::fromStdString(p.label))
+                    .arg(p.index)
+                    .arg(p.logit, 0, 'f', 2)
+                    .arg(beforeOf(p) ? tr("\nNot steered: %1, the thin bar").arg(percent(*beforeOf(p))) : QString()),
+                this);
         } else {
             QToolTip::hideText();
         }

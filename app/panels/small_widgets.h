@@ -23,11 +23,14 @@ class PredictionsView : public QWidget {
     Q_OBJECT
 
   public:
-    explicit PredictionsView(QWidget* parent = nullptr);
-    /// @param empty  what to say when there is nothing to show
-    void setPredictions(std::vector<Prediction> predictions, std::optional<std::int64_t> target, const QString& empty);
-    QSize sizeHint() const override { return {240, kRows * kRow}; }
-    QSize minimumSizeHint() const override { return {160, kRows * kRow}; }
+    explicit PredictionsView(QWidget* parent = nullptr) : PredictionsView(5, parent) {}
+    explicit PredictionsView(int rows, QWidget* parent = nullptr);
+    /// @param empty   what to say when there is nothing to show
+    /// @param before  probabilities of every class by the model that was not steered: a second, thinner bar; or empty
+    void setPredictions(std::vector<Prediction> predictions, std::optional<std::int64_t> target, const QString& empty,
+                        std::vector<double> before = {});
+    QSize sizeHint() const override { return {240, rows_ * kRow}; }
+    QSize minimumSizeHint() const override { return {160, rows_ * kRow}; }
 
   Q_SIGNALS:
     void chosen(qint64 index);
@@ -41,11 +44,14 @@ class PredictionsView : public QWidget {
     bool event(QEvent* event) override;
 
   private:
-    static constexpr int kRows = 5, kRow = 32;
+    static constexpr int kRow = 32;
     int rowAt(const QPoint& position) const;
     std::vector<Prediction> predictions_;
+    std::optional<double> beforeOf(const Prediction& prediction) const;
     std::optional<std::int64_t> target_;
+    std::vector<double> before_;
     QString empty_;
+    int rows_;
     int hovered_ = -1, focused_ = 0;
 };
 

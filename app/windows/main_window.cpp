@@ -145,7 +145,8 @@ MainWindow::MainWindow(QWidget* parent)
     connect(session_, &Session::lookChanged, this,
             [this] { refreshTop(), refreshScene(), refreshStatus(), refreshActions(); });
     connect(session_, &Session::choiceChanged, this, [this] {
-        view_settings_.range.reset();
+        // One range for the original and the steered map, so that they can be compared.
+        if (!session_->steersAlone()) view_settings_.range.reset();
         refreshTop(), refreshScene(), refreshActions();
     });
     connect(session_, &Session::evidenceChanged, this, [this] { refreshScene(), refreshStatus(), refreshActions(); });
@@ -427,7 +428,7 @@ void MainWindow::buildGallery() {
     connect(concepts_, &ConceptsOnShow::opened, gallery_, [this](const QString& file) {
         if (file != gallery_->autoencoder()) gallery_->choose(file);
     });
-    connect(gallery_, &ConceptGallery::callChanged, concepts_, &ConceptsOnShow::again);
+    connect(gallery_, &ConceptGallery::callChanged, concepts_, &ConceptsOnShow::reread);
     connect(gallery_view_, &GalleryView::onPictureWanted, this, [this](std::int64_t latent) {
         gallery_->setOpen(false);
         concepts_dock_->show();
@@ -469,6 +470,11 @@ void MainWindow::makeViewport() {
         refreshStatus();
     });
     connect(viewport_, &Viewport::dragged, this, [this](const Box& photo, bool done) {
+        if (concepts_->drawing()) {
+            drawn_ = done ? std::nullopt : std::optional(photo);
+            if (done) concepts_->draw(photo);
+            return refreshScene();
+        }
         if (const auto why = session_->whyNoRegion(); !why.isEmpty()) {
             if (done) hint(why);
             return;
@@ -588,6 +594,8 @@ void MainWindow::buildDocks() {
     connect(concepts_panel_, &ConceptsPanel::fileWanted, this, &MainWindow::openConcepts);
     connect(concepts_panel_, &ConceptsPanel::galleryWanted, gallery_, [this] { gallery_->setOpen(true); });
     connect(concepts_, &ConceptsOnShow::pointedChanged, this, &MainWindow::refreshActions);
+    connect(concepts_panel_, &ConceptsPanel::saveWanted, this, &MainWindow::saveSteered);
+    connect(session_, &Session::steerChanged, this, [this] { refreshTop(), refreshScene(), refreshActions(); });
     model_panel_ = new ModelPanel(*session_);
     model_dock_ = dock(QStringLiteral("model"), tr("Model"), scrolled(model_panel_), Qt::RightDockWidgetArea);
     map_ = new MapPanel(*session_, view_settings_);
@@ -748,10 +756,12 @@ void MainWindow::settingsChanged() {
 
 void MainWindow::refreshTop() {
     const auto& model = session_->model();
-    model_button_->setFace(QStringLiteral("model"), {}, model ? text(model->title) : tr("No model"),
-                           model ? rough(model->parameters) : QString());
     const auto explained = session_->explainedClass();
     const auto& look = session_->look();
+    model_button_->setFace(QStringLiteral("model"), {}, model ? text(model->title) : tr("No model"),
+                           !model                           ? QString()
+                           : look && !look->steered.empty() ? tr("steered")
+                                                            : rough(model->parameters));
     QString share, classes;
     if (explained) {
         double sum = 0;
@@ -841,7 +851,13 @@ viz::Scene MainWindow::composeScene() const {
     auto scene = compose(*session_, settingsOfShown(), session_->shown(),
                          !session_->lit() && session_->showsExplanation() && session_->stale());
     scene.bare = bare_;
-    if (drawn_) {
+    if (const auto box = concepts_->steered(); box && !scene.region) scene.region = box;
+    if (drawn_ && concepts_->drawing()) {
+        const auto region = concepts_->regionUnder(*drawn_);
+        scene.region =
+            region ? std::optional(session_->boxOf(*region, concepts_->picture().rows(), concepts_->picture().cols()))
+                   : std::nullopt;
+    } else if (drawn_) {
         // In whole cells, as it will be; freely while it is not known which there are.
         const auto region = session_->regionUnder(*drawn_);
         scene.region = region                    ? std::optional(session_->boxOf(*region))
@@ -883,6 +899,8 @@ viz::Hud MainWindow::composeHud() const {
                        .toStdString();
         hud.timing = (text(row->implementation) + QLatin1Char(' ') + duration(row->milliseconds)).toStdString();
     }
+    if (!lit && !look->steered.empty()) hud.what += tr(", steered").toStdString();
+    if (!lit && session_->showsOriginal()) hud.what += tr(", original").toStdString();
     const auto reading = readingAt(cursor_);
     hud.value = reading.words().toStdString();
     if (reading.inside)
@@ -987,7 +1005,10 @@ void MainWindow::refreshActions() {
                        : graphics_->trouble());
     enable(a.grid, !look || session_->look()->grid_rows > 0, tr("This model has no patches"));
     enable(a.copy_value, look, no_answer);
-    const bool pinned_concept = concepts_->pinned() >= 0;
+    const bool pinned_concept = concepts_->pinned() >= 0 || concepts_->drawing();
+    const bool steered = session_->steering().active();
+    enable(a.compare_flip, steered, tr("Nothing is steered: the Concepts panel does that"));
+    a.compare_flip->setChecked(session_->showsOriginal());
     enable(a.unpin, session_->pinned().has_value() || grid || session_->region() || pinned_concept,
            tr("Nothing is pinned"));
     a.unpin->setText(session_->region() && !session_->pinned() ? tr("Clear the region") : tr("Unpin"));
@@ -1069,6 +1090,11 @@ QJsonObject MainWindow::manifest() const {
         {QStringLiteral("method"), text(wanted.method)},
         {QStringLiteral("explained"), lit ? lit->title : text(found->explained)},
         {QStringLiteral("command"), text(command_line(model->request, model->classes, picture->file, wanted))}};
+    // The command line opens what was saved; what is steered only here it cannot make again.
+    if (const auto& look = session_->look(); wanted.steer.active() && look) {
+        out[QStringLiteral("steered")] = text(look->steered);
+        out.remove(QStringLiteral("command"));
+    }
     if (!lit && found->partial) out[QStringLiteral("partial")] = QStringLiteral("stopped before its end");
     if (wanted.region) {
         out[QStringLiteral("region")] = text(wanted.region->text());
@@ -1213,6 +1239,21 @@ void MainWindow::openConcepts() {
     Q_EMIT session_->autoencoderReady(file);
 }
 
+void MainWindow::saveSteered() {
+    const auto& model = session_->model();
+    if (!model) return;
+    const QFileInfo opened(text(model->request));
+    const auto folder = opened.exists()
+                            ? opened.absolutePath()
+                            : settings_->value(QStringLiteral("folders/models"), QDir::homePath()).toString();
+    auto file = QFileDialog::getSaveFileName(
+        this, tr("Save the steered model"), QStringLiteral("%1/%2.steered.json").arg(folder, opened.completeBaseName()),
+        tr("Steered models (*.steered.json)"));
+    if (file.isEmpty()) return;
+    if (!file.endsWith(QLatin1String(".steered.json"))) file += QStringLiteral(".steered.json");
+    session_->saveSteered(file);
+}
+
 void MainWindow::askConsent(const QString& request) {
     QMessageBox box(this);
     box.setObjectName(QStringLiteral("consent"));
@@ -1263,6 +1304,10 @@ bool MainWindow::handleKey(QKeyEvent* event, bool pressed) {
             bare_ = pressed;
             refreshScene();
         }
+        return true;
+    }
+    if (event->key() == Qt::Key_D && event->modifiers() == Qt::NoModifier && session_->steering().active()) {
+        if (!event->isAutoRepeat()) session_->showOriginal(pressed);
         return true;
     }
     if (!pressed) return false;

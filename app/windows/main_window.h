@@ -139,6 +139,7 @@ class MainWindow : public QMainWindow {
     void chooseTrainingFolder();
     void chooseTrainingFile();
     void openConcepts();
+    void saveSteered();
     void askConsent(const QString& request);
     void remember(const QString& key, const QString& path);
     QStringList remembered(const QString& key) const;

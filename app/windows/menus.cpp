@@ -96,6 +96,7 @@ void MainWindow::buildMenus() {
     edit->addSeparator();
     a.unpin = add(edit, tr("Unpin"), key("Esc"), [this] {
         // First what was pinned last, then what is explained.
+        if (concepts_->drawing()) return concepts_->setDrawing(false);
         if (concepts_->pinned() >= 0) return concepts_->pin(-1);
         if (!session_->pinned() && session_->region()) session_->clearRegion();
         session_->pin(std::nullopt);
@@ -192,8 +193,10 @@ void MainWindow::buildMenus() {
     auto* compare = menu(tr("&Compare"));
     a.compare_model = add(compare, tr("Compare with another model…"), {}, [] {});
     a.compare_variant = add(compare, tr("Compare with a changed self…"), {}, [] {});
-    a.compare_flip = add(compare, tr("Flip A and B (hold D)"), {}, [] {});
-    for (auto* action : {a.compare_model, a.compare_variant, a.compare_flip}) {
+    a.compare_flip = add(compare, tr("Show the original (hold D)"), {},
+                         [this] { session_->showOriginal(!session_->showsOriginal()); });
+    a.compare_flip->setCheckable(true);
+    for (auto* action : {a.compare_model, a.compare_variant}) {
         action->setEnabled(false);
         action->setToolTip(tr("This version shows one model at a time"));
     }
@@ -228,6 +231,7 @@ void MainWindow::buildMenus() {
                       {tr("Drag"), tr("Explain a region")},
                       {tr("Space-drag"), tr("Pan")},
                       {tr("Hold X"), tr("The picture bare")},
+                      {tr("Hold D"), tr("The model as it was opened, while it is steered")},
                       {tr("Right-click"), tr("What applies here")},
                       {tr("Double click"), tr("In the grid: this method alone")}}});
     for (const auto& [name, actions] : a.groups) {

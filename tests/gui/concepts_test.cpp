@@ -1,6 +1,8 @@
 // The Concepts panel in the real window: opened, filled, hovered both ways, refused.
+#include <QAbstractButton>
 #include <QComboBox>
 #include <QDockWidget>
+#include <QDoubleSpinBox>
 #include <QFile>
 #include <QFocusEvent>
 #include <QImage>
@@ -14,9 +16,11 @@
 
 #include <gtest/gtest.h>
 
+#include "jobs/comparison.h"
 #include "jobs/concepts_on_show.h"
 #include "panels/concept_list.h"
 #include "panels/concepts_panel.h"
+#include "panels/small_widgets.h"
 #include "patience.h"
 #include "tiny_model.h"
 #include "windows/main_window.h"
@@ -107,6 +111,7 @@ TEST_F(ConceptsWindowTest, WithoutAnAutoencoderItSaysWhatToDoAndARefusedFileWhy)
 
 TEST_F(ConceptsWindowTest, HoverGoesBothWaysAndAPinStaysUntilEscape) {
     open_concepts();
+    session().setLive(false);  // the map that is left is the method's, wherever the cursor stayed
     const auto& picture = concepts().picture();
     ASSERT_TRUE(picture.has_grid());
     EXPECT_EQ(list()->shown(), static_cast<int>(picture.heard().size()));
@@ -178,6 +183,84 @@ TEST_F(ConceptsWindowTest, TheListIsSearchedSortedAndWalkedByKeys) {
     EXPECT_EQ(concepts().hovered(), picture.ranked(ConceptOrder::Patches)[1]);
     QTest::keyClick(list(), Qt::Key_Return);
     EXPECT_EQ(concepts().pinned(), picture.ranked(ConceptOrder::Patches)[1]);
+}
+
+TEST_F(ConceptsWindowTest, SteeringChangesTheAnswerAndResetRestoresItExactly) {
+    open_concepts();
+    const auto before = session().look()->probabilities;
+    const auto map = *session().explanation()->plane.values;
+    const auto button = [&](const char* name) { return window_->findChild<QAbstractButton*>(name); };
+    const auto steered = [&](bool yes) {
+        return wait_until(
+            [&] { return settled() && !session().looking() && session().look()->steered.empty() != yes; });
+    };
+    EXPECT_FALSE(button("steerReset")->isEnabled());
+    EXPECT_FALSE(button("steerReset")->toolTip().isEmpty()) << "why it is grey";
+    concepts().pin(concepts().picture().ranked(ConceptOrder::Patches).front());
+    concepts().pin(concepts().picture().ranked(ConceptOrder::Patches)[1], true);
+    EXPECT_EQ(concepts().chosen().size(), 2u);
+    // A factor of one changes no number.
+    button("steerScale")->click();
+    window_->findChild<QDoubleSpinBox*>("steerNumber")->setValue(1);
+    ASSERT_TRUE(steered(true)) << window_->notice()->sentence().toStdString();
+    ASSERT_TRUE(wait_until([&] { return session().wanted("rollout").steer.edits.front().value == 1 && settled(); }));
+    ASSERT_TRUE(steered(true));
+    EXPECT_EQ(session().look()->probabilities, before);
+    button("steerOff")->click();
+    ASSERT_TRUE(wait_until([&] { return steered(true) && session().look()->probabilities != before; }));
+    EXPECT_EQ(session().before(), before) << "the thin bars";
+    ASSERT_TRUE(wait_until([&] { return settled() && *session().explanation()->plane.values != map; }))
+        << "maps follow the steered model";
+    const auto off = session().look()->probabilities;
+    // Holding D shows the model as it was opened.
+    QTest::keyPress(window_.get(), Qt::Key_D);
+    ASSERT_TRUE(steered(false));
+    EXPECT_EQ(session().look()->probabilities, before);
+    ASSERT_TRUE(wait_until([&] { return settled() && *session().explanation()->plane.values == map; }));
+    QTest::keyRelease(window_.get(), Qt::Key_D);
+    ASSERT_TRUE(steered(true));
+    EXPECT_EQ(session().look()->probabilities, off);
+    // On one patch alone it is another answer.
+    window_->findChild<QComboBox*>("steerTokens")->setCurrentIndex(3);
+    EXPECT_TRUE(concepts().drawing());
+    ASSERT_TRUE(steered(false)) << "no patch is chosen yet";
+    QTest::mousePress(viewport(), Qt::LeftButton, {}, at(0, 0));
+    for (int step = 1; step <= 4; ++step) QTest::mouseMove(viewport(), at(0, 0) + (at(1, 1) - at(0, 0)) * step / 4);
+    QTest::mouseRelease(viewport(), Qt::LeftButton, {}, at(1, 1));
+    ASSERT_TRUE(steered(true));
+    EXPECT_EQ(session().steering().region, (Region{0, 0, 1, 1}));
+    EXPECT_NE(session().look()->probabilities, off);
+    EXPECT_FALSE(session().region()) << "what is explained stays";
+    button("steerReset")->click();
+    ASSERT_TRUE(steered(false));
+    EXPECT_EQ(session().look()->probabilities, before);
+    ASSERT_TRUE(wait_until([&] { return settled() && *session().explanation()->plane.values == map; }));
+    EXPECT_TRUE(session().before().empty());
+}
+
+TEST_F(ConceptsWindowTest, TheGridShowsTheOriginalBesideTheSteeredAndASavedModelOpens) {
+    open_concepts();
+    const auto number = concepts().picture().ranked(ConceptOrder::Patches).front();
+    concepts().pin(number);
+    window_->findChild<QAbstractButton*>("steerFix")->click();
+    ASSERT_TRUE(wait_until([&] { return settled() && !session().looking() && !session().look()->steered.empty(); }))
+        << window_->notice()->sentence().toStdString();
+    const auto answer = session().look()->probabilities;
+    window_->comparison().setOpen(true);
+    const auto& cells = window_->comparison().cells();
+    ASSERT_EQ(cells.size(), 2u);
+    ASSERT_TRUE(wait_until([&] { return cells[0].stage == Stage::Done && cells[1].stage == Stage::Done; }));
+    EXPECT_FALSE(cells[0].is_original);
+    EXPECT_TRUE(cells[1].is_original);
+    EXPECT_NE(*cells[0].found->plane.values, *cells[1].found->plane.values);
+    window_->comparison().setOpen(false);
+    const auto file = folder_.filePath("tiny.steered.json");
+    window_->session().saveSteered(file);
+    ASSERT_TRUE(wait_until([&] { return QFile::exists(file); })) << window_->notice()->sentence().toStdString();
+    session().openModel(file);
+    ASSERT_TRUE(wait_until([&] { return session().model()->request == file.toStdString() && settled(); }))
+        << window_->notice()->sentence().toStdString();
+    EXPECT_EQ(session().look()->probabilities, answer);
 }
 
 }  // namespace
