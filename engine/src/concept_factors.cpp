@@ -146,7 +146,9 @@ Result<Autoencoder> fit_clusters(AutoencoderConfig config, const at::Tensor& tok
 }
 
 Result<Autoencoder> fit_non_negative(AutoencoderConfig config, const at::Tensor& tokens, const FactorOptions& options) {
-    const at::Tensor x = at::relu(tokens);
+    const at::Tensor bias =
+        options.from_least ? tokens.amin(0).clamp_max(0) : at::zeros({tokens.size(1)}, tokens.options());
+    const at::Tensor x = at::relu(tokens - bias);
     NonNegativeOptions of;
     of.iterations = options.iterations;
     of.tolerance = options.tolerance;
@@ -155,12 +157,14 @@ Result<Autoencoder> fit_non_negative(AutoencoderConfig config, const at::Tensor&
     const NonNegativeFactors found = VITRINE_TRY(non_negative_factors(x, config.latents, of));
     // Any length of a row is as good with codes that take it up: 1 makes the codes' unit the tokens'.
     const at::Tensor rows = found.rows / at::linalg_vector_norm(found.rows, 2, {1}, true).clamp_min(1e-30);
-    Autoencoder out = VITRINE_TRY(Autoencoder::of_rows(std::move(config), rows, at::zeros({x.size(1)}, x.options())));
+    Autoencoder out = VITRINE_TRY(Autoencoder::of_rows(std::move(config), rows, bias));
     const double whole = tokens.square().sum(at::kDouble).item<double>(),
                  kept = x.square().sum(at::kDouble).item<double>();
     out.facts["fitted"] = fmt::format("{} non-negative parts of {} tokens after {} iterations", found.rows.size(0),
                                       x.size(0), found.iterations);
-    if (kept < whole)
+    if (options.from_least)
+        out.facts["fitted"] += "; each number is counted from its least";
+    else if (kept < whole)
         out.facts["fitted"] += fmt::format(
             "; {:.1f} % of the tokens' squares is of negative numbers, which were set to 0", 100 * (1 - kept / whole));
     return out;

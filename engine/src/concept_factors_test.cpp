@@ -191,6 +191,18 @@ TEST(FactorKinds, PartsAreFoundAgain) {
     EXPECT_THAT(other.facts.at("fitted"), HasSubstr("% of the tokens' squares is of negative numbers"));
     const at::Tensor token = some_tokens(3, 16);
     EXPECT_TRUE(at::equal(other.encode(token).active, other.encode(at::relu(token)).active));
+    // Counted from the least of each number nothing is left out: as many parts as numbers rebuild the tokens.
+    FactorOptions from_least;
+    from_least.from_least = true;
+    AutoencoderConfig config;
+    config.kind = "nmf";
+    config.latents = 16;
+    const at::Tensor signed_tokens = some_tokens(100, 16);
+    const Autoencoder shifted = fit_factors(config, signed_tokens, from_least).value();
+    EXPECT_TRUE(at::equal(shifted.tensor("b_dec"), signed_tokens.amin(0)));
+    const Codes all = shifted.encode(signed_tokens);
+    EXPECT_LT((shifted.decode(all.active, all) - signed_tokens).square().sum().item<double>(),
+              0.05 * (signed_tokens - signed_tokens.mean(0)).square().sum().item<double>());
 }
 
 TEST(FactorKinds, ComeBackToTheBitAndRefuseInWords) {

@@ -331,12 +331,14 @@ Result<TcavResult> Tcav::run() {
         score.t = test.t;
         score.p = test.p;
         score.p_corrected = std::min(1.0, test.p * static_cast<double>(options_.concepts.size()));
-        if (random.size(0) < options_.runs * score.drawn)
-            out_.notes.push_back(
-                fmt::format("{}: {} runs draw {} of {} random pictures each, so that runs share pictures and p is "
-                            "lower than it should "
-                            "be; {} would do",
-                            name, options_.runs, score.drawn, random.size(0), options_.runs * score.drawn));
+        if (random.size(0) < options_.runs * score.drawn) {
+            std::string note = fmt::format(
+                "{} runs draw {} of {} random pictures each: they share pictures, so that p is lower than it should "
+                "be; "
+                "{} pictures would do",
+                options_.runs, score.drawn, random.size(0), options_.runs * score.drawn);
+            if (out_.notes.empty() || out_.notes.back() != note) out_.notes.push_back(std::move(note));
+        }
         out_.concepts.push_back(std::move(score));
     }
     return std::move(out_);

@@ -144,7 +144,7 @@ TEST_F(Tcav, TellsWhatTheClassHangsOn) {
     EXPECT_EQ(places.examples, 8);
     EXPECT_EQ(places.score, 1);
     EXPECT_NEAR(red.random_accuracy, 0.5, 0.2);
-    EXPECT_THAT(found->notes, Contains(HasSubstr("runs share pictures")));
+    EXPECT_THAT(found->notes, Contains(HasSubstr("they share pictures")));
     // Again the same numbers; told apart by all of them, red stays red.
     EXPECT_EQ(tcav(model_, options_)->concepts[2].scores, blue.scores);
     options_.features = "whole";

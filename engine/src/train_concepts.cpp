@@ -73,6 +73,8 @@ std::vector<Parameter> concept_parameters() {
               all_kinds(), gao),
         whole("latents", 0, "concepts; 0: eight times the width, of the fitted kinds 64", "", ""),
         whole("k", 32, "latents a token, of the two top-k kinds", "", gao),
+        words("negative", "drop", "of nmf, numbers below zero: dropped, or each number counted from its least (shift)",
+              {"drop", "shift"}, ""),
         words("normalise", "none", "what is done to a token first",
               {"none", "layer_norm", "constant_norm", "expected_average"}, ""),
         words("convention", "openai", "whose loss", {"openai", "saelens", "prisma", "saev"}, ""),
@@ -857,6 +859,7 @@ Result<TrainConceptsSummary> ConceptTraining::factorise() {
     batch_ = stream_->tokens();
     FactorOptions options;
     if (settings_.integer("steps") > 0) options.iterations = settings_.integer("steps");
+    options.from_least = settings_.text("negative") == "shift";
     options.seed = seed_;
     options.stop = options_.stop;
     count_ = 1;

@@ -254,7 +254,7 @@ class Craft final : public Explainer {
                 "{:.1f} % of the activation's squares at {} is of negative numbers, which the concepts do not have{}",
                 100 * negative / whole, point, keep == "nothing" ? "" : "; they stay as they are"));
         if (whole > negative)
-            out.notes.push_back(fmt::format("the concepts explain {:.1f} % of the squares of its other numbers",
+            out.notes.push_back(fmt::format("the concepts explain {:.1f} % of the squares of what is above zero",
                                             100 * (1 - left / (whole - negative))));
         const double own = objective.of(seen.answer)[0].item<double>();
         out.notes.push_back(fmt::format("the {} is {:.3f}, with the concepts in the activation's place {:.3f}",

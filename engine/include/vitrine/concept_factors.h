@@ -20,6 +20,9 @@ struct FactorOptions {
     std::int64_t iterations = 200;  ///< at most; pca has none
     double tolerance = 1e-4;        ///< of nmf: the step's size against the first's; k_means stops when nothing moves
     std::uint64_t seed = 0;         ///< of k_means' first centroids
+    /// Of nmf: b_dec is each number's least among the tokens, where that is below zero, so that nothing of these is left
+    /// out. CRAFT and others, whose activations are zero or more, have no such thing.
+    bool from_least = false;
     std::stop_token stop = {};
     std::function<void(std::int64_t iteration)> progress = {};
 };
