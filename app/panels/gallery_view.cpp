@@ -269,6 +269,11 @@ void GalleryView::showMap(bool map) {
         grid_->showSelected();
 }
 
+void GalleryView::look(std::int64_t latent) {
+    gallery_.select(latent);
+    showDetails(true);
+}
+
 void GalleryView::ask() {
     ConceptQuery query;
     query.search = search_->text().toStdString();
@@ -307,9 +312,9 @@ void GalleryView::refresh() {
     changed_->setVisible(!said.isEmpty());
     update_->setVisible(ready && !gallery_.folderChange().isEmpty() && !gallery_.folderGone());
     const bool setup = state == State::NoIndex;
-    folder_row_->setVisible(setup);
+    folder_row_->setVisible(setup && !gallery_.building());
     folder_->setPath(gallery_.folder());
-    build_->setVisible(setup);
+    build_->setVisible(setup && !gallery_.building());
     const auto why_not = gallery_.whyNoBuild();
     for (auto* one : {build_, update_}) {
         one->setEnabled(why_not.isEmpty());
@@ -329,13 +334,18 @@ void GalleryView::refresh() {
             words_->setText(tr("Its concepts are compared with the model"));
             break;
         case State::NoIndex:
-            title_->setText(gallery_.trouble().isEmpty() ? tr("Which pictures say what its concepts are?")
-                                                         : tr("Its index is of no use here"));
-            words_->setText(gallery_.trouble().isEmpty()
-                                ? tr("The model looks once at every picture of a folder. What each concept finds "
-                                     "there is kept beside %1")
-                                      .arg(breakable(file))
-                                : breakable(gallery_.trouble()));
+            if (gallery_.building()) {
+                title_->setText(tr("The index is being built"));
+                words_->setText(tr("Its concepts are shown when it is done. It can be stopped and goes on from there"));
+            } else if (gallery_.trouble().isEmpty()) {
+                title_->setText(tr("Which pictures say what its concepts are?"));
+                words_->setText(tr("The model looks once at every picture of a folder. What each concept finds there "
+                                   "is kept beside %1")
+                                    .arg(breakable(file)));
+            } else {
+                title_->setText(tr("Its index is of no use here"));
+                words_->setText(breakable(gallery_.trouble()));
+            }
             break;
         case State::Failed:
             title_->setText(tr("These concepts cannot be shown"));

@@ -32,6 +32,7 @@ class GalleryView : public QWidget {
     ConceptMap* map() const { return map_; }
     ConceptDetails* details() const { return details_; }
     void showMap(bool map);
+    void look(std::int64_t latent);  ///< at its details
 
   Q_SIGNALS:
     void fileWanted();

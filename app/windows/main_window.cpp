@@ -47,6 +47,7 @@
 #include "panels/gallery_view.h"
 #include "panels/grid_view.h"
 #include "panels/head_strip.h"
+#include "panels/ladder_panel.h"
 #include "panels/layer_strip.h"
 #include "panels/map_panel.h"
 #include "panels/measures_panel.h"
@@ -65,7 +66,7 @@ QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 // What is explained beside classes, in the list of targets.
 constexpr qlonglong kRegion = -2, kLike = -3, kMore = -4, kProbability = -5;
 
-constexpr int kLayout = 5;  // of the docks: a saved one of another number is not restored
+constexpr int kLayout = 6;  // of the docks: a saved one of another number is not restored
 constexpr int kMostDeviceLosses = 3;
 constexpr int kDeviceLossesWithin_ms = 60'000;
 
@@ -602,6 +603,16 @@ void MainWindow::buildDocks() {
     map_dock_ = dock(QStringLiteral("map"), tr("Map"), scrolled(map_), Qt::RightDockWidgetArea);
     train_ = new TrainPanel(*session_, *mask_run_, *concept_run_);
     train_dock_ = dock(QStringLiteral("train"), tr("Train"), scrolled(train_), Qt::RightDockWidgetArea);
+    ladder_ = new LadderPanel(*session_, *gallery_);
+    ladder_dock_ = dock(QStringLiteral("ladder"), tr("Ladder"), scrolled(ladder_), Qt::RightDockWidgetArea);
+    connect(ladder_, &LadderPanel::folderWanted, this, [this] {
+        const auto folder = QFileDialog::getExistingDirectory(this, tr("Choose the pictures"), ladder_->folder());
+        if (!folder.isEmpty()) ladder_->setFolder(folder);
+    });
+    connect(ladder_, &LadderPanel::conceptWanted, this, [this](std::int64_t latent) {
+        gallery_->setOpen(true);
+        gallery_view_->look(latent);
+    });
     keys_ = new ShortcutSheet;
     keys_dock_ = dock(QStringLiteral("keys"), tr("Keys"), scrolled(keys_), Qt::RightDockWidgetArea);
     head_strip_ = new HeadStrip(*session_);
@@ -632,8 +643,8 @@ void MainWindow::buildDocks() {
 
 void MainWindow::resetLayout() {
     panels_hidden_ = false;
-    for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, train_dock_, keys_dock_,
-                       strip_dock_, layers_dock_, measures_dock_}) {
+    for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, train_dock_, ladder_dock_,
+                       keys_dock_, strip_dock_, layers_dock_, measures_dock_}) {
         dock->setFloating(false);
         removeDockWidget(dock);
     }
@@ -643,6 +654,7 @@ void MainWindow::resetLayout() {
     addDockWidget(Qt::RightDockWidgetArea, model_dock_);
     addDockWidget(Qt::RightDockWidgetArea, map_dock_);
     addDockWidget(Qt::RightDockWidgetArea, train_dock_);
+    addDockWidget(Qt::RightDockWidgetArea, ladder_dock_);
     addDockWidget(Qt::RightDockWidgetArea, keys_dock_);
     for (auto* dock : {strip_dock_, layers_dock_, measures_dock_}) addDockWidget(Qt::BottomDockWidgetArea, dock);
     tabifyDockWidget(strip_dock_, layers_dock_);
@@ -651,11 +663,13 @@ void MainWindow::resetLayout() {
     tabifyDockWidget(explain_dock_, model_dock_);
     tabifyDockWidget(explain_dock_, map_dock_);
     tabifyDockWidget(explain_dock_, train_dock_);
+    tabifyDockWidget(explain_dock_, ladder_dock_);
     tabifyDockWidget(explain_dock_, keys_dock_);
     for (auto* dock :
          {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, strip_dock_, layers_dock_, measures_dock_})
         dock->show();
     train_dock_->hide();
+    ladder_dock_->hide();
     keys_dock_->hide();
     explain_dock_->raise();
     strip_dock_->raise();
@@ -726,6 +740,7 @@ void MainWindow::restyle() {
     layer_strip_->restyle();
     measures_->restyle();
     train_->restyle();
+    ladder_->restyle();
     concepts_panel_->restyle();
     empty_->setState(session_->model().has_value(), session_->model() ? text(session_->model()->title) : QString(),
                      remembered(kPictures) + remembered(kModels));

@@ -35,6 +35,7 @@ class Filmstrip;
 class GalleryView;
 class GridView;
 class HeadStrip;
+class LadderPanel;
 class LayerMaps;
 class LayerStrip;
 class MapPanel;
@@ -62,6 +63,8 @@ class MainWindow : public QMainWindow {
     GridView* grid() const { return grid_; }
     ConceptGallery& conceptGallery() { return *gallery_; }
     GalleryView* galleryView() const { return gallery_view_; }
+    LadderPanel* ladderPanel() const { return ladder_; }
+    QDockWidget* ladderDock() const { return ladder_dock_; }
     Viewport* viewport() const { return viewport_; }
     Graphics* graphics() const { return graphics_.get(); }
     HeadStrip* headStrip() const { return head_strip_; }
@@ -179,7 +182,7 @@ class MainWindow : public QMainWindow {
     Viewport* viewport_ = nullptr;
     QDockWidget *film_dock_ = nullptr, *explain_dock_ = nullptr, *model_dock_ = nullptr, *strip_dock_ = nullptr,
                 *map_dock_ = nullptr, *keys_dock_ = nullptr, *layers_dock_ = nullptr, *measures_dock_ = nullptr,
-                *train_dock_ = nullptr, *concepts_dock_ = nullptr;
+                *train_dock_ = nullptr, *ladder_dock_ = nullptr, *concepts_dock_ = nullptr;
     Filmstrip* filmstrip_ = nullptr;
     ExplainPanel* explain_ = nullptr;
     ModelPanel* model_panel_ = nullptr;
@@ -191,6 +194,7 @@ class MainWindow : public QMainWindow {
     TrainingRun *mask_run_ = nullptr, *concept_run_ = nullptr;
     SeenThrough* seen_through_ = nullptr;
     TrainPanel* train_ = nullptr;
+    LadderPanel* ladder_ = nullptr;
     ConceptsOnShow* concepts_ = nullptr;
     ConceptsPanel* concepts_panel_ = nullptr;
     ShortcutSheet* keys_ = nullptr;

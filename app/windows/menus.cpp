@@ -179,6 +179,11 @@ void MainWindow::buildMenus() {
         sayWhereRegionsCount();
     });
     add(explain_menu_, tr("Second picture…"), {}, [this] { openSecondPicture(); });
+    add(explain_menu_, tr("From signal to noise…"), {}, [this] {
+        if (panels_hidden_) hidePanels(false);
+        ladder_dock_->show();
+        ladder_dock_->raise();
+    });
     a.methods = add(explain_menu_, tr("Choose methods…"), key("Ctrl+K"), [this] { method_button_->openList(); });
     a.several = add(explain_menu_, tr("Several methods side by side"), key("M"),
                     [this] { comparison_->setOpen(!comparison_->isOpen()); });
@@ -203,8 +208,8 @@ void MainWindow::buildMenus() {
 
     group = tr("Window");
     auto* window = menu(tr("&Window"));
-    for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, train_dock_, strip_dock_,
-                       layers_dock_, measures_dock_})
+    for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, train_dock_, ladder_dock_,
+                       strip_dock_, layers_dock_, measures_dock_})
         window->addAction(dock->toggleViewAction());
     window->addSeparator();
     add(window, tr("Reset the layout"), {}, [this] { resetLayout(); });

@@ -2,6 +2,7 @@
 // at.
 #include <QAbstractItemModel>
 #include <QComboBox>
+#include <QDockWidget>
 #include <QElapsedTimer>
 #include <QFile>
 #include <QFrame>
@@ -11,6 +12,7 @@
 #include <QPainter>
 #include <QPushButton>
 #include <QScrollBar>
+#include <QSpinBox>
 #include <QTemporaryDir>
 #include <QToolButton>
 #include <QtTest/QTest>
@@ -28,7 +30,9 @@
 #include "panels/concept_grid.h"
 #include "panels/concept_map.h"
 #include "panels/gallery_view.h"
+#include "panels/ladder_panel.h"
 #include "patience.h"
+#include "tiny_model.h"
 #include "windows/main_window.h"
 
 namespace vitrine::app {
@@ -124,6 +128,15 @@ class GalleryTest : public testing::Test {
             return view;
         };
         return out;
+    }
+    /// A model and concepts that are over at once.
+    void openTiny() {
+        const auto model = folder_.filePath("tiny"), concepts = folder_.filePath("tiny.concepts.safetensors");
+        ASSERT_TRUE(test::write_tiny_model(model.toStdString()));
+        ASSERT_TRUE(test::write_tiny_concepts(concepts.toStdString()));
+        window_->session().openModel(model);
+        ASSERT_TRUE(wait_until([&] { return window_->session().model().has_value(); }));
+        gallery().choose(concepts);
     }
     /// All that was asked for has come.
     bool settled() {
@@ -259,14 +272,7 @@ TEST_F(GalleryTest, WhatIsMissingOrChangedOnDiskIsSaid) {
 }
 
 TEST_F(GalleryTest, AnIndexIsBuiltStoppedGoneOnWithAndBroughtUpToDate) {
-    const auto own = Workbench::own_concepts("starter");
-    if (!Workbench::has_starter() || !std::filesystem::exists(own)) GTEST_SKIP() << "no concepts of the built-in model";
-    window_->session().openModel("starter");
-    ASSERT_TRUE(wait_until([&] { return window_->session().model().has_value(); }));
-    EXPECT_EQ(gallery().autoencoder().toStdString(), own.string()) << "what came with the model is offered by itself";
-    const auto file = folder_.filePath("own.safetensors");
-    ASSERT_TRUE(QFile::copy(QString::fromStdString(own.string()), file));
-    gallery().choose(file);
+    openTiny();
     ASSERT_TRUE(wait_until([&] { return gallery().state() == State::NoIndex || gallery().state() == State::Failed; }));
     ASSERT_EQ(gallery().state(), State::NoIndex) << gallery().trouble().toStdString();
     gallery().setFolder(folder_.filePath("pictures"));
@@ -303,6 +309,42 @@ TEST_F(GalleryTest, AnIndexIsBuiltStoppedGoneOnWithAndBroughtUpToDate) {
     ASSERT_TRUE(wait_until([&] { return !gallery().building() && gallery().state() == State::Ready; }));
     EXPECT_EQ(gallery().index()->pictures(), kPictures + 1);
     ASSERT_TRUE(wait_until([&] { return !seen("galleryChanged"); }));
+}
+
+TEST_F(GalleryTest, TheLadderIsClimbedAndPlotted) {
+    auto& ladder = *window_->ladderPanel();
+    auto* start = ladder.findChild<QPushButton*>("ladderStart");
+    EXPECT_FALSE(start->isEnabled());
+    EXPECT_EQ(start->toolTip(), "Open a model first");
+    openTiny();
+    window_->ladderDock()->show();
+    ladder.setFolder(folder_.filePath("nothing"));
+    ladder.start();
+    ASSERT_TRUE(wait_until([&] { return !ladder.climbing(); }));
+    EXPECT_FALSE(ladder.trouble().isEmpty());
+    ladder.setFolder(folder_.filePath("pictures"));
+    EXPECT_TRUE(start->isEnabled()) << start->toolTip().toStdString();
+    ladder.findChild<QSpinBox*>("ladderPictures")->setValue(2);
+    ladder.findChild<QSpinBox*>("ladderSeeds")->setValue(1);
+    start->click();
+    EXPECT_TRUE(ladder.climbing());
+    ASSERT_TRUE(wait_until([&] { return !ladder.climbing(); }));
+    ASSERT_TRUE(ladder.facts()) << ladder.trouble().toStdString();
+    const auto& facts = *ladder.facts();
+    EXPECT_EQ(facts.pictures, 2);
+    ASSERT_GT(facts.rungs.size(), 2u);
+    EXPECT_EQ(facts.rungs.front(), "clean");
+    EXPECT_TRUE(facts.fixed) << "top_k: a token always has 3";
+    bool model = false, control = false;
+    for (const auto& series : facts.series) {
+        EXPECT_EQ(series.points.size(), facts.rungs.size()) << series.tokens;
+        if (series.tokens != "patches") continue;
+        (series.control ? control : model) = true;
+        EXPECT_GT(series.points.front().distinct.mean, 0);
+        EXPECT_LE(series.points.front().active.mean, 3);
+    }
+    EXPECT_TRUE(model && control);
+    EXPECT_TRUE(ladder.findChild<LadderPlot*>()->isVisibleTo(&ladder));
 }
 
 TEST_F(GalleryTest, SixteenThousandConceptsAreWanderedInWithinTheBound) {
