@@ -185,7 +185,7 @@ at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& toke
     const at::Tensor chosen =
         lists ? lists->indices : std::get<1>(at::topk(candidates, std::min(k, config.latents), -1));
     at::Tensor said;
-    if (codes.listed()) {
+    if (codes.listed() && static_cast<double>(k) <= kSparseEnough * static_cast<double>(config.latents)) {
         const CodeLists those{chosen, codes.before.gather(1, chosen), {}};
         const at::Tensor numbers =
             listed_products(those, codes.read, autoencoder.tensor("W_enc"), autoencoder.tensor("b_enc"),
@@ -193,10 +193,13 @@ at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& toke
         const at::Tensor kept = at::relu(numbers) * dead.index_select(0, chosen.flatten()).view_as(chosen);
         said = decode_lists(chosen, kept, {}, autoencoder.tensor("W_dec")) + bias;
     } else {
-        const at::Tensor kept =
-            at::relu(codes.before.gather(1, chosen)) * dead.expand_as(codes.before).gather(1, chosen);
-        const at::Tensor active = at::zeros_like(codes.before).scatter(1, chosen, kept);
-        said = directions(autoencoder, active, 0, config.latents) + bias;
+        at::Tensor before = codes.before;
+        if (codes.listed()) {  // once more, in the graph: so many of all are faster as a product
+            const at::Tensor read = config.subtract_decoder_bias ? codes.read + (bias.detach() - bias) : codes.read;
+            before = at::addmm(autoencoder.tensor("b_enc"), read, autoencoder.tensor("W_enc"));
+        }
+        const at::Tensor kept = at::relu(before.gather(1, chosen)) * dead.expand_as(before).gather(1, chosen);
+        said = directions(autoencoder, at::zeros_like(before).scatter(1, chosen, kept), 0, config.latents) + bias;
     }
     at::Tensor error = (tokens.to(bias.scalar_type()) - reconstructed).detach();
     if (codes.scale.defined()) error = error / at::where(codes.scale > 0, codes.scale, codes.scale.new_ones({1}));

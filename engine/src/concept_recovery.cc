@@ -57,7 +57,7 @@ TEST(ConceptRecovery, FindTheDirectionsThatTokensAreMadeOf) {
 }
 
 TEST(ConceptRecovery, ByTheBatchToo) {
-    const Recovered found = recovered(64, 48, 96, 3, 2000, 0.95, "batch_top_k");
+    const Recovered found = recovered(64, 48, 96, 3, 1000, 0.95, "batch_top_k");
     EXPECT_GE(found.share, 0.9);
     EXPECT_GT(found.explained, 0.95);
 }

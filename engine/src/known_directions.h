@@ -6,6 +6,7 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/topk.h>
 #include <ATen/ops/zeros.h>
 
 namespace vitrine {
@@ -16,7 +17,7 @@ inline at::Tensor unit(const at::Tensor& rows) { return rows / at::linalg_vector
 ///
 /// @param directions  [n, width], of length 1
 inline at::Tensor sums_of_three(const at::Tensor& directions, std::int64_t count, at::Generator g) {
-    const at::Tensor which = at::rand({count, directions.size(0)}, g).argsort(1, false).narrow(1, 0, 3);
+    const at::Tensor which = std::get<1>(at::topk(at::rand({count, directions.size(0)}, g), 3, 1));
     const at::Tensor by = at::rand({count, 3}, g) + 0.5;
     return at::matmul(at::zeros({count, directions.size(0)}).scatter(1, which, by), directions);
 }

@@ -110,9 +110,10 @@ TEST(TrainingCodes, AsListsHaveTheLossesAndGradientsOfWholeOnes) {
     const at::Tensor tokens = at::randn({40, 20}, g);
     for (const char* kind : {"top_k", "batch_top_k"})
         for (const char* normalise : {"none", "layer_norm", "constant_norm"})
-            for (const bool some_dead : {false, true}) {
+            for (const int revive_k : {0, 7, 20}) {  // none dead; as lists; as a product
+                const bool some_dead = revive_k > 0;
                 ConceptObjective objective;
-                objective.revive_k = 7;
+                objective.revive_k = revive_k;
                 at::Tensor dead;
                 if (some_dead) {
                     dead = at::zeros({64}, at::kBool);

@@ -1077,7 +1077,7 @@ class ConceptTraining : public Measurement {
                                      "--seed",
                                      "3",
                                      "--json"};
-        for (const char* set : {"steps=12", "batch=128", "latents=96", "k=8", "held=0", "pictures=2", "buffer=1",
+        for (const char* set : {"steps=6", "batch=128", "latents=96", "k=8", "held=0", "pictures=2", "buffer=1",
                                 "report_seconds=0", "checkpoint_seconds=0", "lr=0.001"}) {
             all.push_back("--set");
             all.push_back(set);
@@ -1119,18 +1119,13 @@ TEST_F(ConceptTraining, SharedByProcessesHasTheSameCurve) {
     const json one = json::parse(alone.out), two = json::parse(shared.out);
     EXPECT_EQ(one["processes"], 1);
     EXPECT_EQ(two["processes"], 2);
-    ASSERT_EQ(one["curve"].size(), 12U);
-    ASSERT_EQ(two["curve"].size(), 12U);
-    for (std::size_t i = 0; i < 12; ++i)
+    ASSERT_EQ(one["curve"].size(), 6U);
+    ASSERT_EQ(two["curve"].size(), 6U);
+    for (std::size_t i = 0; i < 6; ++i)
         for (std::size_t k = 0; k < 7; ++k) {
             const double a = one["curve"][i][k], b = two["curve"][i][k];
             EXPECT_NEAR(a, b, 1e-5 * std::abs(a) + 1e-7) << "step " << i << ", figure " << k;
         }
-    const auto unknown = vitrine(training("none", {"--mpi", "--set", "point=nowhere"}), kTwo);
-    EXPECT_NE(unknown.status, 0);
-    const auto at = unknown.err.find("no point 'nowhere'");
-    ASSERT_NE(at, std::string::npos) << unknown.err;
-    EXPECT_EQ(unknown.err.find("no point 'nowhere'", at + 1), std::string::npos) << unknown.err;
 }
 
 TEST_F(CommandLine, SteerShowsBothAnswersAndWritesAModel) {
