@@ -59,6 +59,7 @@ constexpr Caption kCaptions[] = {
     {"smooth", "Roughness weight"},
     {"flip", "Chance of mirroring"},
     {"held", "Share held out"},
+    {"held_every", "Look at held ones every", "steps"},
     {"side", "Side before crop", "pixels"},
     {"seed", "Seed"},
     {"preview_every", "Preview every", "steps"},
@@ -67,6 +68,8 @@ constexpr Caption kCaptions[] = {
     {"report_seconds", "Report every", "s"},
     {"floor", "Timed passes"},
     {"precision", "Number format"},
+    {"products", "Matrix products"},
+    {"negative", "Numbers below zero"},
 };
 
 /// A checkpoint's refusal names the setting that differs as files do; the panel has its own name for it.
@@ -205,8 +208,8 @@ Result<TrainingOutcome> concepts_of(Model& model, const TrainingPlan& plan, cons
     options.progress = [&](const ConceptStep& s) {
         reports.moment(
             {s.step, s.steps,
-             figures({s.total, s.reconstruction, s.sparsity, s.revival, s.explained_variance, s.active, s.dead}), 0,
-             s.learning_rate, s.tokens_per_second, s.seconds_left, s.note});
+             figures({s.total, s.reconstruction, s.sparsity, s.revival, s.explained_variance, s.active, s.dead}),
+             s.held ? s.held->agreement : -1, s.learning_rate, s.tokens_per_second, s.seconds_left, s.note});
     };
     const auto trained = VITRINE_TRY(train_concepts(model, options));
     auto out = outcome_of(trained);

@@ -49,8 +49,8 @@ constexpr std::size_t kCoverage = 4, kExplained = 4, kActive = 5, kDead = 6;
 
 struct TrainingMoment {
     std::int64_t step = 0, steps = 0;
-    TrainingFigures values{};                                    ///< means since the moment before
-    double agreement = 0;                                        ///< of a mask, 0 to 1
+    TrainingFigures values{};  ///< means since the moment before
+    double agreement = 0;      ///< 0 to 1; below 0: of concepts that were not looked at yet (held_every)
     double learning_rate = 0, per_second = 0, seconds_left = 0;  ///< pictures or tokens a second
     std::string note;
 };

@@ -382,6 +382,10 @@ void TrainPanel::show(Trained what) {
                   [](const TrainingMoment& now) { return value(now.values[kActive]); }},
                  {tr("Silent"), tr("Share of the concepts that have long spoken for no token"),
                   [](const TrainingMoment& now) { return percent(now.values[kDead]); }},
+                 {tr("Answered alike"),
+                  tr("Share of some held pictures that are answered alike with what the concepts say in the layer's "
+                     "place; looked at every so many steps, under More"),
+                  [](const TrainingMoment& now) { return now.agreement < 0 ? QString() : percent(now.agreement); }},
                  {tr("Tokens/s"), tr("Mean since the start, the model's runs included"), speed},
                  left};
         curves_->setCurves({{tr("total"), 0},

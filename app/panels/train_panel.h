@@ -78,7 +78,7 @@ class TrainPanel : public QWidget {
     QPushButton *start_, *anew_, *pause_, *resume_, *stop_, *explain_, *again_;
     ThinBar* bar_;
     CurveView *curves_, *more_curves_;
-    static constexpr int kFigures = 6;
+    static constexpr int kFigures = 7;
     std::vector<Figure> told_;
     QLabel *captions_[kFigures], *figures_[kFigures];
     QGridLayout* held_grid_;
