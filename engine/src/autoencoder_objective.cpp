@@ -177,14 +177,17 @@ at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& toke
     const AutoencoderConfig& config = autoencoder.config();
     const at::Tensor& bias = autoencoder.tensor("b_dec");
     if (!dead.defined() || k < 1) return at::zeros({}, bias.options().requires_grad(false));
-    const double least = -std::numeric_limits<double>::infinity();
-    // How many are dead is not asked, which would wait for a device: where there are fewer than k, living ones are
-    // chosen too and count nothing.
-    const at::Tensor candidates = codes.before.detach().masked_fill(dead.logical_not(), least);
-    std::optional<CodeLists> lists = largest_lists(candidates, std::min(k, config.latents));
-    const at::Tensor chosen =
-        lists ? lists->indices : std::get<1>(at::topk(candidates, std::min(k, config.latents), -1));
     at::Tensor said;
+    const bool all = k >= config.latents;  // then there is nothing to choose
+    at::Tensor chosen;
+    if (!all) {
+        // How many are dead is not asked, which would wait for a device: where there are fewer than k, living ones
+        // are chosen too and count nothing.
+        const at::Tensor candidates =
+            codes.before.detach().masked_fill(dead.logical_not(), -std::numeric_limits<double>::infinity());
+        const std::optional<CodeLists> lists = largest_lists(candidates, k);
+        chosen = lists ? lists->indices : std::get<1>(at::topk(candidates, k, -1));
+    }
     if (codes.listed() && static_cast<double>(k) <= kSparseEnough * static_cast<double>(config.latents)) {
         const CodeLists those{chosen, codes.before.gather(1, chosen), {}};
         const at::Tensor numbers =
@@ -198,8 +201,9 @@ at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& toke
             const at::Tensor read = config.subtract_decoder_bias ? codes.read + (bias.detach() - bias) : codes.read;
             before = at::addmm(autoencoder.tensor("b_enc"), read, autoencoder.tensor("W_enc"));
         }
-        const at::Tensor kept = at::relu(before.gather(1, chosen)) * dead.expand_as(before).gather(1, chosen);
-        said = directions(autoencoder, at::zeros_like(before).scatter(1, chosen, kept), 0, config.latents) + bias;
+        at::Tensor active = at::relu(before) * dead;
+        if (!all) active = at::zeros_like(before).scatter(1, chosen, active.gather(1, chosen));
+        said = directions(autoencoder, active, 0, config.latents) + bias;
     }
     at::Tensor error = (tokens.to(bias.scalar_type()) - reconstructed).detach();
     if (codes.scale.defined()) error = error / at::where(codes.scale > 0, codes.scale, codes.scale.new_ones({1}));

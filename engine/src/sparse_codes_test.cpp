@@ -110,7 +110,7 @@ TEST(TrainingCodes, AsListsHaveTheLossesAndGradientsOfWholeOnes) {
     const at::Tensor tokens = at::randn({40, 20}, g);
     for (const char* kind : {"top_k", "batch_top_k"})
         for (const char* normalise : {"none", "layer_norm", "constant_norm"})
-            for (const int revive_k : {0, 7, 20}) {  // none dead; as lists; as a product
+            for (const int revive_k : {0, 7, 20, 100}) {  // none dead; as lists; as a product; all that are dead
                 const bool some_dead = revive_k > 0;
                 ConceptObjective objective;
                 objective.revive_k = revive_k;
