@@ -27,6 +27,8 @@ class GalleryView : public QWidget {
 
   public:
     GalleryView(Session& session, ConceptGallery& gallery, QWidget* parent = nullptr);
+    /// Less than its parts wish for: they would push the window wider than a small screen.
+    QSize minimumSizeHint() const override { return {240, 180}; }
     void restyle();
     ConceptGrid* grid() const { return grid_; }
     ConceptMap* map() const { return map_; }
