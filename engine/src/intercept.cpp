@@ -434,10 +434,6 @@ namespace {
 using OptionalTensor = std::optional<at::Tensor>;
 using c10::DispatchKeySet;
 
-DispatchKeySet below(DispatchKeySet keys) {
-    return keys & DispatchKeySet(DispatchKeySet::FULL_AFTER, kInterceptionKey);
-}
-
 double scale_of(const at::Tensor& q, std::optional<double> scale) {
     return scale ? *scale : 1.0 / std::sqrt(static_cast<double>(q.size(-1)));
 }

@@ -27,6 +27,11 @@ namespace vitrine {
 
 constexpr c10::DispatchKey kInterceptionKey = c10::DispatchKey::TESTING_ONLY_GenericMode;
 
+/// Where an intercepted operator is called on.
+inline c10::DispatchKeySet below(c10::DispatchKeySet keys) {
+    return keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kInterceptionKey);
+}
+
 class UnfusedTracker;
 
 /// What was found out about a run's Mixings by other means than MixingScope (for traced models).

@@ -30,10 +30,6 @@ namespace {
 using OptionalTensor = std::optional<at::Tensor>;
 using c10::DispatchKeySet;
 
-DispatchKeySet below(DispatchKeySet keys) {
-    return keys & DispatchKeySet(DispatchKeySet::FULL_AFTER, kInterceptionKey);
-}
-
 bool wanted() {
     Recorder* recorder = Recorder::current();
     if (recorder == nullptr) return false;

@@ -12,16 +12,15 @@ namespace {
 using c10::DispatchKeySet;
 
 void seen(const c10::OperatorHandle& op, DispatchKeySet keys, torch::jit::Stack* stack) {
-    const DispatchKeySet below = keys & DispatchKeySet(DispatchKeySet::FULL_AFTER, kInterceptionKey);
     Recorder* recorder = Recorder::current();
     if (recorder == nullptr || !recorder->wants_points() || recorder->inside_operator) {
-        op.redispatchBoxed(below, stack);
+        op.redispatchBoxed(below(keys), stack);
         return;
     }
     recorder->tick();
     recorder->inside_operator = true;
     try {
-        op.redispatchBoxed(below, stack);
+        op.redispatchBoxed(below(keys), stack);
     } catch (...) {
         recorder->inside_operator = false;
         throw;

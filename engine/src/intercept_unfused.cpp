@@ -152,10 +152,6 @@ namespace {
 using c10::DispatchKeySet;
 using Found = std::optional<UnfusedTracker::Node>;
 
-DispatchKeySet below(DispatchKeySet keys) {
-    return keys & DispatchKeySet(DispatchKeySet::FULL_AFTER, kInterceptionKey);
-}
-
 /// The tracker of this run, or null when nobody wants mixings. Looks at the stop token on the way.
 UnfusedTracker* tracker() {
     Recorder* recorder = Recorder::current();

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 
 #include <vitrine/explainer.h>
@@ -90,6 +91,14 @@ Result<Look> look(ExplainContext& context, const std::vector<std::string>& layer
 
 /// Why no activation can be read; empty when one can.
 std::optional<std::string> needs_activations(const Model& model);
+
+/// The channels' weighted sum. [rows, cols]
+///
+/// @param weights  one a channel, of any shape
+/// @param a        [channels, rows, cols], double
+inline at::Tensor weighted(const at::Tensor& weights, const at::Tensor& a) {
+    return (weights.to(at::kDouble).reshape({-1, 1, 1}) * a).sum(0);
+}
 
 /// The projection of each row of x on the first principal axis. The sign, which the decomposition leaves open, is the
 /// one that makes the projection grow with `guide`.

@@ -17,10 +17,6 @@
 namespace vitrine::plugin::cam {
 namespace {
 
-at::Tensor weighted(const at::Tensor& weights, const at::Tensor& a) {
-    return (weights.to(at::kDouble).reshape({-1, 1, 1}) * a).sum(0);
-}
-
 /// Each channel from 0 at its least to 1 at its largest value; a constant one is 0. [channels, 1, rows, cols]
 at::Tensor scaled(const at::Tensor& x, double eps) {
     const at::Tensor least = x.amin({-2, -1}, true);

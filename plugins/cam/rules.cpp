@@ -40,8 +40,6 @@ namespace {
 using Map = Result<at::Tensor>;
 
 /// sum_k w_k A_k. weights: [channels]
-at::Tensor weighted(const at::Tensor& weights, const at::Tensor& a) { return (weights.reshape({-1, 1, 1}) * a).sum(0); }
-
 /// The weight of a channel is its gradient, the same everywhere, where pooling and one linear layer follow. Both are
 /// tried: the gradient must not vary over the map, nor when the activation is turned into its opposite, which would
 /// pass a ReLU or a norm in between.
