@@ -37,6 +37,7 @@ constexpr Caption kCaptions[] = {
     {"kind", "Kind"},
     {"latents", "Concepts"},
     {"k", "Active a token"},
+    {"preset", "Trained as by"},
     {"normalise", "Normalised by"},
     {"convention", "Loss after"},
     {"sparsity", "Sparsity weight"},

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <optional>
 #include <set>
 
@@ -59,6 +60,45 @@ std::vector<std::string> all_kinds() {
     return out;
 }
 
+/// With what a library trains where nothing else is asked for. Sources: L. Gao et al., 2024; SAELens' TopKTrainingSAE;
+/// ViT-Prisma's VisionModelSAERunnerConfig; saev's defaults.
+const std::map<std::string, std::vector<std::pair<const char*, const char*>>>& presets() {
+    static const std::map<std::string, std::vector<std::pair<const char*, const char*>>> known{
+        {"none", {}},
+        {"openai",
+         {{"kind", "top_k"},
+          {"k", "32"},
+          {"normalise", "layer_norm"},
+          {"convention", "openai"},
+          {"revive", "aux"},
+          {"revive_k", "256"}}},
+        {"saelens",
+         {{"kind", "top_k"}, {"k", "100"}, {"normalise", "none"}, {"convention", "saelens"}, {"revive", "aux"}}},
+        {"prisma",
+         {{"kind", "relu"},
+          {"normalise", "layer_norm"},
+          {"convention", "prisma"},
+          {"sparsity", "2e-4"},
+          {"revive", "ghost"},
+          {"lr", "1e-3"},
+          {"warmup", "500"}}},
+        {"saev",
+         {{"kind", "relu"},
+          {"normalise", "none"},
+          {"convention", "saev"},
+          {"sparsity", "4e-4"},
+          {"revive", "none"},
+          {"lr", "4e-4"},
+          {"warmup", "500"}}}};
+    return known;
+}
+
+std::vector<std::string> preset_names() {
+    std::vector<std::string> out;
+    for (const auto& [name, settings] : presets()) out.push_back(name);
+    return out;
+}
+
 }  // namespace
 
 std::vector<Parameter> concept_parameters() {
@@ -75,6 +115,10 @@ std::vector<Parameter> concept_parameters() {
         whole("k", 32, "latents a token, of the two top-k kinds", "", gao),
         words("negative", "drop", "of nmf, numbers below zero: dropped, or each number counted from its least (shift)",
               {"drop", "shift"}, ""),
+        words("preset", "none",
+              "how a library trains: kind, normalisation, loss, what is done for dead latents and rates; what is set "
+              "beside it holds. saev's encoder does not take the decoder's bias off",
+              preset_names(), ""),
         words("normalise", "none", "what is done to a token first",
               {"none", "layer_norm", "constant_norm", "expected_average"}, ""),
         words("convention", "openai", "whose loss", {"openai", "saelens", "prisma", "saev"}, ""),
@@ -491,7 +535,13 @@ class ConceptTraining {
 Status ConceptTraining::settle() {
     if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write; give it with --out");
     VITRINE_CHECK(settings_.set("seed", std::to_string(options_.seed)));
+    for (const auto& [name, value] : options_.settings)
+        if (name == "preset") VITRINE_CHECK(settings_.set(name, value));
+    const std::string preset = settings_.text("preset");
+    for (const auto& [name, value] : presets().at(preset)) VITRINE_CHECK(settings_.set(name, value));
     for (const auto& [name, value] : options_.settings) VITRINE_CHECK(settings_.set(name, value));
+    config_.subtract_decoder_bias = preset != "saev";
+    config_.keep_negative = preset == "saev" && settings_.text("kind") == "top_k";
     seed_ = static_cast<std::uint64_t>(settings_.integer("seed"));
     config_.point = settings_.text("point");
     if (config_.point.empty())

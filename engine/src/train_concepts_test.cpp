@@ -185,6 +185,36 @@ TEST_F(TrainConcepts, ExplainsTokensOfPicturesItHasNotSeen) {
     EXPECT_FALSE(fs::exists(folder_ / "a.safetensors.checkpoint"));
 }
 
+TEST_F(TrainConcepts, PresetsTrainAsALibraryDoesAndWhatIsSetBesideHolds) {
+    const auto trained = [&](const std::string& name, std::vector<std::pair<std::string, std::string>> settings) {
+        TrainConceptsOptions o;
+        o.data = folder_ / "pack.safetensors";
+        o.out = folder_ / name;
+        o.settings = {{"batch", "256"}, {"steps", "2"}, {"latents", "24"}, {"pictures", "4"}, {"buffer", "1"}};
+        for (auto& setting : settings) o.settings.push_back(std::move(setting));
+        const auto summary = train_concepts(model_, o);
+        EXPECT_TRUE(summary) << summary.error().message;
+        return Autoencoder::load(folder_ / name).value().config();
+    };
+    const AutoencoderConfig openai = trained("openai", {{"k", "3"}, {"preset", "openai"}});
+    EXPECT_EQ(openai.kind, "top_k");
+    EXPECT_EQ(openai.k, 3);
+    EXPECT_EQ(openai.normalise, "layer_norm");
+    const AutoencoderConfig prisma = trained("prisma", {{"preset", "prisma"}});
+    EXPECT_EQ(prisma.kind, "relu");
+    EXPECT_EQ(prisma.normalise, "layer_norm");
+    EXPECT_TRUE(prisma.subtract_decoder_bias);
+    const AutoencoderConfig saev = trained("saev", {{"preset", "saev"}, {"kind", "top_k"}, {"k", "3"}});
+    EXPECT_EQ(saev.kind, "top_k");
+    EXPECT_EQ(saev.normalise, "none");
+    EXPECT_FALSE(saev.subtract_decoder_bias);
+    EXPECT_TRUE(saev.keep_negative);
+    // The library's own number of concepts a token is more than there are here.
+    const auto refused = train_concepts(model_, options("saelens", {{"preset", "saelens"}, {"k", "100"}}));
+    ASSERT_FALSE(refused);
+    EXPECT_NE(refused.error().message.find("100"), std::string::npos) << refused.error().message;
+}
+
 TEST_F(TrainConcepts, GoesOnToTheBit) {
     for (const char* kind : {"top_k", "batch_top_k", "jump_relu", "relu", "gated"}) {
         const std::vector<std::pair<std::string, std::string>> more = {{"kind", kind}, {"sparsity", "0.01"}};
