@@ -18,7 +18,7 @@ namespace {
 nlohmann::json number(float value) { return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(); }
 std::string shown(float value) { return std::isfinite(value) ? fmt::format("{:.4g}", value) : "-"; }
 
-nlohmann::json describe(const ConceptIndex& index, const std::vector<ConceptTop>& tops) {
+nlohmann::json tops_of(const ConceptIndex& index, const std::vector<ConceptTop>& tops) {
     auto out = nlohmann::json::array();
     for (const ConceptTop& top : tops) {
         nlohmann::json one{{"picture", index.picture(top.picture).name}, {"value", top.value}};
@@ -28,7 +28,7 @@ nlohmann::json describe(const ConceptIndex& index, const std::vector<ConceptTop>
     return out;
 }
 
-nlohmann::json describe(const ConceptIndex& index, const ConceptNames& names, std::uint32_t latent, bool whole) {
+nlohmann::json concept_facts(const ConceptIndex& index, const ConceptNames& names, std::uint32_t latent, bool whole) {
     nlohmann::json out{{"concept", latent}};
     if (const ConceptName* name = names.find(latent)) {
         out["name"] = name->name;
@@ -36,9 +36,9 @@ nlohmann::json describe(const ConceptIndex& index, const ConceptNames& names, st
         out["note"] = name->note;
     }
     for (const auto& column : ConceptIndex::column_names()) out[column] = number(index.column(column)[latent]);
-    out["tops"] = describe(index, index.tops(latent));
+    out["tops"] = tops_of(index, index.tops(latent));
     if (!whole) return out;
-    out["class_tops"] = describe(index, index.class_tops(latent));
+    out["class_tops"] = tops_of(index, index.class_tops(latent));
     out["histogram"] = index.histogram(latent);
     for (const ConceptNeighbour& one : index.neighbours(latent))
         out["neighbours"].push_back({{"concept", one.latent}, {"cosine", one.cosine}});
@@ -68,7 +68,8 @@ Status show(const Common& common, const IndexConceptsArguments& arguments) {
     if (!changed.empty()) say(changed);
     if (common.json) {
         nlohmann::json out{{"facts", index.facts()}, {"changed", changed}};
-        for (const std::uint32_t latent : chosen) out["concepts"].push_back(describe(index, names, latent, one >= 0));
+        for (const std::uint32_t latent : chosen)
+            out["concepts"].push_back(concept_facts(index, names, latent, one >= 0));
         fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
         return {};
     }

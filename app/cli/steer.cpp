@@ -87,12 +87,11 @@ Status steer(const Common& common, const SteerArguments& arguments) {
     Steering steering;
     steering.file = arguments.autoencoder;
     if (steering.file.empty()) {
-        const auto built_in = resource("starter/concepts.safetensors");
-        if (!built_in)
+        steering.file = built_in_concepts();
+        if (steering.file.empty())
             return fail(ErrorCode::BadInput,
                         "no concepts came with {}: name a file with --autoencoder (vitrine train-concepts makes one)",
                         model->info().name);
-        steering.file = *built_in;
     }
     std::istringstream given(arguments.given);
     for (std::string item; std::getline(given, item, ',');) {

@@ -19,14 +19,12 @@ namespace vitrine::app {
 
 namespace {
 
-/// The autoencoder beside the built-in model, where there is one.
-constexpr const char* kBuiltIn = "starter/concepts.safetensors";
 constexpr std::int64_t kTokensAtOnce = 256;  // of 16 384 concepts: 17 MB
 
 }  // namespace
 
 std::filesystem::path ConceptShelf::file_of(const ConceptSource& source) {
-    return source.file.empty() ? resource(kBuiltIn).value_or(std::filesystem::path()) : source.file;
+    return source.file.empty() ? built_in_concepts() : source.file;
 }
 
 Result<std::map<std::int32_t, ConceptName>> names_of(const std::filesystem::path& autoencoder) {
@@ -96,8 +94,7 @@ Result<std::shared_ptr<Model>> steered_model(const std::shared_ptr<Model>& model
     steering.edits = std::move(edits);
     steering.tokens = tokens;
     steering.boxes = std::move(boxes);
-    steering.file =
-        steer.source.file.empty() ? resource(kBuiltIn).value_or(std::filesystem::path()) : steer.source.file;
+    steering.file = steer.source.file.empty() ? built_in_concepts() : steer.source.file;
     steering.given = steer.source.given;
     return VITRINE_TRY(steered(model, std::move(steering)));
 }

@@ -15,11 +15,16 @@
 
 #include <vitrine/base/readers.h>
 #include <vitrine/checkpoint.h>
+#include <vitrine/engine.h>
 #include <vitrine/torch_errors.h>
 
 #include "tensor_io.h"
 
 namespace vitrine {
+
+std::filesystem::path built_in_concepts() {
+    return resource("starter/concepts.safetensors").value_or(std::filesystem::path());
+}
 
 namespace {
 

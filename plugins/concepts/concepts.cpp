@@ -21,8 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The autoencoder beside the built-in model, where there is one.
-constexpr const char* kBuiltIn = "starter/concepts.safetensors";
 /// A table of more tokens than this nobody reads.
 constexpr std::int64_t kMostTokensInTable = 1024;
 constexpr std::int64_t kConceptsOfToken = 3;
@@ -221,7 +219,7 @@ class Concepts final : public Explainer {
                                                            const std::string& given) {
         fs::path file = named;
         const bool built_in = file.empty();
-        if (built_in) file = resource(kBuiltIn).value_or(fs::path());
+        if (built_in) file = built_in_concepts();
         const auto untrained = [&] {
             return fail(ErrorCode::Unsupported,
                         "no concepts were trained for {} yet: make some with vitrine train-concepts and name them with "

@@ -44,9 +44,9 @@ struct Made {
     at::Tensor first_weight;  // held, so that another model at the same place is told apart
     Bank bank;
 };
-std::mutex guard;
+std::mutex made_guard;
 /// Never destroyed: at the program's end a device's memory is gone before what is static.
-std::optional<Made>& last() {
+std::optional<Made>& last_made() {
     static auto& kept = *new std::optional<Made>;
     return kept;
 }
@@ -289,8 +289,8 @@ class Craft final : public Explainer {
         const auto parameters = model.parameters();
         const at::Tensor first = parameters.empty() ? at::Tensor() : parameters.front().second;
         if (!folder.empty()) {
-            const std::lock_guard lock(guard);
-            const auto& kept = last();
+            const std::lock_guard lock(made_guard);
+            const auto& kept = last_made();
             if (kept && kept->name == name && kept->model == &model && kept->first_weight.is_same(first))
                 return kept->bank;
         }
@@ -360,8 +360,8 @@ class Craft final : public Explainer {
         bank.notes.push_back(fmt::format("{} concepts of {} crops of {} pictures{}", count, x.size(0), pictures.size(),
                                          skipped > 0 ? fmt::format("; {} could not be read", skipped) : ""));
         if (!folder.empty()) {
-            const std::lock_guard lock(guard);
-            last() = Made{name, &model, first, bank};
+            const std::lock_guard lock(made_guard);
+            last_made() = Made{name, &model, first, bank};
         }
         return bank;
     }

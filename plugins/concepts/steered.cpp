@@ -11,9 +11,6 @@ namespace {
 
 using Mode = ConceptEdit::Mode;
 
-/// The autoencoder beside the built-in model, where there is one.
-constexpr const char* kBuiltIn = "starter/concepts.safetensors";
-
 class Steered final : public Variant {
   public:
     Description description() const override {
@@ -60,13 +57,12 @@ class Steered final : public Variant {
         if (steering.file.empty() && steering.edits.empty()) return steered(std::move(model), {});
         const bool built_in = steering.file.empty();
         if (built_in) {
-            const auto file = resource(kBuiltIn);
-            if (!file)
+            steering.file = built_in_concepts();
+            if (steering.file.empty())
                 return fail(ErrorCode::Unsupported,
                             "no concepts were trained for {} yet: make some with vitrine train-concepts and name them "
                             "with autoencoder",
                             model->info().name);
-            steering.file = *file;
         }
         std::istringstream list(settings.text("given"));
         for (std::string item; std::getline(list, item, ',');) {

@@ -27,7 +27,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr const char* kBuiltIn = "starter/concepts.safetensors";
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr std::int64_t kConceptsInTables = 40;
 
@@ -392,7 +391,7 @@ class UncertaintyMeasure final : public FolderMeasure {
         }
         std::vector<std::string> files = list_of(settings.text("autoencoders"));
         if (files.empty()) {
-            const fs::path built_in = resource(kBuiltIn).value_or(fs::path());
+            const fs::path built_in = built_in_concepts();
             if (built_in.empty())
                 return fail(ErrorCode::BadInput,
                             "name autoencoders with --set uncertainty_response.autoencoders=FILE,FILE (vitrine "

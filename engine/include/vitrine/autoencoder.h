@@ -134,6 +134,9 @@ class Autoencoder {
     std::vector<std::pair<std::string, at::Tensor>> tensors_;
 };
 
+/// The file that came with the built-in model; empty where resources are missing. It fits no other model.
+std::filesystem::path built_in_concepts();
+
 /// All tokens of a point, and where the patches are among them.
 struct PointTokens {
     at::Tensor tokens;                ///< [batch, tokens, width], in the model's type
