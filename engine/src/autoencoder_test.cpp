@@ -315,7 +315,9 @@ TEST(Autoencoder, MakeRefusesWhatCannotBe) {
 
 class AutoencoderFile : public testing::Test {
   protected:
-    fs::path folder = fs::path(testing::TempDir()) / "vitrine_autoencoder_test";
+    fs::path folder =
+        fs::path(testing::TempDir()) /
+        ("vitrine_autoencoder_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
     void SetUp() override {
         fs::remove_all(folder);
         fs::create_directories(folder);

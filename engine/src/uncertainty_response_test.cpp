@@ -227,7 +227,8 @@ TEST_F(Response, TopKSaysWhyItsCountCannotMove) {
 
 TEST_F(Response, AWholeExplanationIsReliable) {
     options_.autoencoders = {{"c", exact_one()}};
-    for (const RungFigures& one : found().layers.at(0).rungs) {
+    const UncertaintyResponse response = found();
+    for (const RungFigures& one : response.layers.at(0).rungs) {
         EXPECT_NEAR(one.explained_variance, 1, 1e-6) << one.rung << ", " << one.tokens;
         EXPECT_FALSE(one.unreliable);
     }

@@ -206,6 +206,11 @@ class Craft final : public Explainer {
         const at::Tensor rows = parts.tensor("W_dec").to(at::kCPU, at::kDouble);
         const Codes codes = parts.encode(x);
         const at::Tensor u = codes.active.to(at::kCPU, at::kDouble), rebuilt = at::matmul(u, rows);
+        if (u.max().item<double>() == 0)
+            return fail(ErrorCode::Unsupported,
+                        "none of {} concepts is active on this picture, so none has a map: lower craft.regularisation, "
+                        "or find them in pictures like it (craft.pictures)",
+                        count);
         const std::string keep = settings.text("rest");
         const at::Tensor rest = keep == "all" ? x - rebuilt : keep == "negative" ? x - at::relu(x) : at::zeros_like(x);
         const at::Tensor masks =
@@ -226,7 +231,9 @@ class Craft final : public Explainer {
             total_indices(at::cat({a, a, answers.narrow(0, designs, designs * count)}), count, designs);
 
         const at::Tensor order = at::argsort(importance, /*stable=*/true, 0, /*descending=*/true);
-        const std::int64_t shown = index >= 0 ? index : order[0].item<std::int64_t>();
+        // Where the answer hangs on none, rounding may put a silent one first: that has no map.
+        std::int64_t shown = index, place = 0;
+        while (index < 0 && u.select(1, shown = order[place].item<std::int64_t>()).max().item<double>() == 0) ++place;
         Attribution out;
         out.method = "craft";
         out.map = u.select(1, shown).reshape({seen.rows, seen.cols}).to(at::kFloat).contiguous();

@@ -20,7 +20,9 @@ class SteeredVariant : public testing::Test {
     void SetUp() override {
         fs::create_directories(folder_);
         model_ = *open_model("starter");
-        input_ = *load_input(builtin_pictures().at(0), model_->preprocess());
+        const auto input = load_input(builtin_pictures().at(0), model_->preprocess());
+        if (!input) GTEST_SKIP() << input.error().message;
+        input_ = *input;
         AutoencoderConfig config;
         config.kind = "relu";
         config.width = model_->info().width;

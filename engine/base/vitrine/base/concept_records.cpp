@@ -24,6 +24,11 @@ namespace fs = std::filesystem;
 
 namespace {
 
+/// memcpy must not be given a null pointer, and an empty list has one.
+void copy_bytes(void* to, const void* from, std::size_t count) {
+    if (count > 0) std::memcpy(to, from, count);
+}
+
 constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
 constexpr std::size_t kTops = ConceptIndex::kTops, kBins = ConceptIndex::kBins, kStrongest = ConceptIndex::kStrongest,
                       kNeighbours = ConceptIndex::kNeighbours;
@@ -252,9 +257,9 @@ Result<PictureRecord> ConceptRecords::parse_block(std::span<const std::byte> byt
     out.skipped = text.substr(head.name_length, head.reason_length);
     const std::byte* at = bytes.data() + embedding_offset(head);
     out.embedding.resize(head.width);
-    std::memcpy(out.embedding.data(), at, head.width * sizeof(float));
+    copy_bytes(out.embedding.data(), at, head.width * sizeof(float));
     out.latents.resize(head.latents);
-    std::memcpy(out.latents.data(), at + head.width * sizeof(float), head.latents * sizeof(LatentRecord));
+    copy_bytes(out.latents.data(), at + head.width * sizeof(float), head.latents * sizeof(LatentRecord));
     return out;
 }
 
@@ -281,12 +286,12 @@ Status ConceptRecords::append(const PictureRecord& record) {
         return fail(ErrorCode::Unsupported, "{} says too much to be kept: {} bytes", record.picture.name, head.length);
     std::vector<std::byte> block(head.length);
     std::byte* at = block.data() + sizeof(head);
-    std::memcpy(at, record.picture.name.data(), record.picture.name.size());
-    std::memcpy(at + record.picture.name.size(), record.skipped.data(), record.skipped.size());
+    copy_bytes(at, record.picture.name.data(), record.picture.name.size());
+    copy_bytes(at + record.picture.name.size(), record.skipped.data(), record.skipped.size());
     at = block.data() + embedding_offset(head);
-    std::memcpy(at, record.embedding.data(), record.embedding.size() * sizeof(float));
-    std::memcpy(at + record.embedding.size() * sizeof(float), record.latents.data(),
-                record.latents.size() * sizeof(LatentRecord));
+    copy_bytes(at, record.embedding.data(), record.embedding.size() * sizeof(float));
+    copy_bytes(at + record.embedding.size() * sizeof(float), record.latents.data(),
+               record.latents.size() * sizeof(LatentRecord));
     std::memcpy(block.data(), &head, sizeof(head));
     seal_block(block);
     const std::uint64_t from = size_;
