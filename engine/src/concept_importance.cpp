@@ -2,7 +2,6 @@
 #include <vitrine/concept_importance.h>
 
 #include <algorithm>
-#include <charconv>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -12,7 +11,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
-#include <vitrine/capture.h>
+#include <vitrine/runs_behind.h>
 #include <vitrine/torch_errors.h>
 
 namespace vitrine {
@@ -91,53 +90,14 @@ Result<at::Tensor> answers_with(ExplainContext& context, const Objective& object
             return fail(ErrorCode::Unsupported,
                         "the activation of a region may lie before the concepts: explain a class");
         Model& model = context.model;
-        const std::string block_name = "blocks.";
-        std::int64_t block = -1;
-        if (point.starts_with(block_name) && model.has_chain()) {
-            const char* end = point.data() + point.size();
-            if (std::from_chars(point.data() + block_name.size(), end, block).ec != std::errc()) block = -1;
-        }
-        std::optional<Chain> chain;
-        at::Tensor before;
-        if (block >= 0) chain = model.chain(context.input.pixels.size(2), context.input.pixels.size(3));
-        if (chain && block < chain->blocks) {
-            CaptureOptions options;
-            options.mixings = false;
-            options.stop = context.stop;
-            const auto begun = VITRINE_TRY(run_captured(
-                [&](const at::Tensor& pixels) {
-                    at::Tensor x = chain->begin(pixels);
-                    for (std::int64_t i = 0; i < block; ++i) x = chain->block(i, x);
-                    return x;
-                },
-                context.input.pixels, options));
-            before = begun->output;
-        }
-        // Convolutional networks take from the point on as many as they are given, whatever came before.
-        const bool shared = !before.defined() && model.is_native() && model.info().layers == 0;
+        RunsBehind behind = VITRINE_TRY(RunsBehind::make(context, point));
         const std::int64_t step = std::min(context.batch_size(), count);
         at::Tensor out = at::empty({count}, at::kDouble);
         for (std::int64_t from = 0; from < count; from += step) {
             if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
             const std::int64_t some = std::min(step, count - from);
-            Edit edit;
-            edit.kind = Edit::Kind::ReplacePoint;
-            edit.where = point;
-            edit.replace = [&](const at::Tensor& x) { return make(from, some).to(x.device(), x.scalar_type()); };
-            CaptureOptions options;
-            options.mixings = false;
-            options.stop = context.stop;
-            options.edits = {edit};
-            const auto run = before.defined()
-                                 ? VITRINE_TRY(run_captured(
-                                       [&](const at::Tensor& start) {
-                                           at::Tensor x = start;
-                                           for (std::int64_t i = block; i < chain->blocks; ++i) x = chain->block(i, x);
-                                           return chain->end(x);
-                                       },
-                                       before, options))
-                                 : VITRINE_TRY(run_captured(
-                                       model, context.input.pixels.expand({shared ? 1 : some, -1, -1, -1}), options));
+            const auto run = VITRINE_TRY(behind.run(
+                some, [&](const at::Tensor& x) { return make(from, some).to(x.device(), x.scalar_type()); }));
             if (run->output.size(0) != some)
                 return fail(ErrorCode::Unsupported, "{} does not take several activations at {} at once",
                             model.info().name, point);

@@ -105,7 +105,7 @@ class IndexBuilder {
     };
     Status prepare();
     std::string key() const;
-    Status run_pictures(ConceptRecords& records, const std::vector<FolderPicture>& todo);
+    Status run_pictures(ConceptRecords& records, const std::vector<FolderPicture>& waiting);
     Result<Seen> look(const at::Tensor& pixels);
     Status add_records(std::vector<PictureRecord*> pictures, const at::Tensor& pixels);
     at::Tensor effects(const Seen& seen, const Codes& codes, const at::Tensor& token, const at::Tensor& latent,
@@ -304,24 +304,24 @@ Status IndexBuilder::add_records(std::vector<PictureRecord*> pictures, const at:
     return {};
 }
 
-Status IndexBuilder::run_pictures(ConceptRecords& records, const std::vector<FolderPicture>& todo) {
+Status IndexBuilder::run_pictures(ConceptRecords& records, const std::vector<FolderPicture>& waiting) {
     const std::int64_t given = settings_.integer("pictures");
     const auto at_once = static_cast<std::size_t>(given > 0 ? given : model_.device().is_cpu() ? 1 : 16);
-    const auto before = static_cast<std::int64_t>(summary_.pictures) - std::ssize(todo);
+    const auto before = static_cast<std::int64_t>(summary_.pictures) - std::ssize(waiting);
     const auto began = Clock::now();
     // The next pictures are decoded while these are run.
     using Decoded = std::vector<std::future<Result<Input>>>;
     const auto decode = [&](std::size_t from) {
         Decoded out;
-        for (std::size_t i = from; i < std::min(from + at_once, todo.size()); ++i)
-            out.push_back(std::async(std::launch::async, [this, file = folder_ / fs::path(todo[i].name)] {
+        for (std::size_t i = from; i < std::min(from + at_once, waiting.size()); ++i)
+            out.push_back(std::async(std::launch::async, [this, file = folder_ / fs::path(waiting[i].name)] {
                 return guarded([&] { return load_input(file, model_.preprocess()); });
             }));
         return out;
     };
     Decoded coming = decode(0);
     report(before, summary_.pictures, "pictures");
-    for (std::size_t from = 0; from < todo.size(); from += at_once) {
+    for (std::size_t from = 0; from < waiting.size(); from += at_once) {
         if (options_.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
         Decoded now = std::move(coming);
         coming = decode(from + at_once);
@@ -329,7 +329,7 @@ Status IndexBuilder::run_pictures(ConceptRecords& records, const std::vector<Fol
         std::vector<PictureRecord*> read;
         std::vector<at::Tensor> pixels;
         for (std::size_t i = 0; i < now.size(); ++i) {
-            found[i].picture = todo[from + i];
+            found[i].picture = waiting[from + i];
             auto input = now[i].get();
             if (!input) {
                 found[i].skipped = input.error().message.empty() ? "it cannot be read" : input.error().message;
@@ -410,12 +410,12 @@ Result<IndexConceptsSummary> IndexBuilder::build() {
     ConceptRecords records = VITRINE_TRY(ConceptRecords::open(journal, key()));
     if (records.was_emptied())
         summary_.notes.push_back("what was kept is of another model, autoencoder or preparation: all pictures are run");
-    std::vector<FolderPicture> todo;
+    std::vector<FolderPicture> waiting;
     for (const FolderPicture& one : pictures)
-        if (records.find(one) < 0) todo.push_back(one);
-    if (todo.size() < pictures.size() && !before)
+        if (records.find(one) < 0) waiting.push_back(one);
+    if (waiting.size() < pictures.size() && !before)
         summary_.notes.push_back(
-            fmt::format("going on: {} of {} pictures are done", pictures.size() - todo.size(), pictures.size()));
+            fmt::format("going on: {} of {} pictures are done", pictures.size() - waiting.size(), pictures.size()));
     const auto stopped = [&](const Status& status) { return !status && status.error().code == ErrorCode::Cancelled; };
     const auto result = [&] {
         summary_.records_bytes = static_cast<std::int64_t>(records.size_bytes());
@@ -423,7 +423,7 @@ Result<IndexConceptsSummary> IndexBuilder::build() {
         summary_.size_bytes = static_cast<std::int64_t>(fs::file_size(summary_.file, ignored));
         return summary_;
     };
-    if (const Status ran = run_pictures(records, todo); stopped(ran))
+    if (const Status ran = run_pictures(records, waiting); stopped(ran))
         return result();
     else if (!ran)
         return tl::make_unexpected(ran.error());
@@ -439,7 +439,7 @@ Result<IndexConceptsSummary> IndexBuilder::build() {
     if (std::ssize(summary_.skipped) == summary_.pictures)
         return fail(ErrorCode::BadInput, "none of the {} pictures of {} can be read: {}", summary_.pictures,
                     options_.folder.string(), summary_.skipped.front());
-    if (current && todo.empty()) {
+    if (current && waiting.empty()) {
         summary_.finished = true;
         return result();
     }

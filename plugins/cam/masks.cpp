@@ -1,7 +1,7 @@
 // Maps whose weights are the model's answers to changed runs: pictures seen through a channel, and layers without one.
 #include "cam.h"
 
-#include <charconv>
+#include <vitrine/runs_behind.h>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
@@ -99,7 +99,6 @@ Result<at::Tensor> integrated_score_map(const Work& w, Attribution& out) {
 /// w_k = (y - y_k) / y, y_k the score without channel k: of all tokens, the prefix too, as published code has it.
 Result<at::Tensor> ablation_map(const Work& w, Attribution& out) {
     ExplainContext& context = w.context;
-    Model& model = context.model;
     const std::int64_t channels = w.layer.a.size(0);
     const bool package = w.settings.text("preset") == "pytorch-grad-cam";
     const double least = w.layer.raw.min().item<double>();
@@ -115,76 +114,40 @@ Result<at::Tensor> ablation_map(const Work& w, Attribution& out) {
             "share (y - y_k) / y is taken as it stands");
 
     // Of a row of blocks only the one that holds the layer and those behind it need to run again.
-    const std::string block_name = "blocks.";
-    std::int64_t block = -1;
-    if (w.layer.name.starts_with(block_name) && model.has_chain() && w.objective->point.empty()) {
-        const char* end = w.layer.name.data() + w.layer.name.size();
-        if (std::from_chars(w.layer.name.data() + block_name.size(), end, block).ec != std::errc()) block = -1;
-    }
-    std::optional<Chain> chain;
-    at::Tensor before;
-    if (block >= 0) chain = model.chain(context.input.pixels.size(2), context.input.pixels.size(3));
-    if (chain && block < chain->blocks) {
-        CaptureOptions options;
-        options.mixings = false;
-        options.stop = context.stop;
-        const auto begun = VITRINE_TRY(run_captured(
-            [&](const at::Tensor& pixels) {
-                at::Tensor x = chain->begin(pixels);
-                for (std::int64_t i = 0; i < block; ++i) x = chain->block(i, x);
-                return x;
-            },
-            context.input.pixels, options));
-        before = begun->output;
-    }
+    RunsBehind behind = VITRINE_TRY(RunsBehind::make(context, w.layer.name, !w.objective->point.empty()));
     // What is in front of the layer runs on one picture and what is behind it on as many as there are channels without
     // which it is asked: in a row of blocks and in convolutional networks batches broadcast from there on.
-    const bool shared = before.defined() || (model.is_native() && model.info().layers == 0);
+    const bool shared = behind.shared();
     const auto bytes = static_cast<std::int64_t>(w.layer.raw.nbytes());
     // Behind a layer near the end little is left to run, so that more fit; some 64 MB of the layer's own activation.
     const std::int64_t most =
         shared && context.batch <= 1
             ? std::clamp<std::int64_t>((std::int64_t{64} << 20) / std::max<std::int64_t>(bytes, 1), 1,
-                                       before.defined() ? 16 : 128)
+                                       behind.blocks() > 0 ? 16 : 128)
             : context.batch_size();
     const std::int64_t step = std::min(most, channels);
     at::Tensor without = at::empty({channels}, at::kDouble);
     for (std::int64_t from = 0; from < channels; from += step) {
         if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
         const std::int64_t count = std::min(step, channels - from);
-        Edit edit;
-        edit.kind = Edit::Kind::ReplacePoint;
-        edit.where = w.layer.name;
-        edit.replace = [&](const at::Tensor& x) {
+        const auto replace = [&](const at::Tensor& x) {
             at::Tensor changed = shared ? x.repeat_interleave(count, 0) : x.clone();
             for (std::int64_t i = 0; i < count; ++i)
                 changed[i].select(w.layer.channel_axis - 1, from + i).fill_(value(from + i));
             return changed;
         };
-        CaptureOptions options;
-        options.mixings = false;
-        options.stop = context.stop;
-        options.edits = {edit};
-        if (!w.objective->point.empty()) options.points = {w.objective->point};
-        const auto run = before.defined()
-                             ? VITRINE_TRY(run_captured(
-                                   [&](const at::Tensor& start) {
-                                       at::Tensor x = start;
-                                       for (std::int64_t i = block; i < chain->blocks; ++i) x = chain->block(i, x);
-                                       return chain->end(x);
-                                   },
-                                   before, options))
-                             : VITRINE_TRY(run_captured(
-                                   model, context.input.pixels.expand({shared ? 1 : count, -1, -1, -1}), options));
+        std::vector<std::string> points;
+        if (!w.objective->point.empty()) points = {w.objective->point};
+        const auto run = VITRINE_TRY(behind.run(count, replace, points));
         const at::NoGradGuard no_grad;
         const at::Tensor& answer = w.objective->point.empty() ? run->output : run->points.at(w.objective->point);
         without.narrow(0, from, count).copy_(w.objective->of(answer));
         if (context.progress) context.progress({from + count, channels, "channels"});
     }
-    if (before.defined() && chain->blocks - block == 1)
+    if (behind.blocks() == 1)
         out.implementation = fmt::format("{} runs of the last block", channels);
-    else if (before.defined())
-        out.implementation = fmt::format("{} runs of the last {} blocks", channels, chain->blocks - block);
+    else if (behind.blocks() > 1)
+        out.implementation = fmt::format("{} runs of the last {} blocks", channels, behind.blocks());
     else if (shared)
         out.implementation =
             fmt::format("{} runs of what is behind {}, in {}", channels, w.layer.name, (channels + step - 1) / step);
