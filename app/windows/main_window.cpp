@@ -56,6 +56,7 @@
 #include "panels/small_widgets.h"
 #include "panels/train_panel.h"
 #include "windows/actions.h"
+#include "windows/panel_tabs.h"
 #include "windows/scene.h"
 
 namespace vitrine::app {
@@ -105,6 +106,7 @@ MainWindow::MainWindow(QWidget* parent)
     setTabPosition(Qt::RightDockWidgetArea, QTabWidget::North);
     setTabPosition(Qt::LeftDockWidgetArea, QTabWidget::North);
     setTabPosition(Qt::BottomDockWidgetArea, QTabWidget::North);
+    tabs_ = new PanelTabs(this);
     resize(QSize(1280, 800).boundedTo(screen()->availableSize()));
     Theme::apply(*qApp, Theme::choiceNamed(settings_->value(QStringLiteral("theme")).toString()));
     view_settings_.opacity = settings_->value(QStringLiteral("view/opacity"), 0.75).toFloat();
@@ -634,11 +636,7 @@ void MainWindow::buildDocks() {
     connect(train_, &TrainPanel::fileWanted, this, &MainWindow::chooseTrainingFile);
     connect(explain_, &ExplainPanel::settingsChanged, this, &MainWindow::settingsChanged);
     connect(explain_, &ExplainPanel::secondPictureWanted, this, &MainWindow::openSecondPicture);
-    connect(explain_, &ExplainPanel::insideWanted, this, [this] {
-        if (panels_hidden_) hidePanels(false);
-        layers_dock_->show();
-        layers_dock_->raise();
-    });
+    connect(explain_, &ExplainPanel::insideWanted, this, [this] { openPanel(layers_dock_); });
 }
 
 void MainWindow::resetLayout() {
@@ -676,6 +674,12 @@ void MainWindow::resetLayout() {
     resizeDocks({film_dock_, explain_dock_}, {104, 304}, Qt::Horizontal);
     resizeDocks({strip_dock_}, {168}, Qt::Vertical);
     for (auto* title : findChildren<DockTitle*>()) title->settle();
+}
+
+void MainWindow::openPanel(QDockWidget* dock) {
+    if (panels_hidden_) hidePanels(false);
+    dock->show();
+    dock->raise();
 }
 
 void MainWindow::hidePanels(bool hide) {
@@ -734,6 +738,7 @@ void MainWindow::restyle() {
     actions_->fit->setIcon(icon(QStringLiteral("fit")));
     notice_->restyle();
     for (auto* title : findChildren<DockTitle*>()) title->restyle();
+    tabs_->restyle();
     explain_->restyle();
     model_panel_->refresh();
     map_->restyle();
@@ -1225,9 +1230,7 @@ void MainWindow::chooseAlso() {
 
 void MainWindow::openTraining(Trained what) {
     train_->show(what);
-    if (panels_hidden_) hidePanels(false);
-    train_dock_->show();
-    train_dock_->raise();
+    openPanel(train_dock_);
     train_->setFocus();
 }
 

@@ -42,6 +42,7 @@ class MapPanel;
 class MeasuresPanel;
 class ModelPanel;
 class NoticeBar;
+class PanelTabs;
 class SeenThrough;
 class ShortcutSheet;
 class ThinBar;
@@ -148,6 +149,7 @@ class MainWindow : public QMainWindow {
     QStringList remembered(const QString& key) const;
     void fillRecent(QMenu* menu, const QString& key);
     void openCommands();
+    void openPanel(QDockWidget* dock);
     void hidePanels(bool hide);
     void resetLayout();
     /// How what is shown was made; empty where it is no explanation.
@@ -165,6 +167,7 @@ class MainWindow : public QMainWindow {
     Session* session_ = nullptr;
     Comparison* comparison_ = nullptr;
 
+    PanelTabs* tabs_ = nullptr;
     QMenuBar* menu_bar_ = nullptr;
     ChoiceButton *model_button_ = nullptr, *target_button_ = nullptr, *versus_button_ = nullptr,
                  *method_button_ = nullptr;

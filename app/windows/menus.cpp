@@ -179,11 +179,7 @@ void MainWindow::buildMenus() {
         sayWhereRegionsCount();
     });
     add(explain_menu_, tr("Second picture…"), {}, [this] { openSecondPicture(); });
-    add(explain_menu_, tr("From signal to noise…"), {}, [this] {
-        if (panels_hidden_) hidePanels(false);
-        ladder_dock_->show();
-        ladder_dock_->raise();
-    });
+    add(explain_menu_, tr("From signal to noise…"), {}, [this] { openPanel(ladder_dock_); });
     a.methods = add(explain_menu_, tr("Choose methods…"), key("Ctrl+K"), [this] { method_button_->openList(); });
     a.several = add(explain_menu_, tr("Several methods side by side"), key("M"),
                     [this] { comparison_->setOpen(!comparison_->isOpen()); });
@@ -296,10 +292,16 @@ void MainWindow::openCommands() {
             group.clear();
         }
     }
+    QString group = tr("Panel");
+    for (auto* dock : findChildren<QDockWidget*>()) {
+        items.push_back({dock->windowTitle(), {}, {}, QVariant::fromValue<QObject*>(dock), {}, false, group});
+        group.clear();
+    }
     constexpr int kWidth = 440;
     const auto at = mapToGlobal(QPoint((width() - kWidth) / 2, menuWidget()->height() + 8));
-    openChoices(this, at, kWidth, tr("Find a command"), std::move(items), [](const QVariant& value) {
+    openChoices(this, at, kWidth, tr("Find a command"), std::move(items), [this](const QVariant& value) {
         if (auto* action = qobject_cast<QAction*>(value.value<QObject*>())) action->trigger();
+        if (auto* dock = qobject_cast<QDockWidget*>(value.value<QObject*>())) openPanel(dock);
     });
 }
 

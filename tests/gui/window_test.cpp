@@ -581,6 +581,53 @@ TEST_F(WindowTest, PanelsHideWithOneKeyAndComeBackAsTheyWere) {
     EXPECT_FALSE(window_->findChild<QDockWidget*>("explain")->isHidden());
 }
 
+TEST_F(WindowTest, TabsAreNamesWhileTheyFitAndThenIconsWithTheChosenOnesName) {
+    const auto bar_of = [&](const QString& title) -> QTabBar* {
+        for (auto* bar : window_->findChildren<QTabBar*>(QString(), Qt::FindDirectChildrenOnly))
+            for (int i = 0; i < bar->count(); ++i)
+                if (bar->isVisible() && bar->tabText(i) == title) return bar;
+        return nullptr;
+    };
+    ASSERT_TRUE(wait_until([&] { return bar_of("Map") && bar_of("Map")->tabIcon(0).isNull(); }));
+    QStringList titles;
+    for (auto* dock : window_->findChildren<QDockWidget*>()) {
+        if (window_->dockWidgetArea(dock) != Qt::RightDockWidgetArea) continue;
+        dock->show();
+        titles << dock->windowTitle();
+    }
+    ASSERT_GE(titles.size(), 7);
+    window_->resizeDocks({window_->findChild<QDockWidget*>("explain")}, {304}, Qt::Horizontal);
+    ASSERT_TRUE(
+        wait_until([&] { return bar_of("Map")->count() == titles.size() && !bar_of("Map")->tabIcon(0).isNull(); }));
+    auto* bar = bar_of("Map");
+    for (int chosen = 0; chosen < bar->count(); ++chosen) {
+        bar->setCurrentIndex(chosen);
+        QTest::qWait(0);
+        for (int i = 0; i < bar->count(); ++i) {
+            const auto title = bar->tabText(i).toStdString();
+            EXPECT_FALSE(bar->tabIcon(i).isNull()) << title;
+            EXPECT_EQ(bar->tabToolTip(i).toStdString(), title);
+            EXPECT_TRUE(bar->rect().contains(bar->tabRect(i))) << title << ", chosen " << chosen;
+            EXPECT_GE(bar->tabRect(i).width(), 28) << title;
+        }
+        // Its icon, its name and what is around them.
+        EXPECT_GE(bar->tabRect(chosen).width(), 28 + bar->fontMetrics().horizontalAdvance(bar->tabText(chosen)));
+    }
+    // By keys: the bar is among what Tab reaches, and the arrows choose.
+    EXPECT_TRUE(bar->focusPolicy() & Qt::TabFocus);
+    bar->setFocus();
+    bar->setCurrentIndex(0);
+    QTest::keyClick(bar, Qt::Key_Right);
+    EXPECT_EQ(bar->currentIndex(), 1);
+    auto* second = window_->findChild<QDockWidget*>("concepts");
+    EXPECT_EQ(bar->tabText(1), second->windowTitle());
+    EXPECT_TRUE(
+        wait_until([&] { return second->widget()->isVisible() && !second->widget()->visibleRegion().isEmpty(); }));
+    // Wide enough, they are names again.
+    window_->resizeDocks({second}, {640}, Qt::Horizontal);
+    EXPECT_TRUE(wait_until([&] { return bar->width() > 560 && bar->tabIcon(0).isNull(); })) << bar->width();
+}
+
 TEST_F(WindowTest, TheWindowResizesAndStillAgreesWithTheCompositor) {
     open_all();
     window_->resize(1000, 700);
