@@ -67,13 +67,6 @@ Edited edited_by(const Steering& steering, at::Device device) {
     throw c10::Error({__func__, __FILE__, __LINE__}, why);
 }
 
-/// [rows * cols], 1 where a patch is in a box.
-at::Tensor mask_of(const std::vector<PatchBox>& boxes, std::int64_t rows, std::int64_t cols) {
-    at::Tensor mask = at::zeros({rows, cols});
-    for (const PatchBox& box : boxes) mask.slice(0, box.row0, box.row1 + 1).slice(1, box.col0, box.col1 + 1).fill_(1);
-    return mask.flatten();
-}
-
 class SteeredModel final : public Model {
   public:
     SteeredModel(std::shared_ptr<Model> inner, SteeredPoint point, Steering steering)
@@ -89,16 +82,16 @@ class SteeredModel final : public Model {
     }
 
     at::Tensor forward(const at::Tensor& pixels) override {
-        return whole({inner_->layout(pixels.size(2), pixels.size(3)), {}}, [&] { return inner_->forward(pixels); });
+        return whole(place_of(pixels.size(2), pixels.size(3)), [&] { return inner_->forward(pixels); });
     }
     at::Tensor forward_kept(const at::Tensor& pixels, const at::Tensor& kept) override {
-        return whole({inner_->layout(pixels.size(2), pixels.size(3)), kept},
+        return whole(place_of(pixels.size(2), pixels.size(3), kept),
                      [&] { return inner_->forward_kept(pixels, kept); });
     }
     std::optional<Chain> chain(std::int64_t height, std::int64_t width) override {
         auto chain = inner_->chain(height, width);
         if (!chain || !edited_.factor.defined()) return chain;
-        const SteeredPlace place{inner_->layout(height, width), {}};
+        const SteeredPlace place = place_of(height, width);
         const auto steered = [this, place](const auto& part) {
             return [this, place, part](const auto&... given) {
                 return with_edit(place, [&] { return part(given...); }).first;
@@ -125,6 +118,7 @@ class SteeredModel final : public Model {
     std::vector<std::pair<std::string, at::Tensor>> parameters() override { return inner_->parameters(); }
     void to(at::Device device, at::ScalarType dtype) override {
         inner_->to(device, dtype);
+        remembered.reset();  // recordings read the edits where they lay
         info_.size_bytes = inner_->info().size_bytes;
         place();
     }
@@ -139,6 +133,12 @@ class SteeredModel final : public Model {
     void place() {
         steering_.autoencoder.to(inner_->device());
         edited_ = edited_by(steering_, inner_->device());
+        if (!edited_.factor.defined()) return;
+        mask_ = mask_of(steering_);
+        if (mask_.defined()) mask_ = mask_.to(inner_->device());
+    }
+    SteeredPlace place_of(std::int64_t height, std::int64_t width, const at::Tensor& kept = {}) const {
+        return {inner_->layout(height, width), kept, mask_};
     }
 
     at::Tensor change(const at::Tensor& tokens) const {
@@ -187,6 +187,7 @@ class SteeredModel final : public Model {
     SteeredPoint point_;
     Steering steering_;
     Edited edited_;
+    at::Tensor mask_;
 };
 
 const SteeredModel* as_steered(const Model& model) { return dynamic_cast<const SteeredModel*>(&model); }
@@ -327,6 +328,14 @@ Status check_steering(const Model& model, const SteeredPoint& point, Steering& s
     return {};
 }
 
+at::Tensor mask_of(const Steering& steering) {
+    if (steering.tokens != Steering::Tokens::Chosen) return {};
+    at::Tensor mask = at::zeros({steering.rows, steering.cols});
+    for (const PatchBox& box : steering.boxes)
+        mask.slice(0, box.row0, box.row1 + 1).slice(1, box.col0, box.col1 + 1).fill_(1);
+    return mask.flatten();
+}
+
 at::Tensor with_change(const at::Tensor& x, const Steering& steering, const SteeredPoint& point,
                        const SteeredPlace& place, const std::function<at::Tensor(const at::Tensor&)>& change) {
     const bool map = x.dim() == 4;
@@ -352,7 +361,7 @@ at::Tensor with_change(const at::Tensor& x, const Steering& steering, const Stee
         if (grid_rows != steering.rows || cols != steering.cols)
             refuse(fmt::format("the patches to steer are of a grid of {} x {}, and this input has {} x {}",
                                steering.rows, steering.cols, grid_rows, cols));
-        at::Tensor mask = mask_of(steering.boxes, grid_rows, cols).to(by.options().requires_grad(false));
+        at::Tensor mask = place.mask.to(by.options().requires_grad(false));
         mask = some ? mask.index({place.kept.to(mask.device())}) : mask.unsqueeze(0);
         by = by * mask.unsqueeze(2);
     }

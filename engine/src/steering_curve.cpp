@@ -36,6 +36,7 @@ class Followed {
 
     Status start() {
         const at::Tensor logits = VITRINE_TRY(run(model_, pixels_, options_.stop));
+        mask_ = mask_of(steering_);
         before_ = at::log_softmax(logits[0].to(at::kCPU, at::kDouble), 0);
         five_ = top_five(before_);
         return {};
@@ -70,7 +71,7 @@ class Followed {
         Edit edit;
         edit.kind = Edit::Kind::ReplacePoint;
         edit.where = steering_.autoencoder.config().point;
-        const SteeredPlace place{model_.layout(pixels_.size(2), pixels_.size(3)), {}};
+        const SteeredPlace place{model_.layout(pixels_.size(2), pixels_.size(3)), {}, mask_};
         edit.replace = [&, place](const at::Tensor& x) {
             std::vector<at::Tensor> parts;
             for (const double value : values)
@@ -99,7 +100,7 @@ class Followed {
     const SteeredPoint& point_;
     const at::Tensor& pixels_;
     const SteerabilityOptions& options_;
-    at::Tensor before_;
+    at::Tensor before_, mask_;
     std::vector<std::int64_t> five_;
 };
 

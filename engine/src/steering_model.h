@@ -27,7 +27,11 @@ Status check_steering(const Model& model, const SteeredPoint& point, Steering& s
 struct SteeredPlace {
     TokenLayout layout;
     at::Tensor kept;  ///< [batch, count]: patches that are tokens at all; undefined: all
+    at::Tensor mask;  ///< mask_of() the steering, on the model's device
 };
+
+/// [rows * cols] of the grid, 1 where a patch is in a box; undefined where no patches were chosen.
+at::Tensor mask_of(const Steering& steering);
 
 /// x with `change` added to the tokens that the steering is about. [rows, width] -> [rows, width], a row a token
 ///

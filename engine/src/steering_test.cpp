@@ -376,6 +376,15 @@ TEST(Steered, SmallerNumbersKeepTheEdit) {
     EXPECT_TRUE(at::equal(answer(*idle, scene.pixels), answer(*scene.model, scene.pixels)));
 }
 
+TEST(Steered, MovedItForgetsWhatWasRecorded) {
+    const Scene scene({"vit", "blocks.1"});
+    const auto model = scene.steered(kEdits);
+    // A recording of a device reads the edit where it lay, which is not where it lies after a move.
+    model->remembered = std::make_shared<int>(3);
+    model->to(at::kCPU, at::kFloat);
+    EXPECT_EQ(model->remembered, nullptr);
+}
+
 TEST(Steered, RefusesWhatCannotBe) {
     const Scene scene({"vit", "blocks.1"});
     EXPECT_THAT(scene.refusal({{96, Mode::Set, 1}}), HasSubstr("no concept 96, the file has 0 to 95"));
