@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <set>
@@ -21,6 +20,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <vitrine/base/image_file.h>
+#include <vitrine/base/region_list.h>
 #include <vitrine/capture.h>
 #include <vitrine/preprocess.h>
 #include <vitrine/region.h>
@@ -44,6 +44,11 @@ constexpr std::int64_t kMostBytes = std::int64_t{4} << 30;
 struct Rectangle {
     std::int64_t rows = 1, cols = 1;
 };
+
+bool has_point(const Model& model, const std::string& name) {
+    const auto points = model.points();
+    return std::any_of(points.begin(), points.end(), [&](const NamedPoint& p) { return p.name == name; });
+}
 
 double mean_of(const std::vector<double>& x) {
     double sum = 0;
@@ -80,7 +85,7 @@ class Tcav {
     Model& model_;
     const TcavOptions& options_;
     RegionGrid grid_;
-    std::int64_t done_ = 0, total_ = 0;
+    std::int64_t done_ = 0, total_ = 0, runs_done_ = 0, runs_total_ = 0;
     TcavResult out_;
 };
 
@@ -99,15 +104,8 @@ Status Tcav::settle() {
     std::set<std::string> names;
     for (const auto& [name, path] : options_.concepts)
         if (!names.insert(name).second) return fail(ErrorCode::BadInput, "two concepts are named {}", name);
-    std::string point = options_.point;
-    const auto points = model_.points();
-    const auto is_there = [&](const std::string& name) {
-        return std::any_of(points.begin(), points.end(), [&](const NamedPoint& p) { return p.name == name; });
-    };
-    if (const auto block = fmt::format("blocks.{}", model_.info().layers * 3 / 4);
-        point.empty() && model_.info().layers > 0 && is_there(block))
-        point = block;
-    if (!point.empty() && !is_there(point))
+    const std::string point = options_.point.empty() ? tcav_point(model_) : options_.point;
+    if (!point.empty() && !has_point(model_, point))
         return fail(ErrorCode::BadInput, "{} has no point '{}' (vitrine info MODEL --points lists them)",
                     model_.info().name, point);
     grid_ = VITRINE_TRY(region_grid(model_, point, options_.stop));
@@ -172,26 +170,25 @@ Result<at::Tensor> Tcav::activations(const std::vector<fs::path>& files) {
 }
 
 Result<at::Tensor> Tcav::regions(const fs::path& file, std::vector<Rectangle>& sizes) {
-    std::ifstream in(file);
-    if (!in) return fail(ErrorCode::Io, "{} cannot be read", file.string());
+    RegionList list = VITRINE_TRY(read_region_list(file));
+    if (list.regions.empty()) return fail(ErrorCode::BadInput, "{} names no region", file.string());
+    if (list.rows > 0 && (list.rows != grid_.rows || list.cols != grid_.cols))
+        return fail(ErrorCode::BadInput,
+                    "the regions of {} are of {} x {} cells, but {} has {} x {}: choose the point that they were drawn "
+                    "at, or draw them again",
+                    file.string(), list.rows, list.cols, grid_.point, grid_.rows, grid_.cols);
+    if (std::ssize(list.regions) > options_.most) list.regions.resize(static_cast<std::size_t>(options_.most));
     std::vector<at::Tensor> out;
-    std::map<std::string, at::Tensor> seen;
-    std::int64_t number = 0;
-    for (std::string line; std::getline(in, line);) {
-        ++number;
-        if (!line.empty() && line.back() == '\r') line.pop_back();
-        if (line.empty() || line.front() == '#') continue;
-        if (std::ssize(out) == options_.most) break;
-        const std::size_t comma = line.find(',');
-        if (comma == std::string::npos || comma == 0)
-            return fail(ErrorCode::BadInput, "line {} of {} is '{}', expected picture,ROW,COL-ROW,COL", number,
-                        file.string(), line.substr(0, 80));
-        const auto tokens = region_tokens(line.substr(comma + 1), grid_);
+    std::map<fs::path, at::Tensor> seen;
+    for (const ListedRegion& region : list.regions) {
+        const auto tokens = region_tokens(region.cells, grid_);
         if (!tokens)
             return tl::make_unexpected(
-                Error(tokens.error()).with_context(fmt::format("line {} of {}", number, file.string())));
-        const std::string name = line.substr(0, comma);
-        if (seen.count(name) == 0) seen[name] = VITRINE_TRY(activations({file.parent_path() / name}));
+                Error(tokens.error()).with_context(fmt::format("line {} of {}", region.line, file.string())));
+        if (seen.count(region.picture) == 0) {
+            ++total_;
+            seen[region.picture] = VITRINE_TRY(activations({region.picture}));
+        }
         std::vector<std::int64_t> which = *tokens;
         std::set<std::int64_t> rows, cols;
         for (std::int64_t& token : which) {
@@ -200,9 +197,8 @@ Result<at::Tensor> Tcav::regions(const fs::path& file, std::vector<Rectangle>& s
             cols.insert(token % grid_.cols);
         }
         sizes.push_back({std::ssize(rows), std::ssize(cols)});
-        out.push_back(cells(seen[name])[0].index_select(0, at::tensor(which, at::kLong)).mean(0));
+        out.push_back(cells(seen[region.picture])[0].index_select(0, at::tensor(which, at::kLong)).mean(0));
     }
-    if (out.empty()) return fail(ErrorCode::BadInput, "{} names no region", file.string());
     return at::stack(out);
 }
 
@@ -242,6 +238,7 @@ Result<Tcav::Runs> Tcav::runs(const at::Tensor& with, const at::Tensor& random, 
         const SignCount found = count_signs(slopes, vector.direction);
         out.scores.push_back(found.share);
         out.magnitude += found.magnitude / static_cast<double>(options_.runs);
+        if (options_.progress) options_.progress({++runs_done_, runs_total_, "runs"});
         const auto right = [&](const at::Tensor& x, bool above) {
             const at::Tensor side = at::matmul(x.to(at::kDouble), vector.direction) > vector.offset;
             return (above ? side : side.logical_not()).sum().item<double>();
@@ -292,6 +289,7 @@ Result<TcavResult> Tcav::run() {
         return fail(ErrorCode::BadInput, "{} random pictures are too few, expected {} or more", random.size(0),
                     2 * kFewest);
 
+    runs_total_ = 2 * std::ssize(options_.concepts) * options_.runs;
     std::map<std::string, Runs> of_random;  // by what is told apart and how many
     for (std::size_t c = 0; c < options_.concepts.size(); ++c) {
         const auto& [name, path] = options_.concepts[c];
@@ -318,7 +316,10 @@ Result<TcavResult> Tcav::run() {
                         kFewest);
         score.drawn = std::min(with.size(0), random.size(0) / 2);
         const std::string key = score.features + (score.features == "regions" ? name : std::to_string(score.drawn));
-        if (of_random.count(key) == 0) of_random[key] = VITRINE_TRY(runs({}, against, *slope, score.drawn));
+        if (of_random.count(key) == 0)
+            of_random[key] = VITRINE_TRY(runs({}, against, *slope, score.drawn));
+        else
+            runs_done_ += options_.runs;
         const Runs found = VITRINE_TRY(runs(with, against, *slope, score.drawn));
         score.scores = found.scores;
         score.random = of_random[key].scores;
@@ -449,6 +450,11 @@ Welch welch(const std::vector<double>& a, const std::vector<double>& b) {
                    error_b * error_b / static_cast<double>(std::max<std::size_t>(b.size(), 2) - 1));
     out.p = incomplete_beta(out.degrees / 2, 0.5, out.degrees / (out.degrees + out.t * out.t));
     return out;
+}
+
+std::string tcav_point(const Model& model) {
+    const auto block = fmt::format("blocks.{}", model.info().layers * 3 / 4);
+    return model.info().layers > 0 && has_point(model, block) ? block : model.info().cam_point;
 }
 
 Result<TcavResult> tcav(Model& model, const TcavOptions& options) {

@@ -124,8 +124,13 @@ TEST_F(Tcav, TellsWhatTheClassHangsOn) {
                          {"blue", folder_ / "blue"},
                          {"places", folder_ / "places.txt"}};
     options_.features = "mean";
+    std::vector<Progress> told;
+    options_.progress = [&](const Progress& p) { told.push_back(p); };
     const auto found = tcav(model_, options_);
     ASSERT_TRUE(found) << found.error().message;
+    for (const Progress& p : told) EXPECT_LE(p.done, p.total) << p.unit;
+    // Three concepts share their random sets.
+    EXPECT_EQ(told.back().done, 8 * 30);
     EXPECT_EQ(found->examples, 9);
     EXPECT_EQ(found->random, 90);
     ASSERT_EQ(found->concepts.size(), 4U);
@@ -180,6 +185,8 @@ TEST_F(Tcav, RefusesInOneSentence) {
     EXPECT_THAT(text("red/00.ppm,0,0-9,9"), HasSubstr("9,9 is not there"));
     EXPECT_THAT(text("red/77.ppm,0,0"), HasSubstr("could be read"));
     EXPECT_THAT(text("red/00.ppm,0,0"), HasSubstr("has 1 examples, expected 6"));
+    EXPECT_THAT(text("# cells 4 x 4\nred/00.ppm,0,0"), HasSubstr("has 1 examples, expected 6"));
+    EXPECT_THAT(text("# cells 8 x 8\nred/00.ppm,0,0"), HasSubstr("of 8 x 8 cells, but cells has 4 x 4"));
     EXPECT_THAT(text(""), HasSubstr("names no region"));
     std::stop_source stop;
     stop.request_stop();

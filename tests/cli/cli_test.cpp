@@ -16,7 +16,10 @@
 #include <cstring>
 #include <fstream>
 #include <map>
+#include <random>
 #include <sstream>
+
+#include "../gui/tiny_model.h"
 
 namespace {
 
@@ -1147,6 +1150,137 @@ TEST_F(CommandLine, SteerShowsBothAnswersAndWritesAModel) {
     const auto refused = vitrine({"steer", "starter", picture, "--set", "99999=1"});
     EXPECT_EQ(refused.status, 1);
     EXPECT_NE(refused.err.find("no concept 99999"), std::string::npos) << refused.err;
+}
+
+/// Noise of three tints, and the smallest model there is.
+class ConceptTest : public CommandLine {
+  protected:
+    void SetUp() override {
+        CommandLine::SetUp();
+        tiny_ = (folder_ / "tiny").string();
+        ASSERT_TRUE(vitrine::test::write_tiny_model(tiny_));
+        std::mt19937 random(5);
+        for (const auto& [name, count, tint] :
+             {std::tuple{"random", 40, 3}, {"red", 8, 0}, {"green", 8, 1}, {"few", 2, 0}, {"examples", 5, 3}}) {
+            fs::create_directories(folder_ / name);
+            for (int i = 0; i < count; ++i) {
+                vitrine::Image picture(32, 32);
+                for (std::size_t p = 0; p < picture.pixels.size(); ++p)
+                    picture.pixels[p] =
+                        static_cast<std::uint8_t>(40 + random() % 120 + (static_cast<int>(p % 3) == tint ? 90U : 0U));
+                ASSERT_TRUE(vitrine::write_picture(folder_ / name / fmt::format("{}, {}.png", name, i), picture));
+            }
+        }
+    }
+    /// @param from  a line is "red, N.png," and what `cells` says
+    std::string regions(const std::string& first, const std::string& cells, int count = 8) const {
+        const fs::path file = folder_ / "spots.txt";
+        std::ofstream out(file);
+        out << first << '\n';
+        for (int i = 0; i < count; ++i) out << "red/red, " << i << ".png," << cells << '\n';
+        return file.string();
+    }
+    Outcome asked(std::vector<std::string> more, const std::string& index = "3", const std::string& random = "random") {
+        std::vector<std::string> all{"tcav",       tiny_,
+                                     "--class",    index,
+                                     "--random",   (folder_ / random).string(),
+                                     "--examples", (folder_ / "examples").string()};
+        all.insert(all.end(), more.begin(), more.end());
+        return vitrine(all);
+    }
+    std::string red() const { return "red=" + (folder_ / "red").string(); }
+    /// Exit status 1 and one sentence.
+    static void expect(const Outcome& refused, const std::string& words) {
+        EXPECT_EQ(refused.status, 1) << refused.out << refused.err;
+        EXPECT_EQ(refused.out, "");
+        EXPECT_EQ(std::count(refused.err.begin(), refused.err.end(), '\n'), 1) << refused.err;
+        EXPECT_NE(refused.err.find(words), std::string::npos) << refused.err;
+    }
+
+    std::string tiny_;
+};
+
+TEST_F(ConceptTest, ScoresFoldersAndRegionsAgainstRandomSets) {
+    const std::vector<std::string> more{"--concept", red(), "--concept", "spots=" + regions("# cells 4 x 4", "1,1-2,3"),
+                                        "--json"};
+    const Outcome first = asked(more);
+    ASSERT_EQ(first.status, 0) << first.err;
+    const json said = json::parse(first.out);
+    EXPECT_EQ(said["point"], "blocks.2");
+    EXPECT_EQ(said["examples"], 5);
+    EXPECT_EQ(said["random"], 40);
+    EXPECT_EQ(said["runs"], 30);
+    EXPECT_NE(said["explained"].get<std::string>().find("class 3"), std::string::npos) << said["explained"];
+    ASSERT_EQ(said["concepts"].size(), 2U);
+    EXPECT_EQ(said["concepts"][0]["name"], "red");
+    EXPECT_EQ(said["concepts"][0]["features"], "whole");
+    EXPECT_EQ(said["concepts"][1]["name"], "spots");
+    EXPECT_EQ(said["concepts"][1]["features"], "regions");
+    for (const json& one : said["concepts"]) {
+        EXPECT_EQ(one["examples"], 8);
+        EXPECT_EQ(one["drawn"], 8);
+        for (const char* list : {"scores", "random_scores"}) {
+            ASSERT_EQ(one[list].size(), 30U);
+            double sum = 0;
+            for (const double score : one[list]) {
+                // A share of five examples.
+                EXPECT_NEAR(score * 5, std::round(score * 5), 1e-9);
+                EXPECT_TRUE(score >= 0 && score <= 1) << score;
+                sum += score;
+            }
+            EXPECT_NEAR(one[list == std::string("scores") ? "score" : "random_score"].get<double>(), sum / 30, 1e-12);
+        }
+        EXPECT_NEAR(one["p_corrected"].get<double>(), std::min(1.0, 2 * one["p"].get<double>()), 1e-15);
+    }
+    // Red noise is plain to see beside noise of no colour, random sets are not beside each other.
+    EXPECT_GT(said["concepts"][0]["accuracy"], 0.9);
+    EXPECT_LT(said["concepts"][0]["random_accuracy"], 0.75);
+
+    EXPECT_EQ(asked(more).out, first.out) << "the same bytes again";
+    auto other = more;
+    other.insert(other.end(), {"--seed", "1"});
+    EXPECT_NE(asked(other).out, first.out) << "another seed draws other sets";
+}
+
+TEST_F(ConceptTest, WritesATableWithAVerdict) {
+    const Outcome found = asked({"--concept", red(), "--concept", "green=" + (folder_ / "green").string(), "--features",
+                                 "mean", "--point", "blocks.0"});
+    ASSERT_EQ(found.status, 0) << found.err;
+    EXPECT_NE(found.out.find("at blocks.0: 5 examples, 40 random pictures, 30 runs"), std::string::npos) << found.out;
+    std::istringstream lines(found.out);
+    int verdicts = 0;
+    for (std::string line; std::getline(lines, line);)
+        for (const char* verdict : {"not told from chance", "moves towards the class", "moves away from it"})
+            verdicts += line.ends_with(verdict) && (line.starts_with("red") || line.starts_with("green"));
+    EXPECT_EQ(verdicts, 2) << found.out;
+    EXPECT_NE(found.err.find("they share pictures"), std::string::npos) << found.err;
+}
+
+TEST_F(ConceptTest, FoldersThatAreNotThereAreRefused) {
+    expect(asked({"--concept", "red=" + (folder_ / "nowhere").string()}), "there is nothing at");
+    expect(asked({"--concept", red()}, "3", "nowhere"), "there is no folder at");
+    expect(asked({"--concept", "red"}), "expected NAME=FOLDER or NAME=TEXTFILE");
+}
+
+TEST_F(ConceptTest, TooFewPicturesAreRefused) {
+    expect(asked({"--concept", red()}, "3", "few"), "2 random pictures are too few, expected 12 or more");
+    expect(asked({"--concept", "few=" + (folder_ / "few").string()}),
+           "the concept few has 2 examples, expected 6 or more");
+    EXPECT_EQ(asked({"--concept", red(), "--runs", "29"}).status, 2);
+}
+
+TEST_F(ConceptTest, RegionsOutsideThePictureAreRefused) {
+    const auto of = [&](const std::string& first, const std::string& cells, int count = 8) {
+        return asked({"--concept", "spots=" + regions(first, cells, count)});
+    };
+    expect(of("# by hand", "3,3-4,3"), "spots.txt: 4,3 is not there: blocks.2 has 4 rows and 4 columns");
+    expect(of("# cells 14 x 14", "1,1"), "of 14 x 14 cells, but blocks.2 has 4 x 4");
+    expect(of("", "1,1", 3), "the concept spots has 3 examples, expected 6 or more");
+}
+
+TEST_F(ConceptTest, ClassesThatAreNotThereAreRefused) {
+    expect(asked({"--concept", red()}, "10"), "10");
+    expect(asked({"--concept", red()}, "zebra"), "zebra");
 }
 
 TEST_F(CommandLine, BenchExplainSaysWhatMethodsSpendAndWhichCannotRun) {

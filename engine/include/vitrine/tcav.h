@@ -30,8 +30,8 @@ namespace vitrine {
 struct TcavOptions {
     std::int64_t index = 0;                  ///< the class
     std::filesystem::path examples, random;  ///< folders of pictures
-    /// A folder of pictures; or a text file of regions, one a line: `picture,ROW,COL-ROW,COL`, cells of the point's
-    /// grid as region_tokens has them, the picture's name from the text's folder.
+    /// A folder of pictures; or a list of regions (vitrine/base/region_list.h), cells of the point's grid as
+    /// region_tokens has them.
     std::vector<std::pair<std::string, std::filesystem::path>> concepts;
     std::string point;  ///< empty: the block three quarters deep, or the model's cam_point
     /// What a folder's pictures are told apart by: "whole", all numbers at the point, as published; "mean", its mean
@@ -62,9 +62,11 @@ struct TcavResult {
     std::vector<std::string> notes, skipped;
 };
 
+/// The point that is read where none is chosen.
+std::string tcav_point(const Model& model);
+
 /// @error NotFound, BadInput  a folder or file that is not there or has too few pictures, a line that is no region,
-/// fewer
-///                            than 30 runs, no such class or point
+///                            fewer than 30 runs, no such class or point, regions of another grid than the point's
 /// @error Unsupported         no grid at this point
 Result<TcavResult> tcav(Model& model, const TcavOptions& options);
 
