@@ -375,7 +375,13 @@ Status Autoencoder::fits_weights(Model& model) const {
     // fp16 rounds otherwise than bf16, of which the hash is made.
     const auto parameters = model.parameters();
     if (parameters.empty() || parameters.front().second.scalar_type() == at::kHalf) return {};
-    if (const std::string now = weights_hash(model); now != trained->second)
+    const std::string now = weights_hash(model);
+    if (now != trained->second && facts.count("shuffled_weights") != 0)
+        return fail(ErrorCode::BadInput,
+                    "the concepts were trained on {} with its weights shuffled; give them to uncertainty_response as "
+                    "control, and here those of the model as it is",
+                    facts.count("model") != 0 ? facts.at("model") : "another model");
+    if (now != trained->second)
         return fail(ErrorCode::BadInput,
                     "the concepts were trained on {} with weights {}, and {} has weights {}; train some on this model",
                     facts.count("model") != 0 ? facts.at("model") : "another model", trained->second, model.info().name,

@@ -2,6 +2,7 @@
 #include <vitrine/train_concepts.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -34,6 +35,7 @@
 #include <vitrine/device.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/pack.h>
+#include <vitrine/parameters_aside.h>
 #include <vitrine/preprocess.h>
 #include <vitrine/torch_errors.h>
 
@@ -150,6 +152,10 @@ std::vector<Parameter> concept_parameters() {
             "as fast",
             {"fp32", "tf32"}, ""),
         whole("seed", 0, "every random choice follows from it", "", ""),
+        words("shuffled_weights", "",
+              "a seed: the model's weights are shuffled by it first, for the control of uncertainty_response; empty: "
+              "they are not",
+              {}, ""),
         number("checkpoint_seconds", 30, "seconds between checkpoints, which hold the buffer too", 0, 1e6, ""),
         number("report_seconds", 1, "seconds between reports; 0: every step", 0, 1e6, ""),
         whole("floor", 0, "repetitions of a step's matrix products alone, timed at the end; 0: not timed", "", ""),
@@ -265,9 +271,13 @@ constexpr std::int64_t kMostHeld = 512, kMostLive = 64, kDeadTokens = 10000000;
 /// Pictures of a folder, decoded when they are asked for, or of packs.
 class Pictures {
   public:
-    static Result<Pictures> open(const fs::path& data, const Preprocess& preprocess) {
+    /// @param set  in the place of `data`; it outlives this. Null: none
+    static Result<Pictures> open(const fs::path& data, const PictureSet* set, const Preprocess& preprocess) {
         std::error_code ignored;
         Pictures out(preprocess);
+        out.set_ = set;
+        if (set != nullptr && set->count() == 0) return fail(ErrorCode::BadInput, "there are no pictures to train on");
+        if (set != nullptr) return out;
         if (!fs::exists(data, ignored)) return fail(ErrorCode::NotFound, "there is nothing at {}", data.string());
         std::vector<fs::path> packs;
         if (!fs::is_directory(data, ignored)) {
@@ -296,9 +306,12 @@ class Pictures {
         if (out.count() == 0) return fail(ErrorCode::BadInput, "{} has no pictures in it", data.string());
         return out;
     }
-    std::int64_t count() const { return packed_ + static_cast<std::int64_t>(files_.size()); }
+    std::int64_t count() const {
+        return set_ != nullptr ? set_->count() : packed_ + static_cast<std::int64_t>(files_.size());
+    }
     /// float32 [1, 3, height, width], normalised, on the CPU
     Result<at::Tensor> pixels(std::int64_t index) const {
+        if (set_ != nullptr) return set_->pixels(index);
         for (const at::Tensor& images : packs_) {
             if (index >= images.size(0)) {
                 index -= images.size(0);
@@ -317,6 +330,7 @@ class Pictures {
 
   private:
     explicit Pictures(Preprocess preprocess) : preprocess_(std::move(preprocess)) {}
+    const PictureSet* set_ = nullptr;
     Preprocess preprocess_;
     std::vector<at::Tensor> packs_;
     std::vector<fs::path> files_;
@@ -514,6 +528,7 @@ class ConceptTraining {
     Model& model_;
     const TrainConceptsOptions& options_;
     Settings settings_;
+    std::optional<ParametersAside> shuffled_;
     AutoencoderConfig config_;
     ConceptStepsOptions steps_options_;
     std::optional<Pictures> pictures_;
@@ -543,6 +558,16 @@ Status ConceptTraining::settle() {
     config_.subtract_decoder_bias = preset != "saev";
     config_.keep_negative = preset == "saev" && settings_.text("kind") == "top_k";
     seed_ = static_cast<std::uint64_t>(settings_.integer("seed"));
+    if (const std::string given = settings_.text("shuffled_weights"); !given.empty()) {
+        std::uint64_t by = 0;
+        const auto [end, code] = std::from_chars(given.data(), given.data() + given.size(), by);
+        if (code != std::errc() || end != given.data() + given.size())
+            return fail(ErrorCode::BadInput, "shuffled_weights is '{}', expected a seed: a whole number from 0", given);
+        if (!model_.is_native() || model_.parameters().empty())
+            return fail(ErrorCode::Unsupported, "the weights of {} cannot be shuffled: they cannot be reached",
+                        model_.info().name);
+        shuffled_.emplace(model_).shuffle_all(by);
+    }
     config_.point = settings_.text("point");
     if (config_.point.empty())
         config_.point =
@@ -577,7 +602,7 @@ Status ConceptTraining::settle() {
     const at::Tensor one =
         VITRINE_TRY(concept_tokens(model_, at::zeros({1, 3, p.input_height, p.input_width}), config_));
 
-    pictures_.emplace(VITRINE_TRY(Pictures::open(options_.data, p)));
+    pictures_.emplace(VITRINE_TRY(Pictures::open(options_.data, options_.pictures, p)));
     const std::int64_t count = pictures_->count();
     const auto order = StepRandom(seed_, 0, kHeld).permutation(count);
     const auto held =
@@ -659,6 +684,8 @@ Status ConceptTraining::begin() {
 std::string ConceptTraining::record() const {
     nlohmann::json out;
     for (const auto& p : settings_.declared()) out[p.name] = to_string(settings_.value(p.name));
+    // A checkpoint from before there was this goes on.
+    if (!shuffled_) out.erase("shuffled_weights");
     out["point"] = config_.point;
     out["latents"] = std::to_string(config_.latents);
     out["steps"] = std::to_string(count_);
@@ -943,6 +970,7 @@ Status ConceptTraining::finish(Autoencoder& made) {
     const ConceptFigures& held = summary_.held;
     made.facts["model"] = model_.info().name;
     made.facts["weights"] = weights_hash(model_);
+    if (shuffled_) made.facts["shuffled_weights"] = settings_.text("shuffled_weights");
     made.facts["settings"] = record();
     made.facts["tokens_seen"] = std::to_string(summary_.tokens);
     if (held.pictures > 0)

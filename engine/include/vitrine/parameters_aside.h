@@ -1,6 +1,7 @@
 // A model with other weights for a while: what a measure compares the sound model with.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ class ParametersAside {
     ParametersAside& operator=(const ParametersAside&) = delete;
     /// Permutes the entries of one parameter, by its place in the model's list.
     void shuffle(std::size_t parameter, at::Generator random);
+    /// Each of them, its own way by the seed: what ladders and autoencoders call a model of shuffled weights.
+    void shuffle_all(std::uint64_t seed);
     void restore();
     const std::vector<std::string>& names() const { return names_; }
 

@@ -22,6 +22,7 @@
 #include <vitrine/base/result.h>
 #include <vitrine/explainer.h>
 #include <vitrine/peers.h>
+#include <vitrine/picture_set.h>
 #include <vitrine/settings.h>
 
 namespace vitrine {
@@ -56,6 +57,7 @@ struct ConceptStep {
 
 struct TrainConceptsOptions {
     std::filesystem::path data, out;
+    const PictureSet* pictures = nullptr;  ///< in the place of `data`
     std::uint64_t seed = 0;
     std::vector<std::pair<std::string, std::string>> settings;  ///< names of concept_parameters()
     std::stop_token stop = {};  ///< looked at on every step: a checkpoint is written and the call returns
