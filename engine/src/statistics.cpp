@@ -91,16 +91,20 @@ at::Tensor PictureResampling::middle(const at::Tensor& resampled) {
 
 void BetweenPictures::add(const at::Tensor& members) {
     const at::Tensor values = members.to(at::kDouble);
+    add(values.sum(0), values.square().sum(0), values.size(0));
+}
+
+void BetweenPictures::add(const at::Tensor& sum, const at::Tensor& squares, std::int64_t members) {
     if (pictures_ == 0) {
-        sum_ = at::zeros({values.size(1)}, values.options());
-        squares_ = at::zeros_like(sum_);
-        squared_means_ = at::zeros_like(sum_);
+        sum_ = at::zeros_like(sum);
+        squares_ = at::zeros_like(sum);
+        squared_means_ = at::zeros_like(sum);
     }
     ++pictures_;
-    members_ += values.size(0);
-    sum_ += values.sum(0);
-    squares_ += values.square().sum(0);
-    squared_means_ += values.mean(0).square();
+    members_ += members;
+    sum_ += sum;
+    squares_ += squares;
+    squared_means_ += (sum / static_cast<double>(members)).square();
 }
 
 at::Tensor BetweenPictures::insensitivity() const {

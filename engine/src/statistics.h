@@ -40,6 +40,8 @@ class BetweenPictures {
   public:
     /// @param members  [members, latents]: means over tokens, of one picture's seeds and shuffles; as many for each
     void add(const at::Tensor& members);
+    /// The same of sums over one picture's members. float64 [latents] each
+    void add(const at::Tensor& sum, const at::Tensor& squares, std::int64_t members);
     /// 1 - variance of the pictures' means / variance of all; NaN where nothing varies. float64 [latents], on the CPU
     at::Tensor insensitivity() const;
     std::int64_t pictures() const { return pictures_; }

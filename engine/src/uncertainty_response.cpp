@@ -2,6 +2,8 @@
 #include <vitrine/uncertainty_response.h>
 
 #include <algorithm>
+#include <charconv>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -9,7 +11,6 @@
 #include <numeric>
 #include <set>
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -26,8 +27,11 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <nlohmann/json.hpp>
+
 #include <vitrine/base/random.h>
 #include <vitrine/capture.h>
+#include <vitrine/mask_module.h>
 #include <vitrine/parameters_aside.h>
 #include <vitrine/torch_errors.h>
 #include <vitrine/train_concepts.h>
@@ -39,9 +43,9 @@ namespace vitrine {
 
 namespace {
 
-constexpr std::uint64_t kOrder = 0x70696373, kSets = 0x73657473, kMatch = 0x6D617463, kControl = 0x636F6E74,
-                        kResample = 0x72657361;
-constexpr std::int64_t kStrongest = 16, kRandomSets = 1000, kNoiseInputs = 64, kLikely = 10, kDecoded = 32;
+constexpr std::uint64_t kOrder = 0x70696373, kSets = 0x73657473, kMatch = 0x6D617463, kResample = 0x72657361;
+constexpr std::int64_t kStrongest = 16, kRandomSets = 1000, kNoiseInputs = 64, kLikely = 10, kDecoded = 32,
+                       kLiveResamples = 400;
 constexpr const char* kEmbedding = "head_input";
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
@@ -51,11 +55,28 @@ struct Kind {
 };
 enum Figure : std::int64_t { kActive, kDistinct, kOverlap, kNorm, kFigures };
 
-/// The sums of one layer over one course down the ladder, with the sound model or with shuffled weights.
+/// What some inputs say of one layer: rungs come first, kinds of tokens second.
+struct Part {
+    at::Tensor figures;                 // float64 [rungs, kinds, kFigures], host
+    at::Tensor errors, squares, total;  // float64 [rungs, kinds], total [rungs, kinds, width], device
+    // Of the sound model, over the tokens that speak for a concept:
+    at::Tensor heard;           // float64 [noises, latents]: inputs
+    at::Tensor member, square;  // float64 [latents]: sums over shuffles
+    std::int64_t rungs = 0;     // that were read, the first first
+};
+/// The same of one seed, for each picture that is through: they are added one after the other.
 struct Sums {
-    at::Tensor figures;                         // float64 [pictures, rungs, kinds, kFigures], host: sums over seeds
-    at::Tensor counts;                          // float64 [pictures, rungs], host
-    at::Tensor errors, squares, tokens, total;  // float64 [rungs, kinds], total [rungs, kinds, width], device
+    std::vector<at::Tensor> figures;
+    at::Tensor errors, squares, total;
+};
+/// One layer on one course down the ladder, with the sound model or with shuffled weights. Seeds are kept apart, so
+/// that a course with more pictures or seeds adds up the same numbers in the same order.
+struct Course {
+    std::vector<std::vector<at::Tensor>> clean;  // of each picture and kind: bool [latents]
+    Sums whole;                                  // the pictures as they are: one rung
+    std::vector<Sums> seeds;                     // rungs that are drawn
+    at::Tensor heard;                            // float64 [noises, latents]
+    std::vector<at::Tensor> members, squares;    // of each picture: [latents]
 };
 
 /// Rows that are mostly zeros: eight bytes for each that is not.
@@ -88,23 +109,53 @@ struct Layer {
     std::int64_t from = 0, count = 0;  // tokens of the activation that are read
     std::vector<Kind> kinds;
     Kind over;
-    Sums sound, control;
-    std::vector<at::Tensor> clean;  // of each kind: bool [latents], the picture's own
-    at::Tensor heard;               // float64 [noises, latents]
-    BetweenPictures between;
-    std::vector<at::Tensor> members;  // of the picture that is read: [n, latents]
+    const Autoencoder* control_by = nullptr;  // who reads shuffled weights
+    Course sound, control;
+    std::map<std::int64_t, Part> pending;  // of the picture that is read, by seed; -1: as it is
     // Of the reference:
     at::Tensor strength, strongest;  // [kStrongest, latents]
     at::Tensor frequency;            // float64 [latents]: pictures
     std::vector<SparseRows> codes;   // of the predictor's inputs
 };
 
-/// One input: which picture, at which rung, by which seed.
+/// One input: which picture, at which rung, by which seed (-1: the picture as it is).
 struct Wanted {
     std::int64_t picture = 0;
     std::size_t rung = 0;
     std::int64_t seed = 0;
 };
+
+}  // namespace
+
+struct LadderMemory::Kept {
+    struct Climb {
+        std::string of;               // all that its figures hang on
+        std::vector<Course> courses;  // of each layer
+    };
+    Climb sound, control;
+};
+LadderMemory::LadderMemory() : kept(std::make_unique<Kept>()) {}
+LadderMemory::~LadderMemory() = default;
+
+namespace {
+
+/// Words and numbers of an autoencoder, as a hash.
+std::string hash_of_autoencoder(const Autoencoder& one) {
+    std::uint64_t out = hash_of(one.config().kind + one.config().point + one.config().tokens + one.config().normalise);
+    for (const auto& [name, tensor] : one.tensors()) {
+        const at::Tensor host = tensor.to(at::kCPU).contiguous();
+        out = mix64(out ^ hash_of({static_cast<const char*>(host.const_data_ptr()), host.nbytes()}));
+    }
+    return fmt::format("{:016x} {} {}", out, one.config().k, one.config().scale);
+}
+
+std::optional<double> held_variance(const Autoencoder& one) {
+    const auto held = one.facts.find("held");
+    if (held == one.facts.end()) return {};
+    const auto said = nlohmann::json::parse(held->second, nullptr, false);
+    if (!said.is_object() || !said.contains("explained_variance") || !said["explained_variance"].is_number()) return {};
+    return said["explained_variance"].get<double>();
+}
 
 class Response {
   public:
@@ -116,22 +167,31 @@ class Response {
     using Pixels = std::map<std::int64_t, at::Tensor>;  // by place in the reference
 
     Status prepare_layer(const std::string& name, const Autoencoder& autoencoder, const at::Tensor& pixels);
+    Status prepare_control();
     std::vector<at::Tensor> load_readable(std::int64_t from, std::int64_t count);
     Result<Pixels> load(const std::set<std::int64_t>& pictures);
     Result<at::Tensor> pixels_of(const std::vector<Wanted>& wanted, const Pixels& pictures);
     Result<std::shared_ptr<const Capture>> seen(const at::Tensor& pixels, const std::vector<Edit>& edits = {});
     at::Tensor tokens_of(const Layer& layer, const at::Tensor& activation) const;
-    Status advance(std::int64_t inputs);
-    std::int64_t drawn_rungs() const {
-        return std::count_if(out_.rungs.begin(), out_.rungs.end(), [](const Rung& rung) { return !rung.is_clean(); });
-    }
+    Status advance(std::int64_t inputs, const char* unit = "inputs");
+    std::int64_t drawn_rungs() const { return std::ssize(drawn_); }
+    static const Course& course_of(const Layer& layer, bool control) { return control ? layer.control : layer.sound; }
+    static Course& course_of(Layer& layer, bool control) { return control ? layer.control : layer.sound; }
 
+    std::string key(bool control);
+    void remember(LadderMemory::Kept::Climb& kept, bool control);
+    void keep(LadderMemory::Kept::Climb& kept, bool control);
     Status climb(bool control);
-    void read_rungs(Layer& layer, Sums& sums, const at::Tensor& activation, const std::vector<Wanted>& wanted,
-                    std::int64_t row, bool control);
+    Status climb_picture(std::int64_t picture, const Pixels& there, bool control);
+    void read_rungs(Layer& layer, const at::Tensor& activation, const std::vector<Wanted>& wanted, bool control);
+    void add_rungs(Layer& layer, const at::Tensor& tokens, const at::Tensor& error, const at::Tensor& active,
+                   const std::vector<Wanted>& wanted, std::size_t from, std::size_t to, bool control);
+    void commit(std::int64_t seed, bool control);
+    void tell(bool control, bool now);
     Status read_reference();
     void keep_strongest(Layer& layer, const at::Tensor& greatest, std::int64_t picture);
-    void summarise(Layer& layer, const Sums& sums, std::vector<RungFigures>& out) const;
+    const PictureResampling& resampling(std::int64_t pictures, bool live);
+    void summarise(const Layer& layer, bool control, bool live, std::vector<RungFigures>& out);
     void find_insensitive(Layer& layer) const;
     std::vector<double> risk_of(const at::Tensor& output, const std::vector<Wanted>& wanted) const;
     Status foretell(Layer& layer);
@@ -145,19 +205,21 @@ class Response {
     UncertaintyResponse out_;
     std::vector<std::int64_t> order_;  // of the reference pictures, into options_.names
     std::vector<Layer> layers_;
-    std::vector<std::size_t> noise_rungs_;
+    std::vector<std::size_t> noise_rungs_, drawn_;  // among the rungs
+    std::map<std::pair<std::int64_t, bool>, PictureResampling> resampling_;
+    std::chrono::steady_clock::time_point told_;
     std::vector<Wanted> asked_;  // the predictor's inputs, in the order of their codes
     std::vector<double> risk_;
     std::vector<at::Tensor> embeddings_;
     at::ScalarType dtype_ = at::kFloat;
     std::int64_t batch_ = 16, codes_at_once_ = std::int64_t{1} << 25, done_ = 0, todo_ = 0;
-    bool foretells_ = false;
+    bool foretells_ = false, shuffled_ = false;  // shuffled_: the control climbs
 };
 
-Status Response::advance(std::int64_t inputs) {
+Status Response::advance(std::int64_t inputs, const char* unit) {
     if (options_.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
     done_ += inputs;
-    if (options_.progress) options_.progress({std::min(done_, todo_), todo_, "inputs"});
+    if (options_.progress) options_.progress({std::min(done_, todo_), todo_, unit});
     return {};
 }
 
@@ -193,18 +255,20 @@ Status Response::prepare() {
     out_.rungs = VITRINE_TRY(ladder_of(options_.ladder));
     for (std::size_t r = 0; r < out_.rungs.size(); ++r)
         if (out_.rungs[r].kind == Rung::Kind::Noise) noise_rungs_.push_back(r);
+    for (std::size_t r = 0; r < out_.rungs.size(); ++r)
+        if (!out_.rungs[r].is_clean()) drawn_.push_back(r);
     for (std::int64_t s = 0; s < options_.seeds; ++s) out_.seeds.push_back(options_.seed + std::uint64_t(s));
 
     const at::Device device = model_.device();
     if (const auto parameters = model_.parameters(); !parameters.empty())
         dtype_ = parameters.front().second.scalar_type();
-    batch_ = options_.batch > 0 ? options_.batch : device.is_cuda() ? 128 : 16;
+    batch_ = options_.batch > 0 ? options_.batch : device.is_cuda() ? 128 : 4;
     if (device.is_cuda()) codes_at_once_ *= 8;
 
     // Pictures are drawn, so that a folder of class folders gives some of each class; those that cannot be read are
     // passed over.
     const auto wanted = std::min(std::max(options_.pictures, options_.reference), names);
-    const auto drawn = StepRandom(options_.seed, 0, kOrder).permutation(names);
+    const auto drawn = ladder_order(names, options_.seed);
     at::Tensor first;
     for (const std::int64_t index : drawn) {
         if (std::ssize(order_) == wanted) break;
@@ -230,6 +294,70 @@ Status Response::prepare() {
         if (auto fits = prepare_layer(name, autoencoder, first); !fits)
             return tl::make_unexpected(std::move(fits).error().with_context(name));
     }
+    return prepare_control();
+}
+
+/// Weights are shuffled by the ladder's seed, or as those were on which the control's own autoencoders were trained.
+Status Response::prepare_control() {
+    if (!options_.control) return {};
+    if (!model_.is_native() || model_.parameters().empty()) {
+        if (!options_.control_autoencoders.empty())
+            return fail(ErrorCode::Unsupported, "the weights of {} cannot be shuffled: they cannot be reached",
+                        model_.info().name);
+        return {};
+    }
+    out_.shuffled_by = options_.seed;
+    for (Layer& layer : layers_) layer.control_by = layer.autoencoder;
+    const auto& own = options_.control_autoencoders;
+    if (own.empty()) return {};
+    if (own.size() != layers_.size())
+        return fail(ErrorCode::BadInput, "{} autoencoders have {} for the control, expected one for each",
+                    layers_.size(), own.size());
+    std::optional<std::uint64_t> by;
+    for (std::size_t l = 0; l < own.size(); ++l) {
+        const auto& [name, one] = own[l];
+        const AutoencoderConfig &config = one.config(), &sound = layers_[l].autoencoder->config();
+        const auto said = one.facts.find("shuffled_weights");
+        std::uint64_t seed = 0;
+        if (said == one.facts.end() ||
+            std::from_chars(said->second.data(), said->second.data() + said->second.size(), seed).ec != std::errc())
+            return fail(ErrorCode::BadInput,
+                        "{} was not trained on shuffled weights; the control needs one of vitrine train-concepts with "
+                        "--set shuffled_weights={}",
+                        name, options_.seed);
+        if (by && *by != seed)
+            return fail(ErrorCode::BadInput, "{} was trained on weights shuffled by seed {}, {} by seed {}", name, seed,
+                        own.front().first, *by);
+        by = seed;
+        if (config.point != sound.point || config.tokens != sound.tokens)
+            return fail(ErrorCode::BadInput, "{} reads {} ({}), expected {} ({}) as {}", name, config.point,
+                        config.tokens, sound.point, sound.tokens, layers_[l].out.name);
+        if (config.width != sound.width)
+            return fail(ErrorCode::BadInput, "{} reads tokens of {} numbers, expected {}", name, config.width,
+                        sound.width);
+        if (one.tensor("W_dec").device() != model_.device())
+            return fail(ErrorCode::BadInput, "the autoencoder is on {}, the model on {}",
+                        one.tensor("W_dec").device().str(), model_.device().str());
+    }
+    out_.shuffled_by = by;
+    ParametersAside aside(model_);
+    aside.shuffle_all(*by);
+    const std::string now = dtype_ == at::kHalf ? std::string() : weights_hash(model_);
+    for (std::size_t l = 0; l < own.size(); ++l) {
+        const auto& [name, one] = own[l];
+        const auto trained = one.facts.find("weights");
+        if (trained == one.facts.end() || (!now.empty() && trained->second != now))
+            return fail(ErrorCode::BadInput,
+                        "{} was trained on other shuffled weights than those of {} by seed {}; train it on this model "
+                        "with --set shuffled_weights={}",
+                        name, model_.info().name, *by, *by);
+        Layer& layer = layers_[l];
+        layer.control_by = &one;
+        layer.out.control_name = name;
+        layer.out.control_held = held_variance(one);
+        if (const auto seen = one.facts.find("tokens_seen"); seen != one.facts.end())
+            layer.out.control_tokens_seen = seen->second;
+    }
     return {};
 }
 
@@ -251,6 +379,7 @@ Status Response::prepare_layer(const std::string& name, const Autoencoder& autoe
     out.latents = config.latents;
     if (const auto seen = autoencoder.facts.find("tokens_seen"); seen != autoencoder.facts.end())
         out.tokens_seen = seen->second;
+    out.held = held_variance(autoencoder);
 
     const std::int64_t prefix = std::ssize(point.prefix), patches = point.rows * point.cols;
     const bool has_class = prefix > 0 && point.prefix.front() == "cls";
@@ -338,7 +467,7 @@ Result<at::Tensor> Response::pixels_of(const std::vector<Wanted>& wanted, const 
         for (std::int64_t i = begin; i < end; ++i) {
             const Wanted& one = wanted[std::size_t(i)];
             auto pixels = rung_pixels(out_.rungs[one.rung], pictures.at(one.picture), model_.preprocess(),
-                                      out_.seeds[std::size_t(one.seed)],
+                                      out_.seeds[std::size_t(std::max<std::int64_t>(one.seed, 0))],
                                       options_.names[std::size_t(order_[std::size_t(one.picture)])]);
             if (pixels) {
                 made[std::size_t(i)] = std::move(*pixels);
@@ -373,159 +502,338 @@ at::Tensor Response::tokens_of(const Layer& layer, const at::Tensor& activation)
     return all.narrow(1, layer.from, layer.count).to(at::kFloat);
 }
 
-/// @param row  the picture's among those that climb
-void Response::read_rungs(Layer& layer, Sums& sums, const at::Tensor& activation, const std::vector<Wanted>& wanted,
-                          std::int64_t row, bool control) {
+/// Inputs of one picture, whose seeds follow each other.
+void Response::read_rungs(Layer& layer, const at::Tensor& activation, const std::vector<Wanted>& wanted, bool control) {
+    const Autoencoder& by = control ? *layer.control_by : *layer.autoencoder;
     const at::Tensor all = tokens_of(layer, activation);
-    const std::int64_t tokens = all.size(1), width = all.size(2), latents = layer.out.latents;
+    const std::int64_t tokens = all.size(1), width = all.size(2), latents = by.config().latents;
     const std::int64_t piece = std::max<std::int64_t>(1, codes_at_once_ / (tokens * latents));
     for (std::int64_t begin = 0; begin < all.size(0); begin += piece) {
         const std::int64_t count = std::min(piece, all.size(0) - begin);
         const at::Tensor x = all.narrow(0, begin, count);
         const at::Tensor flat = x.reshape({-1, width});
-        const Codes codes = layer.autoencoder->encode(flat);
-        const at::Tensor error = (layer.autoencoder->decode(codes.active, codes) - flat).view(x.sizes());
-        const at::Tensor active = codes.active.view({count, tokens, latents}), on = active.ne(0);
-
-        std::vector<std::int64_t> rung_of;
-        for (std::int64_t i = 0; i < count; ++i) rung_of.push_back(std::int64_t(wanted[std::size_t(begin + i)].rung));
-        const at::Tensor places = at::tensor(rung_of, at::kLong).to(all.device());
-        std::vector<at::Tensor> figures;
-        for (std::size_t k = 0; k < layer.kinds.size(); ++k) {
-            const Kind& kind = layer.kinds[k];
-            const at::Tensor heard = on.narrow(1, kind.from, kind.count), any = heard.any(1);
-            if (begin == 0 && wanted[0].rung == 0) layer.clean[k] = any[0].clone();
-            const at::Tensor either = any.logical_or(layer.clean[k]).sum(1).to(at::kDouble),
-                             both = any.logical_and(layer.clean[k]).sum(1).to(at::kDouble);
-            const at::Tensor some = x.narrow(1, kind.from, kind.count), wrong = error.narrow(1, kind.from, kind.count);
-            figures.push_back(at::stack(
-                {heard.sum(at::IntArrayRef{1, 2}).to(at::kDouble) / double(kind.count), any.sum(1).to(at::kDouble),
-                 // Where nothing is heard in either, nothing differs.
-                 at::where(either > 0, both / either.clamp_min(1), at::ones_like(either)),
-                 at::linalg_vector_norm(some, 2, at::IntArrayRef{2}).mean(1).to(at::kDouble)},
-                1));
-            const auto add = [&](at::Tensor& to, const at::Tensor& what) {
-                to.select(1, std::int64_t(k)).index_add_(0, places, what);
-            };
-            add(sums.errors, wrong.square().sum(at::IntArrayRef{1, 2}, false, at::kDouble));
-            add(sums.squares, some.square().sum(at::IntArrayRef{1, 2}, false, at::kDouble));
-            add(sums.tokens, at::full({count}, double(kind.count), sums.tokens.options()));
-            add(sums.total, some.sum(1, false, at::kDouble));
+        const Codes codes = by.encode(flat);
+        const at::Tensor error = (by.decode(codes.active, codes) - flat).view(x.sizes());
+        const at::Tensor active = codes.active.view({count, tokens, latents});
+        for (std::int64_t i = 0; i < count;) {
+            std::int64_t n = 1;
+            while (i + n < count && wanted[std::size_t(begin + i + n)].seed == wanted[std::size_t(begin + i)].seed) ++n;
+            add_rungs(layer, x.narrow(0, i, n), error.narrow(0, i, n), active.narrow(0, i, n), wanted,
+                      std::size_t(begin + i), std::size_t(begin + i + n), control);
+            i += n;
         }
-        const at::Tensor host = at::stack(figures, 1).to(at::kCPU);  // [inputs, kinds, figures]
-        const at::Tensor where = at::tensor(rung_of, at::kLong);
-        sums.figures[row].index_add_(0, where, host);
-        sums.counts[row].index_add_(0, where, at::ones_like(where, at::kDouble));
-        if (control) continue;
-
-        const at::Tensor judged = active.narrow(1, layer.over.from, layer.over.count);
-        for (std::size_t n = 0; n < noise_rungs_.size(); ++n) {
-            const at::Tensor here = places.eq(std::int64_t(noise_rungs_[n])).nonzero().squeeze(1);
-            if (here.size(0) > 0) layer.heard[std::int64_t(n)] += judged.index_select(0, here).ne(0).any(1).sum(0);
-        }
-        std::vector<std::int64_t> shuffled;
-        for (std::int64_t i = 0; i < count; ++i) {
-            const Rung& rung = out_.rungs[std::size_t(rung_of[std::size_t(i)])];
-            if (rung.kind == Rung::Kind::Shuffle && !rung.is_clean()) shuffled.push_back(i);
-        }
-        if (!shuffled.empty())
-            layer.members.push_back(judged.mean(1).index_select(0, at::tensor(shuffled, at::kLong).to(all.device())));
     }
 }
 
-Status Response::climb(bool control) {
-    const std::int64_t rungs = std::ssize(out_.rungs), pictures = out_.climbed;
-    const auto device_options = at::TensorOptions().device(model_.device()).dtype(at::kDouble);
-    for (Layer& layer : layers_) {
-        const std::int64_t kinds = std::ssize(layer.kinds), width = layer.autoencoder->config().width;
-        Sums& sums = control ? layer.control : layer.sound;
-        sums.figures = at::zeros({pictures, rungs, kinds, kFigures}, at::kDouble);
-        sums.counts = at::zeros({pictures, rungs}, at::kDouble);
-        for (at::Tensor* one : {&sums.errors, &sums.squares, &sums.tokens})
-            *one = at::zeros({rungs, kinds}, device_options);
-        sums.total = at::zeros({rungs, kinds, width}, device_options);
-        layer.clean.resize(layer.kinds.size());
-        if (!control) layer.heard = at::zeros({std::ssize(noise_rungs_), layer.out.latents}, device_options);
+/// wanted[from] to wanted[to - 1]: neighbouring rungs of one seed.
+void Response::add_rungs(Layer& layer, const at::Tensor& x, const at::Tensor& error, const at::Tensor& active,
+                         const std::vector<Wanted>& wanted, std::size_t from, std::size_t to, bool control) {
+    const Wanted& first = wanted[from];
+    const bool clean = first.seed < 0;
+    const std::int64_t kinds = std::ssize(layer.kinds), latents = active.size(2), count = x.size(0),
+                       rungs = clean ? 1 : drawn_rungs();
+    Course& course = course_of(layer, control);
+    Part& part = layer.pending[first.seed];
+    if (!part.figures.defined()) {
+        const auto here = at::TensorOptions().device(x.device()).dtype(at::kDouble);
+        part.figures = at::zeros({rungs, kinds, kFigures}, at::kDouble);
+        part.errors = at::zeros({rungs, kinds}, here);
+        part.squares = at::zeros({rungs, kinds}, here);
+        part.total = at::zeros({rungs, kinds, x.size(2)}, here);
+        part.heard = at::zeros({std::ssize(noise_rungs_), latents}, here);
+        part.member = at::zeros({latents}, here);
+        part.square = at::zeros({latents}, here);
     }
-    Pixels there;
-    for (std::int64_t picture = 0; picture < pictures; ++picture) {
-        if (picture % kDecoded == 0) {
-            std::set<std::int64_t> next;
-            for (std::int64_t i = picture; i < std::min(pictures, picture + kDecoded); ++i) next.insert(i);
-            there = VITRINE_TRY(load(next));
+    if (clean && std::ssize(course.clean) <= first.picture) course.clean.resize(std::size_t(first.picture) + 1);
+    auto& alone = course.clean[std::size_t(first.picture)];
+    const at::Tensor on = active.ne(0);
+    std::vector<at::Tensor> figures;
+    for (std::int64_t k = 0; k < kinds; ++k) {
+        const Kind& kind = layer.kinds[std::size_t(k)];
+        const at::Tensor heard = on.narrow(1, kind.from, kind.count), any = heard.any(1);
+        if (clean) {
+            if (k == 0) alone.clear();
+            alone.push_back(any[0].clone());
         }
-        std::vector<Wanted> wanted{{picture, 0, 0}};
-        for (std::size_t r = 0; r < out_.rungs.size(); ++r)
-            for (std::int64_t s = 0; s < options_.seeds && !out_.rungs[r].is_clean(); ++s)
-                wanted.push_back({picture, r, s});
+        const at::Tensor either = any.logical_or(alone[std::size_t(k)]).sum(1).to(at::kDouble),
+                         both = any.logical_and(alone[std::size_t(k)]).sum(1).to(at::kDouble);
+        const at::Tensor some = x.narrow(1, kind.from, kind.count), wrong = error.narrow(1, kind.from, kind.count);
+        figures.push_back(at::stack(
+            {heard.sum(at::IntArrayRef{1, 2}).to(at::kDouble) / double(kind.count), any.sum(1).to(at::kDouble),
+             // Where nothing is heard in either, nothing differs.
+             at::where(either > 0, both / either.clamp_min(1), at::ones_like(either)),
+             at::linalg_vector_norm(some, 2, at::IntArrayRef{2}).mean(1).to(at::kDouble)},
+            1));
+        const auto put = [&](at::Tensor& to, const at::Tensor& what) {
+            to.select(1, k).narrow(0, part.rungs, count).copy_(what);
+        };
+        put(part.errors, wrong.square().sum(at::IntArrayRef{1, 2}, false, at::kDouble));
+        put(part.squares, some.square().sum(at::IntArrayRef{1, 2}, false, at::kDouble));
+        put(part.total, some.sum(1, false, at::kDouble));
+    }
+    part.figures.narrow(0, part.rungs, count).copy_(at::stack(figures, 1));
+    part.rungs += count;
+    if (control || clean) return;
+    const at::Tensor judged = active.narrow(1, layer.over.from, layer.over.count);
+    for (std::size_t i = from; i < to; ++i) {
+        const at::Tensor one = judged[std::int64_t(i - from)];
+        for (std::size_t n = 0; n < noise_rungs_.size(); ++n)
+            if (noise_rungs_[n] == wanted[i].rung) part.heard[std::int64_t(n)] += one.ne(0).any(0);
+        if (out_.rungs[wanted[i].rung].kind != Rung::Kind::Shuffle) continue;
+        const at::Tensor mean = one.mean(0).to(at::kDouble);
+        part.member += mean;
+        part.square += mean.square();
+    }
+}
+
+/// A seed of the picture that is read is through, or (-1) the picture as it is.
+void Response::commit(std::int64_t seed, bool control) {
+    for (Layer& layer : layers_) {
+        Course& course = course_of(layer, control);
+        const Part part = std::move(layer.pending.at(seed));
+        layer.pending.erase(seed);
+        if (seed >= std::ssize(course.seeds)) course.seeds.resize(std::size_t(seed) + 1);
+        Sums& sums = seed < 0 ? course.whole : course.seeds[std::size_t(seed)];
+        const auto picture = sums.figures.size();
+        sums.figures.push_back(part.figures);
+        if (!sums.errors.defined()) {
+            sums.errors = at::zeros_like(part.errors);
+            sums.squares = at::zeros_like(part.squares);
+            sums.total = at::zeros_like(part.total);
+        }
+        sums.errors += part.errors;
+        sums.squares += part.squares;
+        sums.total += part.total;
+        if (seed < 0 || control) continue;
+        if (!course.heard.defined()) course.heard = at::zeros_like(part.heard);
+        course.heard += part.heard;
+        if (course.members.size() <= picture) {
+            course.members.push_back(at::zeros_like(part.member));
+            course.squares.push_back(at::zeros_like(part.square));
+        }
+        course.members[picture] += part.member;
+        course.squares[picture] += part.square;
+    }
+}
+
+/// What of this picture was not read before: as it is, then by each seed rung after rung. On the CPU no run of the
+/// model holds inputs of two seeds, so that more seeds change none of the runs before.
+Status Response::climb_picture(std::int64_t picture, const Pixels& there, bool control) {
+    const Course& course = course_of(layers_.front(), control);
+    const auto through = [&](std::int64_t seed) {
+        return seed < std::ssize(course.seeds) && std::ssize(course.seeds[std::size_t(seed)].figures) > picture;
+    };
+    const std::int64_t together =
+        model_.device().is_cuda() ? std::max<std::int64_t>(1, batch_ / std::max<std::int64_t>(1, drawn_rungs())) : 1;
+    std::vector<std::vector<Wanted>> runs;
+    if (std::ssize(course.whole.figures) <= picture) runs.push_back({{picture, 0, -1}});
+    for (std::int64_t begin = 0; begin < options_.seeds; begin += together) {
+        std::vector<Wanted> wanted;
+        for (std::int64_t s = begin; s < std::min(options_.seeds, begin + together); ++s)
+            for (const std::size_t r : drawn_)
+                if (!through(s)) wanted.push_back({picture, r, s});
         for (std::size_t from = 0; from < wanted.size(); from += std::size_t(batch_)) {
-            const auto end = wanted.begin() + std::ptrdiff_t(std::min(from + std::size_t(batch_), wanted.size()));
-            const std::vector<Wanted> some(wanted.begin() + std::ptrdiff_t(from), end);
-            const auto run = VITRINE_TRY(seen(VITRINE_TRY(pixels_of(some, there))));
-            for (Layer& layer : layers_)
-                read_rungs(layer, control ? layer.control : layer.sound, run->points.at(layer.out.point), some, picture,
-                           control);
-            VITRINE_CHECK(advance(std::ssize(some)));
-        }
-        for (Layer& layer : layers_) {
-            // One shuffle of a picture says nothing of how far its shuffles differ.
-            if (!layer.members.empty())
-                if (const at::Tensor all = at::cat(layer.members); all.size(0) > 1) layer.between.add(all);
-            layer.members.clear();
+            const auto at_ = wanted.begin() + std::ptrdiff_t(from);
+            runs.emplace_back(at_,
+                              wanted.begin() + std::ptrdiff_t(std::min(from + std::size_t(batch_), wanted.size())));
         }
     }
-    // One tile and no noise are the clean picture: what was found there holds.
-    for (Layer& layer : layers_) {
-        Sums& sums = control ? layer.control : layer.sound;
-        for (std::int64_t r = 1; r < rungs; ++r) {
-            if (!out_.rungs[std::size_t(r)].is_clean()) continue;
-            sums.figures.select(1, r).copy_(sums.figures.select(1, 0));
-            sums.counts.select(1, r).copy_(sums.counts.select(1, 0));
-            for (at::Tensor* one : {&sums.errors, &sums.squares, &sums.tokens, &sums.total}) (*one)[r].copy_((*one)[0]);
-        }
+    for (const std::vector<Wanted>& some : runs) {
+        const auto run = VITRINE_TRY(seen(VITRINE_TRY(pixels_of(some, there))));
+        for (Layer& layer : layers_) read_rungs(layer, run->points.at(layer.out.point), some, control);
+        for (const Wanted& one : some)
+            if (one.seed < 0 || one.rung == drawn_.back()) commit(one.seed, control);
+        VITRINE_CHECK(advance(std::ssize(some)));
+        if (options_.place)
+            options_.place({control, picture + 1, std::min(options_.pictures, std::ssize(order_)),
+                            std::max<std::int64_t>(some.back().seed + 1, 1), options_.seeds,
+                            out_.rungs[some.back().rung].name()});
+        tell(control, false);
     }
     return {};
 }
 
-void Response::summarise(Layer& layer, const Sums& sums, std::vector<RungFigures>& out) const {
-    const std::int64_t rungs = std::ssize(out_.rungs), kinds = std::ssize(layer.kinds), pictures = sums.figures.size(0);
-    const at::Tensor means = sums.figures / sums.counts.view({pictures, rungs, 1, 1});  // over seeds
-    const PictureResampling resampling(pictures, options_.resamples, random_bits(options_.seed, kResample, 0));
-    const at::Tensor resampled = resampling.means(means.view({pictures, -1})).view({-1, rungs, kinds, kFigures});
-    const at::Tensor middle =
-        PictureResampling::middle(resampled.view({resampled.size(0), -1})).view({2, rungs, kinds, kFigures});
-    const at::Tensor ratios = resampled.select(3, kActive) / resampled.select(3, kActive).narrow(1, 0, 1);
-    const at::Tensor ratio_middle =
-        PictureResampling::middle(ratios.reshape({ratios.size(0), -1})).view({2, rungs, kinds});
-    const at::Tensor mean = means.mean(0);
-    const at::Tensor inputs = sums.counts.sum(0);
-    const at::Tensor spread = (sums.squares - sums.total.square().sum(2) / sums.tokens).to(at::kCPU);
-    const at::Tensor left = sums.errors.to(at::kCPU);
-    const bool alone = pictures < 2;
-    for (std::int64_t r = 0; r < rungs; ++r)
-        for (std::int64_t k = 0; k < kinds; ++k) {
-            const auto of = [&](Figure figure) {
-                return Estimate{mean[r][k][figure].item<double>(),
-                                alone ? kNaN : middle[0][r][k][figure].item<double>(),
-                                alone ? kNaN : middle[1][r][k][figure].item<double>()};
-            };
-            RungFigures one;
-            one.rung = out_.rungs[std::size_t(r)].name();
-            one.tokens = layer.kinds[std::size_t(k)].name;
-            one.inputs = inputs[r].item<std::int64_t>();
-            one.active = of(kActive);
-            one.distinct = of(kDistinct);
-            one.overlap = of(kOverlap);
-            one.norm = mean[r][k][kNorm].item<double>();
-            const double clean = mean[0][k][kActive].item<double>();
-            one.ratio = {clean > 0 ? one.active.mean / clean : kNaN,
-                         alone ? kNaN : ratio_middle[0][r][k].item<double>(),
-                         alone ? kNaN : ratio_middle[1][r][k].item<double>()};
-            const double whole = spread[r][k].item<double>();
-            one.explained_variance = whole > 0 ? 1 - left[r][k].item<double>() / whole : kNaN;
-            one.unreliable = !(one.explained_variance >= 0.5);
-            out.push_back(std::move(one));
+Status Response::climb(bool control) {
+    for (Layer& layer : layers_) layer.pending.clear();
+    shuffled_ = control;
+    const auto climb_all = [&]() -> Status {
+        Pixels there;
+        for (std::int64_t picture = 0; picture < std::min(options_.pictures, std::ssize(order_));) {
+            there.clear();
+            const std::int64_t next = std::min(kDecoded, std::min(options_.pictures, std::ssize(order_)) - picture);
+            const std::vector<at::Tensor> decoded = load_readable(picture, next);
+            for (std::size_t i = 0; i < decoded.size(); ++i) there[picture + std::int64_t(i)] = decoded[i];
+            for (std::size_t i = 0; i < decoded.size(); ++i, ++picture)
+                VITRINE_CHECK(climb_picture(picture, there, control));
         }
+        out_.climbed = std::min(options_.pictures, std::ssize(order_));
+        return {};
+    };
+    Status done = climb_all();
+    tell(control, true);
+    return done;
+}
+
+/// All that the figures of a climb hang on, but for how many pictures and seeds there are.
+std::string Response::key(bool control) {
+    std::string out = fmt::format("{} {} {} {} {} {}", options_.memory->stamp, options_.seed, options_.over, batch_,
+                                  model_.device().str(), static_cast<int>(dtype_));
+    if (control) out += fmt::format(" shuffled by {}", *out_.shuffled_by);
+    for (const Rung& rung : out_.rungs) out += fmt::format(" {} {}", rung.name(), rung.share);
+    out += fmt::format(" {}", options_.ladder.blend_noise);
+    std::uint64_t names = 0;
+    for (const std::string& name : options_.names) names = mix64(names ^ hash_of(name));
+    out += fmt::format(" {} ", names) + weights_hash(model_);
+    for (const Layer& layer : layers_)
+        out += fmt::format(" {}", hash_of_autoencoder(control ? *layer.control_by : *layer.autoencoder));
+    return out;
+}
+
+void Response::remember(LadderMemory::Kept::Climb& kept, bool control) {
+    const LadderMemory::Kept::Climb before = std::move(kept);
+    kept = {key(control), {}};
+    if (before.of != kept.of || before.courses.size() != layers_.size()) return;
+    const Course& first = before.courses.front();
+    const auto most = std::min(options_.pictures, std::ssize(order_));
+    if (std::ssize(first.whole.figures) > most || std::ssize(first.seeds) > options_.seeds) return;
+    for (std::size_t l = 0; l < layers_.size(); ++l) course_of(layers_[l], control) = before.courses[l];
+    done_ += std::ssize(first.whole.figures);
+    for (const Sums& one : first.seeds) done_ += std::ssize(one.figures) * drawn_rungs();
+}
+
+void Response::keep(LadderMemory::Kept::Climb& kept, bool control) {
+    for (const Layer& layer : layers_) kept.courses.push_back(course_of(layer, control));
+}
+
+/// What is known by now, for people who look on.
+void Response::tell(bool control, bool now) {
+    if (!options_.so_far) return;
+    const auto at_ = std::chrono::steady_clock::now();
+    if (!now && std::chrono::duration<double>(at_ - told_).count() < options_.so_far_seconds) return;
+    UncertaintyResponse out = out_;
+    out.climbed = std::ssize(layers_.front().sound.whole.figures);
+    out.inputs = done_;
+    for (Layer& layer : layers_) {
+        LayerResponse one = layer.out;
+        summarise(layer, false, true, one.rungs);
+        if (control) summarise(layer, true, true, one.control);
+        out.layers.push_back(std::move(one));
+    }
+    options_.so_far(out);
+    told_ = std::chrono::steady_clock::now();
+}
+
+const PictureResampling& Response::resampling(std::int64_t pictures, bool live) {
+    const std::pair key{pictures, live};
+    if (const auto found = resampling_.find(key); found != resampling_.end()) return found->second;
+    std::erase_if(resampling_, [&](const auto& one) { return one.first.first < pictures - 1; });
+    return resampling_
+        .try_emplace(key, pictures, live ? std::min(options_.resamples, kLiveResamples) : options_.resamples,
+                     random_bits(options_.seed, kResample, 0))
+        .first->second;
+}
+
+void Response::summarise(const Layer& layer, bool control, bool live, std::vector<RungFigures>& out) {
+    const Course& course = course_of(layer, control);
+    const std::int64_t rungs = std::ssize(out_.rungs), kinds = std::ssize(layer.kinds), drawn = drawn_rungs(),
+                       width = layer.autoencoder->config().width;
+    // What is under way is of the course that climbs.
+    const bool under_way = live && control == shuffled_;
+    const Part* alone = nullptr;
+    if (const auto one = layer.pending.find(-1); under_way && one != layer.pending.end()) alone = &one->second;
+    const std::int64_t pictures = std::ssize(course.whole.figures) + (alone != nullptr);
+    at::Tensor figures = at::zeros({pictures, rungs, kinds, kFigures}, at::kDouble);  // sums over seeds
+    at::Tensor counts = at::zeros({pictures, rungs}, at::kDouble);
+    const auto here = at::TensorOptions().device(model_.device()).dtype(at::kDouble);
+    at::Tensor errors = at::zeros({rungs, kinds}, here), squares = at::zeros({rungs, kinds}, here),
+               total = at::zeros({rungs, kinds, width}, here);
+    // One tile and no noise are the clean picture: what was found there holds.
+    std::vector<std::int64_t> clean;
+    for (std::int64_t r = 0; r < rungs; ++r)
+        if (out_.rungs[std::size_t(r)].is_clean()) clean.push_back(r);
+    const auto add = [&](const std::vector<std::int64_t>& to, std::int64_t picture, const at::Tensor& of_rungs) {
+        const at::Tensor where = at::tensor(to, at::kLong);
+        figures[picture].index_add_(0, where, of_rungs);
+        counts[picture].index_add_(0, where, at::ones_like(where, at::kDouble));
+    };
+    const auto add_sums = [&](const std::vector<std::int64_t>& to, const auto& sums, std::int64_t n) {
+        const at::Tensor where = at::tensor(to, at::kLong).to(model_.device());
+        errors.index_add_(0, where, sums.errors.narrow(0, 0, n));
+        squares.index_add_(0, where, sums.squares.narrow(0, 0, n));
+        total.index_add_(0, where, sums.total.narrow(0, 0, n));
+    };
+    std::vector<std::int64_t> all_drawn(drawn_.begin(), drawn_.end());
+    for (const std::int64_t r : clean) {
+        for (std::size_t p = 0; p < course.whole.figures.size(); ++p)
+            add({r}, std::int64_t(p), course.whole.figures[p]);
+        if (!course.whole.figures.empty()) add_sums({r}, course.whole, 1);
+        if (alone == nullptr) continue;
+        add({r}, pictures - 1, alone->figures);
+        add_sums({r}, *alone, 1);
+    }
+    for (const Sums& sums : course.seeds) {
+        for (std::size_t p = 0; p < sums.figures.size(); ++p) add(all_drawn, std::int64_t(p), sums.figures[p]);
+        if (!sums.figures.empty()) add_sums(all_drawn, sums, drawn);
+    }
+    for (const auto& [seed, part] : layer.pending) {
+        if (!under_way || seed < 0 || part.rungs == 0) continue;
+        const std::int64_t picture =
+            seed < std::ssize(course.seeds) ? std::ssize(course.seeds[std::size_t(seed)].figures) : 0;
+        const std::vector<std::int64_t> some(all_drawn.begin(), all_drawn.begin() + part.rungs);
+        add(some, picture, part.figures.narrow(0, 0, part.rungs));
+        add_sums(some, part, part.rungs);
+    }
+
+    const at::Tensor means = figures / counts.clamp_min(1).view({pictures, rungs, 1, 1});
+    const at::Tensor inputs = counts.sum(0);
+    at::Tensor kind_counts = at::zeros({kinds}, at::kDouble);
+    for (std::int64_t k = 0; k < kinds; ++k) kind_counts[k] = double(layer.kinds[std::size_t(k)].count);
+    const at::Tensor tokens = inputs.unsqueeze(1) * kind_counts;
+    const at::Tensor spread = squares.to(at::kCPU) - total.square().sum(2).to(at::kCPU) / tokens.clamp_min(1);
+    const at::Tensor left = errors.to(at::kCPU);
+    out.resize(std::size_t(rungs * kinds));
+    // Pictures come one after the other, so that a rung was read of the first few.
+    const at::Tensor known = counts.gt(0).sum(0);
+    std::map<std::int64_t, std::vector<std::int64_t>> by_pictures;
+    for (std::int64_t r = 0; r < rungs; ++r) by_pictures[known[r].item<std::int64_t>()].push_back(r);
+    for (const auto& [n, some] : by_pictures) {
+        std::vector<std::int64_t> which{0};
+        which.insert(which.end(), some.begin(), some.end());
+        const std::int64_t m = std::ssize(which);
+        const at::Tensor of = means.narrow(0, 0, n).index_select(1, at::tensor(which, at::kLong));
+        at::Tensor middle, ratio_middle;
+        if (n > 1) {
+            const at::Tensor resampled = resampling(n, live).means(of.reshape({n, -1})).view({-1, m, kinds, kFigures});
+            middle = PictureResampling::middle(resampled.view({resampled.size(0), -1})).view({2, m, kinds, kFigures});
+            const at::Tensor ratios = resampled.select(3, kActive) / resampled.select(3, kActive).narrow(1, 0, 1);
+            ratio_middle = PictureResampling::middle(ratios.reshape({ratios.size(0), -1})).view({2, m, kinds});
+        }
+        const at::Tensor mean = n > 0 ? of.mean(0) : at::full({m, kinds, kFigures}, kNaN, at::kDouble);
+        for (std::int64_t i = 1; i < m; ++i)
+            for (std::int64_t k = 0; k < kinds; ++k) {
+                const std::int64_t r = which[std::size_t(i)];
+                const auto estimate_of = [&](Figure figure) {
+                    return Estimate{mean[i][k][figure].item<double>(),
+                                    n > 1 ? middle[0][i][k][figure].item<double>() : kNaN,
+                                    n > 1 ? middle[1][i][k][figure].item<double>() : kNaN};
+                };
+                RungFigures& one = out[std::size_t(r * kinds + k)];
+                one.rung = out_.rungs[std::size_t(r)].name();
+                one.tokens = layer.kinds[std::size_t(k)].name;
+                one.inputs = inputs[r].item<std::int64_t>();
+                one.active = estimate_of(kActive);
+                one.distinct = estimate_of(kDistinct);
+                one.overlap = estimate_of(kOverlap);
+                one.norm = mean[i][k][kNorm].item<double>();
+                const double at_first = mean[0][k][kActive].item<double>();
+                one.ratio = {at_first > 0 ? one.active.mean / at_first : kNaN,
+                             n > 1 ? ratio_middle[0][i][k].item<double>() : kNaN,
+                             n > 1 ? ratio_middle[1][i][k].item<double>() : kNaN};
+                const double whole = spread[r][k].item<double>();
+                one.explained_variance = whole > 0 && n > 0 ? 1 - left[r][k].item<double>() / whole : kNaN;
+                one.unreliable = n > 0 && !(one.explained_variance >= 0.5);
+            }
+    }
 }
 
 void Response::keep_strongest(Layer& layer, const at::Tensor& greatest, std::int64_t picture) {
@@ -591,7 +899,7 @@ Status Response::read_reference() {
                     if (foretells_) layer.codes.emplace_back(options_.pool == "max" ? greatest : judged.mean(1));
                 }
             }
-            VITRINE_CHECK(advance(std::ssize(some)));
+            VITRINE_CHECK(advance(std::ssize(some), "pictures"));
         }
         from += std::ssize(decoded);
     }
@@ -600,11 +908,21 @@ Status Response::read_reference() {
 
 void Response::find_insensitive(Layer& layer) const {
     LayerResponse& out = layer.out;
-    out.insensitivity = layer.between.pictures() > 0 ? layer.between.insensitivity() : at::Tensor();
+    const Course& course = layer.sound;
+    const std::int64_t shuffles = options_.seeds * std::count_if(drawn_.begin(), drawn_.end(), [&](std::size_t r) {
+                                      return out_.rungs[r].kind == Rung::Kind::Shuffle;
+                                  });
+    // One shuffle of a picture says nothing of how far its shuffles differ.
+    if (shuffles > 1) {
+        BetweenPictures between;
+        for (std::size_t p = 0; p < course.members.size(); ++p)
+            between.add(course.members[p], course.squares[p], shuffles);
+        out.insensitivity = between.insensitivity();
+    }
     if (noise_rungs_.empty()) return;
     const auto inputs = static_cast<double>(out_.climbed * options_.seeds);
     out.noise_inputs = out_.climbed * options_.seeds;
-    out.heard = (layer.heard / inputs).to(at::kCPU);
+    out.heard = (course.heard / inputs).to(at::kCPU);
     if (out.noise_inputs < kNoiseInputs)
         out.notes.push_back(
             fmt::format("{} inputs of noise are fewer than {}: which concepts are heard on nearly all of "
@@ -873,24 +1191,33 @@ Status Response::suppress(Layer& layer) {
 
 Result<UncertaintyResponse> Response::run() {
     const std::int64_t drawn = drawn_rungs();
-    const bool controlled = options_.control && model_.is_native() && !model_.parameters().empty();
+    const bool controlled = out_.shuffled_by.has_value();
     const std::int64_t climbs = (1 + drawn * options_.seeds) * (controlled ? 2 : 1);
-    todo_ = std::ssize(order_) * (1 + (foretells_ && options_.risk_on_ladder ? drawn : 0)) +
-            std::min(options_.pictures, std::ssize(order_)) * climbs;
-
-    VITRINE_CHECK(read_reference());
-    out_.climbed = std::min(options_.pictures, std::ssize(order_));
-    VITRINE_CHECK(climb(false));
+    const auto count = [&] {
+        return std::ssize(order_) * (1 + (foretells_ && options_.risk_on_ladder ? drawn : 0)) +
+               std::min(options_.pictures, std::ssize(order_)) * climbs;
+    };
+    todo_ = count();
+    // A person who looks on sees the ladder first.
+    const auto remembered = [&](bool control) -> Status {
+        if (options_.memory == nullptr) return climb(control);
+        auto& kept = control ? options_.memory->kept->control : options_.memory->kept->sound;
+        remember(kept, control);
+        Status done = climb(control);
+        if (done || done.error().code == ErrorCode::Cancelled) keep(kept, control);
+        return done;
+    };
+    VITRINE_CHECK(remembered(false));
     if (controlled) {
         ParametersAside aside(model_);
-        for (std::size_t i = 0; i < aside.names().size(); ++i)
-            aside.shuffle(i, at::make_generator<at::CPUGeneratorImpl>(random_bits(options_.seed, kControl, i)));
-        VITRINE_CHECK(climb(true));
+        aside.shuffle_all(*out_.shuffled_by);
+        VITRINE_CHECK(remembered(true));
     } else if (options_.control) {
         out_.notes.push_back("there is no control with shuffled weights: the parameters of " + model_.info().name +
                              " cannot be reached");
     }
-    out_.inputs = done_;
+    VITRINE_CHECK(read_reference());
+    out_.inputs = count();
     if (foretells_)
         out_.risk = options_.risk == "confidence" ? "1 - the largest probability"
                     : options_.risk == "label"    ? "1 - the true label's probability"
@@ -900,8 +1227,8 @@ Result<UncertaintyResponse> Response::run() {
             "The predictor is an adaptation: the paper foretells a hallucination score of a language model's summaries "
             "from the concepts of its input; here it is a score of a vision model's answer.");
     for (Layer& layer : layers_) {
-        summarise(layer, layer.sound, layer.out.rungs);
-        if (controlled) summarise(layer, layer.control, layer.out.control);
+        summarise(layer, false, false, layer.out.rungs);
+        if (controlled) summarise(layer, true, false, layer.out.control);
         find_insensitive(layer);
         if (foretells_) VITRINE_CHECK(foretell(layer));
         out_.layers.push_back(std::move(layer.out));
@@ -911,6 +1238,10 @@ Result<UncertaintyResponse> Response::run() {
 }
 
 }  // namespace
+
+std::vector<std::int64_t> ladder_order(std::int64_t pictures, std::uint64_t seed) {
+    return StepRandom(seed, 0, kOrder).permutation(pictures);
+}
 
 Result<UncertaintyResponse> uncertainty_response(Model& model, const UncertaintyOptions& options) {
     return guarded([&]() -> Result<UncertaintyResponse> {

@@ -17,6 +17,8 @@
 #include <ATen/ops/zeros.h>
 
 #include <vitrine/capture.h>
+#include <vitrine/mask_module.h>
+#include <vitrine/parameters_aside.h>
 #include <vitrine/registry.h>
 
 namespace vitrine {
@@ -211,6 +213,172 @@ TEST_F(Response, SeveralLayersAreReadInOneCourse) {
               figures_of(second.layers[0].rungs, "shuffle 2", "patches").active.mean);
     EXPECT_NE(figures_of(both.layers[0].rungs, "shuffle 2", "patches").active.mean,
               figures_of(both.layers[1].rungs, "shuffle 2", "patches").active.mean);
+}
+
+/// All numbers of a climb, to be compared to the bit.
+std::vector<double> numbers_of(const UncertaintyResponse& found) {
+    std::vector<double> out{double(found.climbed), double(found.inputs)};
+    for (const LayerResponse& layer : found.layers) {
+        for (const auto* rungs : {&layer.rungs, &layer.control})
+            for (const RungFigures& one : *rungs) {
+                for (const Estimate* e : {&one.active, &one.ratio, &one.distinct, &one.overlap})
+                    out.insert(out.end(), {e->mean, e->low, e->high});
+                out.insert(out.end(), {double(one.inputs), one.explained_variance, one.norm});
+            }
+        for (const at::Tensor* some : {&layer.heard, &layer.insensitivity}) {
+            const at::Tensor flat = some->flatten().nan_to_num(-9);
+            out.insert(out.end(), flat.const_data_ptr<double>(), flat.const_data_ptr<double>() + flat.numel());
+        }
+    }
+    return out;
+}
+
+TEST_F(Response, WhoLooksOnSeesRungsAndPicturesComeAndSettle) {
+    options_.so_far_seconds = 0;
+    options_.batch = 1;
+    std::vector<UncertaintyResponse> seen;
+    std::vector<LadderPlace> places;
+    options_.so_far = [&](const UncertaintyResponse& so_far) { seen.push_back(so_far); };
+    options_.place = [&](const LadderPlace& place) { places.push_back(place); };
+    const UncertaintyResponse whole = found();
+    ASSERT_EQ(places.size(), 2u * 4u * 7u) << "two courses, four pictures: clean, two rungs by three seeds";
+    EXPECT_EQ(places[3].rung, "shuffle 2");
+    EXPECT_EQ(places[3].picture, 1);
+    EXPECT_EQ(places[3].pictures, 4);
+    EXPECT_EQ(places[3].seed, 2);
+    EXPECT_FALSE(places[27].control);
+    EXPECT_TRUE(places[28].control);
+    ASSERT_EQ(seen.size(), places.size() + 2) << "and at the end of either";
+    // Of the first picture alone, first as it is, then a rung more.
+    const auto& first = seen[0].layers.at(0).rungs;
+    ASSERT_EQ(first.size(), whole.layers[0].rungs.size());
+    EXPECT_EQ(figures_of(first, "clean", "patches").inputs, 1);
+    EXPECT_EQ(figures_of(first, "shuffle 2", "patches").inputs, 0);
+    EXPECT_TRUE(std::isnan(figures_of(first, "shuffle 2", "patches").active.mean));
+    EXPECT_TRUE(std::isnan(figures_of(first, "clean", "patches").active.low)) << "one picture has no interval";
+    EXPECT_EQ(figures_of(seen[1].layers[0].rungs, "shuffle 2", "patches").inputs, 1);
+    EXPECT_EQ(figures_of(seen[1].layers[0].rungs, "gaussian", "patches").inputs, 0);
+    EXPECT_EQ(figures_of(seen[2].layers[0].rungs, "gaussian", "patches").inputs, 1);
+    // After two pictures the figures are those of two pictures.
+    options_.so_far = {};
+    options_.place = {};
+    options_.pictures = 2;
+    const UncertaintyResponse two = found();
+    const UncertaintyResponse& half = seen[13];
+    EXPECT_EQ(half.climbed, 2);
+    for (std::size_t i = 0; i < first.size(); ++i) {
+        const RungFigures &one = half.layers[0].rungs[i], &other = two.layers[0].rungs[i];
+        EXPECT_EQ(one.inputs, other.inputs);
+        EXPECT_EQ(one.active.mean, other.active.mean);
+        EXPECT_EQ(one.active.high, other.active.high) << "as many resamples are enough";
+        EXPECT_EQ(one.explained_variance, other.explained_variance);
+    }
+    // The last is the end.
+    for (std::size_t i = 0; i < first.size(); ++i) {
+        EXPECT_EQ(seen.back().layers[0].rungs[i].active.low, whole.layers[0].rungs[i].active.low);
+        EXPECT_EQ(seen.back().layers[0].control[i].ratio.high, whole.layers[0].control[i].ratio.high);
+    }
+}
+
+TEST_F(Response, AStoppedClimbGoesOnAndFindsWhatOneThatWasNotStoppedFinds) {
+    of_pictures(6);
+    const UncertaintyResponse whole = found();
+    for (const std::int64_t after : {1, 9, 20, 40}) {
+        SCOPED_TRACE(after);
+        std::stop_source source;
+        std::int64_t runs = 0;
+        options_.memory = std::make_shared<LadderMemory>();
+        options_.stop = source.get_token();
+        options_.place = [&](const LadderPlace&) {
+            if (++runs == after) source.request_stop();
+        };
+        std::int64_t at_the_end = -1;
+        options_.so_far = [&](const UncertaintyResponse& so_far) { at_the_end = so_far.inputs; };
+        EXPECT_EQ(uncertainty_response(*model_, options_).error().code, ErrorCode::Cancelled);
+        EXPECT_GT(at_the_end, 0) << "what there is was told";
+        options_.stop = {};
+        options_.so_far = {};
+        const std::int64_t before = runs;
+        EXPECT_EQ(numbers_of(found()), numbers_of(whole));
+        const std::int64_t all = 2 * 6 * 4;  // clean, three seeds of two rungs
+        EXPECT_EQ(runs - before, all - before) << "what was read is not read again";
+    }
+}
+
+TEST_F(Response, MoreSeedsAndPicturesAreAddedToWhatThereIs) {
+    of_pictures(6);
+    options_.pictures = 3;
+    options_.seeds = 2;
+    options_.memory = std::make_shared<LadderMemory>();
+    std::int64_t runs = 0;
+    options_.place = [&](const LadderPlace&) { ++runs; };
+    const auto small = numbers_of(found());
+    EXPECT_EQ(runs, 2 * 3 * 3);
+    runs = 0;
+    EXPECT_EQ(numbers_of(found()), small);
+    EXPECT_EQ(runs, 0) << "nothing is new";
+    options_.seeds = 4;
+    options_.pictures = 5;
+    const auto grown = numbers_of(found());
+    EXPECT_EQ(runs, 2 * (3 * 2 + 2 * 5));
+    // Fewer, or another ladder, begin anew.
+    runs = 0;
+    options_.seeds = 2;
+    options_.pictures = 3;
+    EXPECT_EQ(numbers_of(found()), small);
+    EXPECT_EQ(runs, 2 * 3 * 3);
+    runs = 0;
+    options_.memory->stamp = "other pictures";
+    EXPECT_EQ(numbers_of(found()), small);
+    EXPECT_EQ(runs, 2 * 3 * 3);
+    options_.memory = nullptr;
+    options_.seeds = 4;
+    options_.pictures = 5;
+    EXPECT_EQ(numbers_of(found()), grown);
+}
+
+TEST_F(Response, TheControlIsReadByAnAutoencoderOfItsOwnWeightsAlone) {
+    const UncertaintyResponse same = found();
+    Autoencoder own = exact_one();
+    own.facts = {{"shuffled_weights", "7"}, {"tokens_seen", "1000"}, {"held", R"({"explained_variance":0.75})"}};
+    {
+        ParametersAside aside(*model_);
+        aside.shuffle_all(7);
+        own.facts["weights"] = weights_hash(*model_);
+    }
+    options_.control_autoencoders = {{"own", own}};
+    const UncertaintyResponse fair = found();
+    const LayerResponse& layer = fair.layers.at(0);
+    EXPECT_EQ(fair.shuffled_by, 7u);
+    EXPECT_EQ(layer.control_name, "own");
+    EXPECT_EQ(layer.control_tokens_seen, "1000");
+    EXPECT_EQ(layer.control_held, 0.75);
+    EXPECT_EQ(figures_of(layer.rungs, "gaussian", "patches").active.mean,
+              figures_of(same.layers[0].rungs, "gaussian", "patches").active.mean);
+    for (const RungFigures& one : layer.control) EXPECT_NEAR(one.explained_variance, 1, 1e-6);
+
+    const auto refusal = [&](auto change) {
+        Autoencoder other = own;
+        change(other);
+        options_.control_autoencoders = {{"own", other}};
+        const auto out = uncertainty_response(*model_, options_);
+        return out ? std::string("measured") : out.error().message;
+    };
+    EXPECT_THAT(refusal([](auto& one) { one.facts.erase("shuffled_weights"); }),
+                HasSubstr("own was not trained on shuffled weights; the control needs one of"));
+    EXPECT_THAT(refusal([](auto& one) { one.facts["shuffled_weights"] = "8"; }),
+                HasSubstr("own was trained on other shuffled weights than those of"));
+    EXPECT_THAT(refusal([](auto& one) { one.facts["weights"] = "0123"; }), HasSubstr("other shuffled weights"));
+    config_.point = "blocks.0";
+    const Autoencoder elsewhere = exact_one();
+    EXPECT_THAT(refusal([&](auto& one) {
+                    const auto facts = one.facts;
+                    one = elsewhere;
+                    one.facts = facts;
+                }),
+                HasSubstr("own reads blocks.0 (all), expected blocks.1 (all) as c"));
+    options_.control_autoencoders = {{"a", own}, {"b", own}};
+    EXPECT_THAT(uncertainty_response(*model_, options_).error().message, HasSubstr("1 autoencoders have 2"));
 }
 
 TEST_F(Response, TopKSaysWhyItsCountCannotMove) {

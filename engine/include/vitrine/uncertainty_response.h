@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -22,6 +23,29 @@
 
 namespace vitrine {
 
+struct UncertaintyResponse;
+
+/// How far a climb is; pictures and seeds are counted from 1.
+struct LadderPlace {
+    bool control = false;
+    std::int64_t picture = 0, pictures = 0, seed = 0, seeds = 0;
+    std::string rung;  ///< the last one that was read
+};
+
+/// What climbs have measured, for one that goes on. A later call of uncertainty_response with the same model, pictures,
+/// autoencoders and ladder, and with as many pictures and seeds or more, begins where the one before ended or was
+/// stopped, and finds what one that began anew would: to the bit on the CPU.
+class LadderMemory {
+  public:
+    LadderMemory();
+    ~LadderMemory();
+    struct Kept;
+
+    /// What the caller knows of its pictures: with another one nothing is remembered.
+    std::string stamp;
+    std::unique_ptr<Kept> kept;  ///< of uncertainty_response alone
+};
+
 struct UncertaintyOptions {
     std::vector<std::string> names;  ///< of the pictures, each another: what is drawn follows from it
     /// A picture, normalised: float32 [1, 3, height, width], all of one size. Called from several threads at once.
@@ -35,6 +59,10 @@ struct UncertaintyOptions {
         512;  ///< pictures for the meaning of concepts and for the predictor, those of the ladder first
     std::uint64_t seed = 0;
     bool control = true;  ///< the ladder once more with each weight tensor's numbers shuffled
+    /// Who reads the shuffled weights: as many as `autoencoders`, of the same points, each trained on this model's
+    /// weights shuffled (train_concepts' setting `shuffled_weights`), all by one seed; so are they here. Empty: the
+    /// same ones, which have never seen such tokens.
+    std::vector<std::pair<std::string, Autoencoder>> control_autoencoders;
     /// Which tokens speak for a concept where one number a picture is asked for: "patches", "class", "all". What an
     /// autoencoder does not read gives way to what it does.
     std::string over = "patches";
@@ -54,6 +82,13 @@ struct UncertaintyOptions {
     std::int64_t batch = 0;  ///< inputs that the model runs at once; 0: what suits the device
     std::stop_token stop = {};
     std::function<void(const Progress&)> progress = {};
+    /// Told after every run of the model on the ladder, on the calling thread.
+    std::function<void(const LadderPlace&)> place = {};
+    /// What is known by then, at most every so many seconds, and when the climb is stopped: rungs that were not read
+    /// yet have no inputs and NaN, intervals are from fewer resamples, and what is found after the climb is not there.
+    std::function<void(const UncertaintyResponse&)> so_far = {};
+    double so_far_seconds = 0.2;
+    std::shared_ptr<LadderMemory> memory;
 };
 
 /// A mean over pictures, each of them the mean over its seeds, and the middle 95 % over resampled pictures. NaN where
@@ -103,6 +138,10 @@ struct LayerResponse {
     std::string over;                     ///< the tokens that speak for a concept
     std::int64_t latents = 0;
     std::string tokens_seen;                  ///< in training, as the file says; empty: it does not
+    std::optional<double> held;               ///< the variance explained on pictures held out in training, likewise
+    /// Who read the shuffled weights; empty: the same one.
+    std::string control_name, control_tokens_seen;
+    std::optional<double> control_held;
     std::vector<RungFigures> rungs, control;  ///< rung by rung, kind by kind
     std::int64_t noise_inputs = 0;            ///< of the first noise
     std::vector<NoiseConcept> insensitive;    ///< by the first noise, the most coherent first
@@ -118,6 +157,7 @@ struct UncertaintyResponse {
         pictures;  ///< of the reference, in the order drawn; the first `climbed` climbed the ladder
     std::int64_t climbed = 0, inputs = 0;
     std::vector<std::uint64_t> seeds;
+    std::optional<std::uint64_t> shuffled_by;  ///< the control's weights
     std::vector<Rung> rungs;
     std::string risk;  ///< what is foretold, in words; empty: nothing
     std::vector<LayerResponse> layers;
@@ -125,10 +165,14 @@ struct UncertaintyResponse {
     std::vector<std::string> notes;
 };
 
+/// In which order pictures are drawn by a seed: those that climb come first.
+std::vector<std::int64_t> ladder_order(std::int64_t pictures, std::uint64_t seed);
+
 /// Memory: some numbers for each picture and rung, the active concepts of each reference input, and for the predictor
 /// three times the reference inputs' codes in full. The model is as before when this returns.
 ///
-/// @error BadInput     no picture that can be read, no autoencoder, one that does not fit the model, an unknown word
+/// @error BadInput     no picture that can be read, no autoencoder, one that does not fit the model, one for the control
+///                     that was not trained on its weights shuffled, an unknown word
 /// @error Unsupported  tokens that an autoencoder wants and the point has not
 /// @error Cancelled    stop was requested
 Result<UncertaintyResponse> uncertainty_response(Model& model, const UncertaintyOptions& options);
