@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include <vitrine/base/file.h>
+#include <vitrine/control_concepts.h>
 #include <vitrine/engine.h>
 #include <vitrine/folder_measure.h>
 #include <vitrine/torch_errors.h>
@@ -140,6 +141,18 @@ json to_json(const OutputRisk& risk) {
     return out;
 }
 
+/// Who read the shuffled weights, as far as files say.
+json control_of(const LayerResponse& layer) {
+    if (layer.control.empty()) return {};
+    const bool own = !layer.control_name.empty();
+    const std::string& tokens = own ? layer.control_tokens_seen : layer.tokens_seen;
+    const std::optional<double>& held = own ? layer.control_held : layer.held;
+    return {{"autoencoder", own ? layer.control_name : layer.name},
+            {"trained_on_shuffled_weights", own},
+            {"tokens_seen_in_training", tokens.empty() ? json() : json(tokens)},
+            {"explained_variance_held_out", held ? number(*held) : json()}};
+}
+
 json to_json(const LayerResponse& layer, const std::vector<std::string>& pictures) {
     json out{{"autoencoder", layer.name},
              {"point", layer.point},
@@ -148,8 +161,10 @@ json to_json(const LayerResponse& layer, const std::vector<std::string>& picture
              {"tokens_read", layer.read},
              {"concepts_judged_over", layer.over},
              {"tokens_seen_in_training", layer.tokens_seen.empty() ? json() : json(layer.tokens_seen)},
+             {"explained_variance_held_out", layer.held ? number(*layer.held) : json()},
              {"rungs", to_json(layer.rungs)},
              {"shuffled_weights", to_json(layer.control)},
+             {"shuffled_weights_read_by", control_of(layer)},
              {"noise_inputs", layer.noise_inputs},
              {"insensitive", json::array()},
              {"risk", layer.risk ? to_json(*layer.risk) : json()},
@@ -194,6 +209,20 @@ json to_json(const LayerResponse& layer, const std::vector<std::string>& picture
     return out;
 }
 
+std::string control_in_words(const LayerResponse& layer) {
+    if (layer.control.empty()) return {};
+    if (layer.control_name.empty())
+        return "the control reads shuffled weights by the concepts of the sound ones; control=train reads them by "
+               "concepts of their own";
+    const auto trained = [](const std::string& tokens, const std::optional<double>& held) {
+        return fmt::format("{} tokens seen, {} of the variance of pictures held out",
+                           tokens.empty() ? "an unknown number of" : tokens,
+                           held ? fmt::format("{:.3f}", *held) : "an unknown share");
+    };
+    return fmt::format("shuffled weights are read by concepts of their own ({}); those of the sound model: {}",
+                       trained(layer.control_tokens_seen, layer.control_held), trained(layer.tokens_seen, layer.held));
+}
+
 void add(std::vector<double>& row, const Estimate& e) { row.insert(row.end(), {e.mean, e.low, e.high}); }
 
 Table of_rungs(const std::vector<RungFigures>& rungs, std::string name) {
@@ -212,10 +241,32 @@ Table of_rungs(const std::vector<RungFigures>& rungs, std::string name) {
     return out;
 }
 
+/// The sound model and its shuffled weights, rung by rung: read with the explained variance of both.
+Table side_by_side(const LayerResponse& layer, std::string name) {
+    Table out;
+    out.name = std::move(name);
+    out.cols = {"ratio to clean", "low", "high", "explained variance",          "unreliable",
+                "shuffled ratio", "low", "high", "shuffled explained variance", "shuffled unreliable"};
+    for (std::size_t i = 0; i < layer.rungs.size(); ++i) {
+        const RungFigures &sound = layer.rungs[i], &shuffled = layer.control[i];
+        out.rows.push_back(sound.rung + ", " + sound.tokens);
+        std::vector<double> row;
+        for (const RungFigures* one : {&sound, &shuffled}) {
+            add(row, one->ratio);
+            row.insert(row.end(), {one->explained_variance, one->unreliable ? 1.0 : 0.0});
+        }
+        out.values.push_back(std::move(row));
+    }
+    return out;
+}
+
 /// @param of  what the tables' names begin with
 void tables_of(const LayerResponse& layer, const std::string& of, std::vector<Table>& out) {
     out.push_back(of_rungs(layer.rungs, of + " ladder"));
-    if (!layer.control.empty()) out.push_back(of_rungs(layer.control, of + " ladder with shuffled weights"));
+    if (!layer.control.empty()) {
+        out.push_back(of_rungs(layer.control, of + " ladder with shuffled weights"));
+        out.push_back(side_by_side(layer, of + " beside shuffled weights"));
+    }
     if (!layer.insensitive.empty()) {
         Table table;
         table.name = of + " concepts heard on noise";
@@ -306,7 +357,8 @@ class UncertaintyMeasure final : public FolderMeasure {
             "active concepts a token over clean, shuffled, blended and noise inputs; 1 - variance between pictures / "
             "variance; PLS from concepts to the risk",
             "An autoencoder of pictures reads noise outside of what it was trained on: the explained variance stands "
-            "beside every number, and shuffled weights are the control"};
+            "beside every number, and shuffled weights are the control: fair where an autoencoder of their own reads "
+            "them (control=train)"};
     }
     std::vector<Parameter> parameters() const override {
         const auto words = [](const char* name, const char* standard, const char* meaning,
@@ -328,7 +380,11 @@ class UncertaintyMeasure final : public FolderMeasure {
             words("noises", "gaussian",
                   "with commas between: gaussian, uniform, clipped, phase, low_pass_S (S pixels); concepts are judged "
                   "by the first"),
-            whole("control", 1, "the ladder once more with shuffled weights: 1; 0: not", 0, 1),
+            words("control", "same",
+                  "the ladder once more with shuffled weights. same: read by the same autoencoders, which know no such "
+                  "tokens; train: by ones that are trained on them first, as the others were, and kept beside them; "
+                  "FILE,FILE: by ones that were trained so (train-concepts --set shuffled_weights=SEED); none"),
+            whole("control_steps", 500, "of control=train: the most training steps", 1, 1e9),
             words("over", "patches", "the tokens that speak for a concept where one number a picture is asked for",
                   {"patches", "class", "all"}),
             {"heard", 0.9, "share of noise inputs from which on a concept is listed", "", "", 0.0, 1.0, {}},
@@ -365,7 +421,8 @@ class UncertaintyMeasure final : public FolderMeasure {
         options.seeds = settings.integer("seeds");
         options.reference = settings.integer("reference");
         options.seed = subject.seed;
-        options.control = settings.integer("control") != 0;
+        const std::string control = settings.text("control");
+        options.control = control != "none" && control != "0";
         options.over = settings.text("over");
         options.heard = settings.number("heard");
         options.resamples = settings.integer("resamples");
@@ -415,9 +472,33 @@ class UncertaintyMeasure final : public FolderMeasure {
                 return fail(ErrorCode::BadInput, "risk=scores needs a file: --set uncertainty_response.scores=FILE");
             options.scores = VITRINE_TRY(scores_in(settings.text("scores"), subject.pictures));
         }
+        FolderFindings out;
+        if (control == "train") {
+            const PictureSet rest = control_pictures(pictures, options.seed, options.pictures);
+            for (const auto& [file, sound] : options.autoencoders) {
+                ControlConceptsOptions training;
+                training.sound = file;
+                training.pictures = &rest;
+                training.seed = options.seed;
+                training.steps = settings.integer("control_steps");
+                training.stop = subject.stop;
+                training.progress = subject.progress;
+                Autoencoder own = VITRINE_TRY(control_concepts(subject.model, sound, training));
+                options.control_autoencoders.emplace_back(control_concepts_file(file, options.seed).string(),
+                                                          std::move(own));
+            }
+            if (options.pictures >= pictures.count())
+                out.notes.emplace_back(
+                    "The control's autoencoders were trained on the pictures that climb: there are no others.");
+        } else if (options.control && control != "same" && control != "1") {
+            for (const std::string& file : list_of(control)) {
+                Autoencoder own = VITRINE_TRY(Autoencoder::load(file));
+                own.to(subject.model.device());
+                options.control_autoencoders.emplace_back(file, std::move(own));
+            }
+        }
         const UncertaintyResponse found = VITRINE_TRY(uncertainty_response(subject.model, options));
 
-        FolderFindings out;
         json rungs = json::array(), layers = json::array();
         std::set<std::string> stems;
         std::vector<std::string> names;
@@ -430,6 +511,7 @@ class UncertaintyMeasure final : public FolderMeasure {
             names.push_back(of);
             tables_of(layer, of, out.tables);
             for (const std::string& note : layer.notes) out.notes.push_back(of + ": " + note);
+            if (const std::string note = control_in_words(layer); !note.empty()) out.notes.push_back(of + ": " + note);
         }
         if (found.layers.size() > 1) {
             layers_of(found, names, out.tables);
@@ -439,6 +521,7 @@ class UncertaintyMeasure final : public FolderMeasure {
         json document{{"source", "P. Suresh et al., From Noise to Narrative, 2025"},
                       {"rungs", std::move(rungs)},
                       {"seeds", found.seeds},
+                      {"weights_shuffled_by_seed", found.shuffled_by ? json(*found.shuffled_by) : json()},
                       {"pictures_on_the_ladder", found.climbed},
                       {"pictures", found.pictures},
                       {"inputs", found.inputs},
