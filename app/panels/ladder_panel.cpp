@@ -1,23 +1,25 @@
 // Set up above, plotted below; what was plotted stays until a new climb says more.
 #include "ladder_panel.h"
 
+#include <QCheckBox>
 #include <QComboBox>
 #include <QFileInfo>
 #include <QHBoxLayout>
 #include <QLabel>
 #include <QMetaObject>
-#include <QMouseEvent>
-#include <QPainter>
-#include <QPainterPath>
 #include <QPushButton>
 #include <QSignalBlocker>
 #include <QSpinBox>
+#include <QToolButton>
 #include <QVBoxLayout>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "panels/format.h"
+#include "panels/ladder_player.h"
+#include "panels/ladder_plot.h"
 #include "panels/small_widgets.h"
 #include "panels/train_panel.h"
 #include "windows/theme.h"
@@ -25,8 +27,7 @@
 namespace vitrine::app {
 namespace {
 
-constexpr int kLeft = 40, kRight = 8, kAbove = 24, kBelow = 20, kBetween = 20;
-constexpr double kEnoughVariance = 0.5;
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
@@ -36,173 +37,36 @@ QString sentence(const std::string& utf8) {
     return out;
 }
 
+/// What is done to a picture at a rung, for all rungs that are alike.
+QString group_of(const QString& rung) {
+    if (rung == QLatin1String("clean") || rung.startsWith(QLatin1String("shuffle ")))
+        return LadderPanel::tr("shuffled");
+    if (rung.startsWith(QLatin1String("blend "))) return LadderPanel::tr("noise mixed in");
+    return LadderPanel::tr("noise");
+}
+
+/// Fills a box anew only where its items are others, and keeps what was chosen.
+void fill(QComboBox* box, const QStringList& items, int standard) {
+    QStringList before;
+    for (int i = 0; i < box->count(); ++i) before << box->itemText(i);
+    if (before == items) return;
+    const QSignalBlocker quiet(box);
+    const auto chosen = box->currentText();
+    box->clear();
+    box->addItems(items);
+    const auto kept = static_cast<int>(items.indexOf(chosen));
+    box->setCurrentIndex(kept >= 0 ? kept : standard);
+}
+
+QString trained_words(const LadderTraining& trained) {
+    const auto tokens = trained.tokens.empty() ? LadderPanel::tr("an unknown number of")
+                                               : rough(QString::fromStdString(trained.tokens).toLongLong());
+    return trained.held ? LadderPanel::tr("%1 tokens seen, %2 explained of pictures held out")
+                              .arg(tokens, percent(*trained.held))
+                        : LadderPanel::tr("%1 tokens seen").arg(tokens);
+}
+
 }  // namespace
-
-// ---- the plot -------------------------------------------------------------------------------------------------------
-
-LadderPlot::LadderPlot(QWidget* parent) : QWidget(parent) {
-    setMouseTracking(true);
-    setSizePolicy(QSizePolicy::Expanding, QSizePolicy::Fixed);
-    setAccessibleName(tr("Concepts from signal to noise"));
-}
-
-void LadderPlot::setFacts(const LadderFacts* facts, const QString& tokens, bool distinct) {
-    rungs_.clear();
-    lines_.clear();
-    distinct_ = distinct;
-    hovered_ = -1;
-    if (facts) {
-        for (const auto& rung : facts->rungs) rungs_.push_back(text(rung));
-        for (const auto& series : facts->series)
-            if (text(series.tokens) == tokens && series.points.size() == rungs_.size())
-                lines_.push_back({series.control, series.points});
-    }
-    update();
-}
-
-double LadderPlot::xOf(std::size_t rung) const {
-    const double wide = width() - kLeft - kRight;
-    return kLeft +
-           wide * (static_cast<double>(rung) + 0.5) / static_cast<double>(std::max<std::size_t>(rungs_.size(), 1));
-}
-
-void LadderPlot::paintEvent(QPaintEvent*) {
-    const auto& t = Theme::now();
-    QPainter painter(this);
-    painter.setRenderHint(QPainter::Antialiasing);
-    painter.setFont(sans(11));
-    if (lines_.empty()) {
-        QPainterPath frame;
-        frame.addRoundedRect(QRectF(rect()).adjusted(0.5, 0.5, -0.5, -0.5), 6, 6);
-        painter.strokePath(frame, QPen(t.line));
-        painter.setPen(t.secondary);
-        painter.drawText(rect().adjusted(24, 12, -24, -12), Qt::AlignCenter | Qt::TextWordWrap,
-                         tr("How many concepts speak at each step from the picture to noise is drawn here"));
-        return;
-    }
-    const int usable = height() - kAbove - kBetween - kBelow;
-    const QRectF upper(kLeft, kAbove, width() - kLeft - kRight, usable * 0.66);
-    const QRectF lower(kLeft, upper.bottom() + kBetween, upper.width(), usable * 0.34);
-    double most = 0, least = INFINITY;
-    for (const auto& line : lines_)
-        for (const auto& point : line.points) {
-            const auto& e = figureOf(point);
-            for (const double v : {e.mean, e.high})
-                if (std::isfinite(v)) most = std::max(most, v);
-            if (e.mean > 0) least = std::min(least, e.mean);
-        }
-    if (!(most > 0)) most = 1;
-    // The shuffled model often says ten times as much: then both are read on a logarithmic scale.
-    const bool logarithmic = std::isfinite(least) && most > 5 * least;
-    std::vector<double> ticks;
-    double low = 0;
-    if (logarithmic) {
-        low = std::pow(10.0, std::floor(std::log10(least)));
-        most = std::pow(10.0, std::ceil(std::log10(most)));
-        for (double v = low; v <= most * 1.001; v *= 10) ticks.push_back(v);
-    } else {
-        const double power = std::pow(10.0, std::floor(std::log10(most / 3)));
-        const double step = most / 3 / power > 5 ? 10 * power : most / 3 / power > 2 ? 5 * power : 2 * power;
-        most = step * std::ceil(most / step - 1e-9);
-        for (double v = 0; v <= most * 1.001; v += step) ticks.push_back(v);
-    }
-    const auto yOf = [&](double v) {
-        const double share = logarithmic ? std::log(std::max(v, low) / low) / std::log(most / low) : v / most;
-        return upper.bottom() - upper.height() * std::clamp(share, 0.0, 1.0);
-    };
-    const auto yOfShare = [&](double v) { return lower.bottom() - lower.height() * std::clamp(v, 0.0, 1.0); };
-    painter.setFont(mono(11));
-    const auto tick = [&](double y, const QString& words) {
-        y = std::round(y) + 0.5;
-        painter.setPen(t.line);
-        painter.drawLine(QPointF(kLeft, y), QPointF(width() - kRight, y));
-        painter.setPen(t.secondary);
-        painter.drawText(QRectF(0, y - 8, kLeft - 6, 16), Qt::AlignRight | Qt::AlignVCenter, words);
-    };
-    for (const double v : ticks) tick(yOf(v), QString::number(v, 'g', 4));
-    for (const double share : {0.0, kEnoughVariance, 1.0})
-        tick(yOfShare(share), QString::number(100 * share) + QLatin1Char('%'));
-    painter.setFont(sans(11));
-    painter.setPen(t.secondary);
-    painter.drawText(QRectF(kLeft, upper.bottom() + 2, upper.width(), kBetween - 2), Qt::AlignLeft | Qt::AlignVCenter,
-                     tr("explained variance"));
-    if (hovered_ >= 0) {
-        painter.setPen(t.secondary);
-        const double x = std::round(xOf(static_cast<std::size_t>(hovered_))) + 0.5;
-        painter.drawLine(QPointF(x, upper.top()), QPointF(x, lower.bottom()));
-        painter.drawText(QRectF(kLeft, height() - kBelow + 2, upper.width(), kBelow - 2), Qt::AlignCenter,
-                         rungs_[static_cast<std::size_t>(hovered_)]);
-    } else {
-        painter.drawText(QRectF(kLeft, height() - kBelow + 2, upper.width(), kBelow - 2), Qt::AlignLeft,
-                         rungs_.front());
-        painter.drawText(QRectF(kLeft, height() - kBelow + 2, upper.width(), kBelow - 2), Qt::AlignRight,
-                         rungs_.back());
-    }
-    int legend = kLeft;
-    for (const auto& line : lines_) {
-        const QColor colour = line.control ? t.secondary : t.accent;
-        QPen pen(colour, line.control ? 1.5 : 2);
-        if (line.control) pen.setDashPattern({4, 3});
-        QPolygonF means, shares;
-        // A hollow point: too little of the tokens is explained to be read.
-        for (std::size_t i = 0; i < line.points.size(); ++i) {
-            const auto& point = line.points[i];
-            const auto& e = figureOf(point);
-            if (!std::isfinite(e.mean)) continue;
-            means << QPointF(xOf(i), yOf(e.mean));
-            if (std::isfinite(point.explained)) shares << QPointF(xOf(i), yOfShare(point.explained));
-            painter.setPen(QPen(colour, 1.5));
-            if (std::isfinite(e.low) && std::isfinite(e.high))
-                painter.drawLine(QPointF(xOf(i), yOf(e.low)), QPointF(xOf(i), yOf(e.high)));
-        }
-        painter.setPen(pen);
-        painter.drawPolyline(means);
-        painter.drawPolyline(shares);
-        for (std::size_t i = 0; i < line.points.size(); ++i) {
-            const auto& e = figureOf(line.points[i]);
-            if (!std::isfinite(e.mean)) continue;
-            painter.setPen(QPen(colour, 1.5));
-            painter.setBrush(line.points[i].unreliable ? t.panel : colour);
-            painter.drawEllipse(QPointF(xOf(i), yOf(e.mean)), 3, 3);
-        }
-        painter.setBrush(Qt::NoBrush);
-        const auto words = line.control ? tr("weights shuffled") : tr("the model");
-        painter.setPen(pen);
-        painter.drawLine(QPointF(legend, 10.5), QPointF(legend + 14, 10.5));
-        painter.setFont(sans(11));
-        painter.setPen(t.text);
-        painter.drawText(QRectF(legend + 20, 2, 140, 17), Qt::AlignLeft | Qt::AlignVCenter, words);
-        legend += 20 + painter.fontMetrics().horizontalAdvance(words) + 16;
-    }
-}
-
-void LadderPlot::mouseMoveEvent(QMouseEvent* event) {
-    int nearest = -1;
-    for (std::size_t i = 0; i < rungs_.size() && !lines_.empty(); ++i)
-        if (nearest < 0 || std::abs(xOf(i) - event->position().x()) <
-                               std::abs(xOf(static_cast<std::size_t>(nearest)) - event->position().x()))
-            nearest = static_cast<int>(i);
-    hovered_ = nearest;
-    QStringList lines;
-    if (nearest >= 0) {
-        lines << rungs_[static_cast<std::size_t>(nearest)];
-        for (const auto& line : lines_) {
-            const auto& point = line.points[static_cast<std::size_t>(nearest)];
-            const auto& e = figureOf(point);
-            lines << tr("%1: %2, from %3 to %4; %5 explained%6")
-                         .arg(line.control ? tr("weights shuffled") : tr("the model"), value(e.mean), value(e.low),
-                              value(e.high), percent(point.explained),
-                              point.unreliable ? tr(", too little to be read") : QString());
-        }
-    }
-    setToolTip(lines.join(QLatin1Char('\n')));
-    update();
-}
-
-void LadderPlot::leaveEvent(QEvent*) {
-    hovered_ = -1;
-    update();
-}
 
 // ---- the panel ------------------------------------------------------------------------------------------------------
 
@@ -234,6 +98,9 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     folder_row->addWidget(line_, 1);
     folder_row->addWidget(choose);
     column->addWidget(captioned(tr("Pictures"), folder));
+    layers_ = new QVBoxLayout;
+    layers_->setSpacing(4);
+    column->addLayout(layers_);
     auto* numbers = new QHBoxLayout;
     const auto number = [&](const QString& caption, int most, int standard, const char* name) {
         auto* box = new QSpinBox;
@@ -247,6 +114,29 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     pictures_ = number(tr("How many"), 512, 16, "ladderPictures");
     seeds_ = number(tr("Draws of each"), 64, 4, "ladderSeeds");
     column->addLayout(numbers);
+    auto* beside = new QHBoxLayout;
+    control_ = new QComboBox;
+    control_->setObjectName(QStringLiteral("ladderControl"));
+    control_->addItems({tr("Left out"), tr("Read by these concepts"), tr("By concepts of their own")});
+    control_->setItemData(1, tr("Quick, but these concepts never saw such tokens"), Qt::ToolTipRole);
+    control_->setItemData(2, tr("The fair comparison: some are trained on the shuffled weights first"),
+                          Qt::ToolTipRole);
+    control_->setCurrentIndex(1);
+    control_->setSizeAdjustPolicy(QComboBox::AdjustToMinimumContentsLengthWithIcon);
+    beside->addWidget(captioned(tr("The same with shuffled weights"), control_), 2);
+    steps_ = new QSpinBox;
+    steps_->setObjectName(QStringLiteral("ladderControlSteps"));
+    steps_->setRange(1, 100'000);
+    steps_->setValue(500);
+    steps_->setSingleStep(100);
+    steps_box_ = captioned(tr("Steps at most"), steps_);
+    beside->addWidget(steps_box_, 1);
+    column->addLayout(beside);
+    risk_ = new QCheckBox(tr("Foretell the answer's risk from concepts"));
+    risk_->setObjectName(QStringLiteral("ladderRisk"));
+    risk_->setToolTip(
+        tr("1 - the largest probability, of up to 512 pictures, by partial least squares with pictures held out"));
+    column->addWidget(risk_);
     auto* buttons = new QHBoxLayout;
     start_ = new QPushButton(tr("Start"));
     start_->setObjectName(QStringLiteral("ladderStart"));
@@ -266,17 +156,31 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     trouble_words_->setWordWrap(true);
     trouble_words_->setTextInteractionFlags(Qt::TextSelectableByMouse);
     column->addWidget(trouble_words_);
+    const auto choice = [&](const QString& name, const char* object) {
+        auto* box = new QComboBox;
+        box->setAccessibleName(name);
+        box->setObjectName(QLatin1String(object));
+        box->setSizeAdjustPolicy(QComboBox::AdjustToMinimumContentsLengthWithIcon);
+        connect(box, &QComboBox::activated, this, [this] {
+            refreshChoices();
+            refreshPlot();
+        });
+        return box;
+    };
+    figure_ = choice(tr("What is counted"), "ladderFigure");
+    tokens_ = choice(tr("Of which tokens"), "ladderTokens");
+    across_ = choice(tr("Along what"), "ladderAcross");
+    which_ = choice(tr("Which"), "ladderWhich");
     auto* views = new QHBoxLayout;
     views->setSpacing(8);
-    figure_ = new QComboBox;
-    figure_->setAccessibleName(tr("What is counted"));
-    figure_->addItem(tr("Concepts a token"));
-    figure_->addItem(tr("Concepts a picture"));
-    tokens_ = new QComboBox;
-    tokens_->setAccessibleName(tr("Of which tokens"));
-    views->addWidget(figure_, 1);
-    views->addWidget(tokens_);
+    views->addWidget(figure_, 3);
+    views->addWidget(tokens_, 2);
     column->addLayout(views);
+    auto* along = new QHBoxLayout;
+    along->setSpacing(8);
+    along->addWidget(across_, 3);
+    along->addWidget(which_, 2);
+    column->addLayout(along);
     plot_ = new LadderPlot;
     column->addWidget(plot_);
     about_ = quiet();
@@ -288,21 +192,33 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     column->addLayout(insensitive_);
     notes_ = quiet();
     column->addWidget(notes_);
+    player_ = new LadderPlayer(session_, gallery_);
+    column->addWidget(player_);
     column->addStretch(1);
 
     connect(choose, &QPushButton::clicked, this, &LadderPanel::folderWanted);
     connect(line_, &PathLine::chosen, this, &LadderPanel::setFolder);
     connect(start_, &QPushButton::clicked, this, &LadderPanel::start);
     connect(stop_button_, &QPushButton::clicked, this, &LadderPanel::stop);
-    for (auto* box : {figure_, tokens_}) connect(box, &QComboBox::activated, this, &LadderPanel::refreshPlot);
-    connect(&session_, &Session::modelChanged, this, &LadderPanel::refresh);
-    connect(&gallery_, &ConceptGallery::changed, this, [this] {
-        if (folder_.isEmpty()) folder_ = gallery_.folder();
+    connect(control_, &QComboBox::activated, this, &LadderPanel::refresh);
+    connect(player_, &LadderPlayer::conceptWanted, this, &LadderPanel::conceptWanted);
+    connect(&session_, &Session::modelChanged, this, [this] {
+        // Autoencoders of other layers are of a model.
+        more_.clear();
+        refreshLayers();
         refresh();
     });
-    connect(&gallery_, &ConceptGallery::listChanged, this, &LadderPanel::refreshPlot);
+    connect(&gallery_, &ConceptGallery::changed, this, [this] {
+        if (folder_.isEmpty()) folder_ = gallery_.folder();
+        refreshLayers();
+        refresh();
+    });
+    connect(&gallery_, &ConceptGallery::listChanged, this, &LadderPanel::refreshFound);
+    refreshLayers();
     refresh();
+    refreshChoices();
     refreshPlot();
+    refreshFound();
 }
 
 LadderPanel::~LadderPanel() {
@@ -310,7 +226,54 @@ LadderPanel::~LadderPanel() {
     jobs_.finish();
 }
 
-void LadderPanel::restyle() { plot_->update(); }
+void LadderPanel::restyle() {
+    plot_->update();
+    player_->restyle();
+}
+
+void LadderPanel::addLayer(const QString& autoencoder) {
+    if (autoencoder.isEmpty() || autoencoder == gallery_.autoencoder() || more_.contains(autoencoder)) return;
+    more_ << autoencoder;
+    refreshLayers();
+    refresh();
+}
+
+void LadderPanel::refreshLayers() {
+    more_.removeAll(gallery_.autoencoder());
+    clearLayout(layers_);
+    const auto row = [&](const QString& file, bool removable) {
+        auto* line = new QWidget;
+        auto* layout = new QHBoxLayout(line);
+        layout->setContentsMargins(0, 0, 0, 0);
+        layout->setSpacing(4);
+        auto* name = new ReservedLabel(200);
+        name->setText(QFileInfo(file).fileName());
+        name->setToolTip(file);
+        layout->addWidget(name, 1);
+        if (removable) {
+            auto* away = new QToolButton;
+            away->setIcon(icon(QStringLiteral("close")));
+            away->setToolTip(tr("Leave this layer out"));
+            away->setAccessibleName(tr("Leave %1 out").arg(QFileInfo(file).fileName()));
+            connect(away, &QToolButton::clicked, this, [this, file] {
+                more_.removeAll(file);
+                // The button is part of what is made anew.
+                QMetaObject::invokeMethod(this, &LadderPanel::refreshLayers, Qt::QueuedConnection);
+            });
+            layout->addWidget(away);
+        }
+        layers_->addWidget(line);
+    };
+    if (gallery_.autoencoder().isEmpty()) return;
+    auto* caption = quiet(more_.isEmpty() ? tr("Concepts") : tr("Concepts of %1 layers").arg(more_.size() + 1));
+    layers_->addWidget(caption);
+    row(gallery_.autoencoder(), false);
+    for (const auto& file : more_) row(file, true);
+    auto* add = new QPushButton(tr("Add an autoencoder of another layer…"));
+    add->setObjectName(QStringLiteral("ladderAddLayer"));
+    connect(add, &QPushButton::clicked, this, &LadderPanel::layerWanted);
+    layers_->addWidget(add);
+}
 
 void LadderPanel::setFolder(const QString& folder) {
     folder_ = folder;
@@ -332,48 +295,58 @@ void LadderPanel::start() {
     doing_ = tr("Starting");
     share_ = -1;
     stop_ = std::stop_source();
-    LadderPlan plan{session_.model()->request,
-                    QFileInfo(folder_).absoluteFilePath().toStdString(),
-                    gallery_.autoencoder().toStdString(),
-                    pictures_->value(),
-                    seeds_->value(),
-                    true};
-    const auto of = tr("%1 and %2").arg(text(session_.model()->title), QFileInfo(gallery_.autoencoder()).fileName());
+    LadderPlan plan;
+    plan.model = session_.model()->request;
+    plan.folder = QFileInfo(folder_).absoluteFilePath().toStdString();
+    plan.autoencoders.emplace_back(gallery_.autoencoder().toStdString());
+    for (const auto& file : more_) plan.autoencoders.emplace_back(file.toStdString());
+    plan.pictures = pictures_->value();
+    plan.seeds = seeds_->value();
+    plan.control = static_cast<LadderControl>(control_->currentIndex());
+    plan.control_steps = steps_->value();
+    plan.risk = risk_->isChecked();
+    const auto of =
+        more_.isEmpty()
+            ? tr("%1 and %2").arg(text(session_.model()->title), QFileInfo(gallery_.autoencoder()).fileName())
+            : tr("%1 and %2 autoencoders").arg(text(session_.model()->title)).arg(plan.autoencoders.size());
+    const auto take = [this, of, wanted = plan.pictures](LadderFacts facts) {
+        facts_ = std::move(facts);
+        of_ = of;
+        wanted_pictures_ = wanted;
+        refreshChoices();
+        refreshPlot();
+        refreshFound();
+        Q_EMIT grew();
+    };
     jobs_.post(
         {.tag = "ladder"},
-        [this, plan, of, stop = stop_](Hands&, JobControl& job) {
+        [this, plan, take, stop = stop_](Hands& hands, JobControl& job) {
             // `this` outlives the job: the destructor waits for it.
             return climb_ladder(
-                plan, stop.get_token(),
-                [&](std::string doing, std::int64_t done, std::int64_t total) {
-                    job.show([this, doing = std::move(doing), done, total] {
+                plan, hands.memory, stop.get_token(),
+                [&](std::string doing, double share) {
+                    job.show([this, doing = std::move(doing), share] {
                         if (stop_.stop_requested()) return;
-                        doing_ = total > 0 ? tr("%1, %2 of %3").arg(text(doing)).arg(done).arg(total) : text(doing);
-                        share_ = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : -1;
+                        doing_ = text(doing);
+                        share_ = share;
                         refresh();
                     });
                 },
                 [&](LadderFacts facts) {
-                    job.show([this, of, facts = std::move(facts)] {
-                        facts_ = facts;
-                        of_ = of;
-                        refreshPlot();
-                    });
+                    job.show([take, facts = std::move(facts)]() mutable { take(std::move(facts)); });
                 });
         },
-        [this, of](Result<LadderFacts> facts) {
+        [this, take](Result<LadderFacts> facts) {
             climbing_ = false;
             doing_.clear();
             if (facts) {
-                facts_ = std::move(*facts);
-                of_ = of;
+                take(std::move(*facts));
             } else if (facts.error().code == ErrorCode::Cancelled) {
-                doing_ = tr("Stopped");
+                doing_ = tr("Stopped; what was read is kept");
             } else {
                 trouble_ = sentence(facts.error().message);
             }
             refresh();
-            refreshPlot();
         });
     refresh();
 }
@@ -389,6 +362,11 @@ void LadderPanel::refresh() {
     line_->setPath(folder_);
     const auto why_not = whyNot();
     start_->setVisible(!climbing_);
+    start_->setText(facts_ && !facts_->whole ? tr("Go on") : tr("Start"));
+    for (QWidget* one : {static_cast<QWidget*>(pictures_), static_cast<QWidget*>(seeds_),
+                         static_cast<QWidget*>(control_), static_cast<QWidget*>(steps_), static_cast<QWidget*>(risk_)})
+        one->setEnabled(!climbing_);
+    steps_box_->setVisible(control_->currentIndex() == static_cast<int>(LadderControl::Trained));
     start_->setEnabled(why_not.isEmpty());
     start_->setToolTip(why_not);
     stop_button_->setVisible(climbing_);
@@ -400,39 +378,159 @@ void LadderPanel::refresh() {
     trouble_words_->setVisible(!trouble_.isEmpty());
 }
 
-void LadderPanel::refreshPlot() {
-    const bool any = facts_ && !facts_->series.empty();
-    for (QWidget* one : {static_cast<QWidget*>(figure_), static_cast<QWidget*>(tokens_), static_cast<QWidget*>(about_)})
-        one->setVisible(any);
-    clearLayout(insensitive_);
-    insensitive_words_->setVisible(any);
-    notes_->setVisible(any && !facts_->notes.empty());
-    if (!any) return plot_->setFacts(nullptr, {}, false);
-    QStringList kinds;
-    for (const auto& series : facts_->series)
-        if (!series.control) kinds << text(series.tokens);
-    QStringList before;
-    for (int i = 0; i < tokens_->count(); ++i) before << tokens_->itemText(i);
-    if (before != kinds) {
-        const QSignalBlocker quiet(tokens_);
-        tokens_->clear();
-        tokens_->addItems(kinds);
-        tokens_->setCurrentIndex(std::max(0, tokens_->findText(QStringLiteral("patches"))));
-        if (facts_->fixed) figure_->setCurrentIndex(1);
+LadderPanel::Figure LadderPanel::figure() const { return static_cast<Figure>(std::max(0, figure_->currentIndex())); }
+
+/// A risk is one number a layer.
+bool LadderPanel::acrossLayers() const { return across_->currentIndex() == 1 || figure() >= Figure::R2; }
+
+std::vector<const LadderLayer*> LadderPanel::layersInOrder() const {
+    std::vector<const LadderLayer*> out;
+    for (const auto& layer : facts_->layers) out.push_back(&layer);
+    if (!session_.model()) return out;
+    const auto& points = session_.model()->points;
+    const auto place = [&](const LadderLayer* layer) {
+        return std::find(points.begin(), points.end(), layer->point) - points.begin();
+    };
+    std::stable_sort(out.begin(), out.end(), [&](auto* a, auto* b) { return place(a) < place(b); });
+    return out;
+}
+
+QString LadderPanel::nameOf(const LadderLayer& layer) const {
+    const auto alike = std::count_if(facts_->layers.begin(), facts_->layers.end(),
+                                     [&](const auto& other) { return other.point == layer.point; });
+    return alike > 1 ? tr("%1, %2").arg(text(layer.point), text(layer.file)) : text(layer.point);
+}
+
+void LadderPanel::refreshChoices() {
+    const bool any = facts_ && !facts_->layers.empty();
+    for (QWidget* one : {static_cast<QWidget*>(figure_), static_cast<QWidget*>(tokens_)}) one->setVisible(any);
+    if (!any) {
+        across_->hide();
+        which_->hide();
+        return;
     }
-    plot_->setFacts(&*facts_, tokens_->currentText(), figure_->currentIndex() == 1);
-    about_->setText(
-        breakable(tr("%1: %2 pictures, %3 draws of each, mean and 95 % over resampled pictures. Hollow: less than half "
-                     "of the variance is explained")
-                      .arg(of_)
-                      .arg(facts_->pictures)
-                      .arg(facts_->seeds)) +
-        (facts_->fixed ? tr(". Each token has the same number of concepts by its kind, so only those of a picture can "
-                            "change")
-                       : QString()));
+    const auto layers = layersInOrder();
+    const bool several = layers.size() > 1,
+               risk = std::any_of(layers.begin(), layers.end(), [](const auto*one) { return one->risk.has_value(); });
+    QStringList figures{tr("Concepts a token"), tr("Concepts a picture"), tr("A token's, to the clean picture's")};
+    if (risk) figures << tr("Risk foretold: R²") << tr("Risk foretold: Spearman") << tr("Risk foretold: AUROC");
+    fill(figure_, figures, layers.front()->fixed ? 1 : 0);
+    QStringList kinds;
+    for (const auto* layer : layers)
+        for (const auto& series : layer->series)
+            if (!series.control && !kinds.contains(text(series.tokens))) kinds << text(series.tokens);
+    fill(tokens_, kinds, std::max(0, static_cast<int>(kinds.indexOf(QStringLiteral("patches")))));
+    fill(across_, {tr("Rung by rung"), tr("Layer by layer")}, 0);
+    QStringList which;
+    if (acrossLayers())
+        for (const auto& rung : facts_->rungs) which << text(rung);
+    else
+        for (const auto* layer : layers) which << nameOf(*layer);
+    fill(which_, which, acrossLayers() ? static_cast<int>(which.size()) - 1 : 0);
+    tokens_->setVisible(figure() < Figure::R2);
+    across_->setVisible(several && figure() < Figure::R2);
+    which_->setVisible(several && figure() < Figure::R2);
+}
+
+void LadderPanel::refreshPlot() {
+    if (!facts_ || facts_->layers.empty()) return plot_->setContent({});
+    const auto layers = layersInOrder();
+    const auto kind = tokens_->currentText();
+    const auto what = figure();
+    const auto estimate = [&](const LadderPoint& point) {
+        return what == Figure::Picture ? point.distinct : what == Figure::Ratio ? point.ratio : point.active;
+    };
+    const auto series_of = [&](const LadderLayer& layer, bool control) -> const LadderSeries* {
+        for (const auto& one : layer.series)
+            if (one.control == control && text(one.tokens) == kind && one.points.size() == facts_->rungs.size())
+                return &one;
+        return nullptr;
+    };
+    const auto empty = [](bool control, const LadderLayer& layer) {
+        LadderPlot::Curve out;
+        out.control = control;
+        out.name = !control        ? tr("the model")
+                   : layer.control ? tr("shuffled weights, own concepts")
+                                   : tr("shuffled weights");
+        return out;
+    };
+    LadderPlot::Content content;
+    if (what == Figure::Ratio) content.level = 1;
+    if (what >= Figure::R2) {
+        LadderPlot::Curve found, permuted;
+        found.name = tr("the model");
+        permuted.name = tr("scores permuted, mean");
+        permuted.control = true;
+        for (const auto* layer : layers) {
+            content.places.push_back(nameOf(*layer));
+            const LadderRisk risk =
+                layer->risk.value_or(LadderRisk{kUnknown, kUnknown, kUnknown, 1, 1, 1, kUnknown, kUnknown, kUnknown});
+            const auto one = [&](double r2, double spearman, double auroc) {
+                const double v = what == Figure::R2 ? r2 : what == Figure::Spearman ? spearman : auroc;
+                return LadderEstimate{v, kUnknown, kUnknown};
+            };
+            found.values.push_back(one(risk.r2, risk.spearman, risk.auroc));
+            permuted.values.push_back(one(risk.null_r2, risk.null_spearman, risk.null_auroc));
+        }
+        content.curves = {std::move(found), std::move(permuted)};
+        return plot_->setContent(std::move(content));
+    }
+    const auto put = [&](LadderPlot::Curve& curve, const LadderPoint* point) {
+        curve.values.push_back(point ? estimate(*point) : LadderEstimate{kUnknown, kUnknown, kUnknown});
+        curve.explained.push_back(point ? point->explained : kUnknown);
+        curve.unreliable.push_back(point && point->unreliable);
+    };
+    if (acrossLayers()) {
+        const auto rung = static_cast<std::size_t>(std::max(0, which_->currentIndex()));
+        for (const auto* layer : layers) content.places.push_back(nameOf(*layer));
+        for (const bool control : {false, true}) {
+            auto curve = empty(control, *layers.front());
+            bool there = false;
+            for (const auto* layer : layers) {
+                const auto* series = series_of(*layer, control);
+                there = there || series;
+                put(curve, series && rung < series->points.size() ? &series->points[rung] : nullptr);
+            }
+            if (there) content.curves.push_back(std::move(curve));
+        }
+        return plot_->setContent(std::move(content));
+    }
+    const auto at = std::min(static_cast<std::size_t>(std::max(0, which_->currentIndex())), layers.size() - 1);
+    for (const auto& rung : facts_->rungs) {
+        content.places.push_back(text(rung));
+        content.groups.push_back(group_of(text(rung)));
+    }
+    for (const bool control : {false, true})
+        if (const auto* series = series_of(*layers[at], control)) {
+            auto curve = empty(control, *layers[at]);
+            for (const auto& point : series->points) put(curve, &point);
+            content.curves.push_back(std::move(curve));
+        }
+    plot_->setContent(std::move(content));
+}
+
+void LadderPanel::refreshFound() {
+    const bool any = facts_ && !facts_->layers.empty(), whole = any && facts_->whole;
+    clearLayout(insensitive_);
+    about_->setVisible(any);
+    insensitive_words_->setVisible(whole);
+    notes_->setVisible(whole);
+    if (!any) return;
+    const auto& layer = facts_->layers.front();
+    QStringList about{tr("%1: %2 pictures%3, %4 draws of each, mean and 95 % over resampled pictures.")
+                          .arg(of_)
+                          .arg(facts_->pictures)
+                          .arg(whole ? QString() : tr(" of %1 so far").arg(wanted_pictures_))
+                          .arg(facts_->seeds)};
+    if (layer.fixed)
+        about << tr("Each token has the same number of concepts by its kind, so only those of a picture can change.");
+    about << tr("Concepts: %1.").arg(trained_words(layer.trained));
+    if (layer.control) about << tr("Those of the shuffled weights: %1.").arg(trained_words(*layer.control));
+    about_->setText(breakable(about.join(QLatin1Char(' '))));
+    if (!whole) return;
     constexpr std::size_t kListed = 12;
-    for (std::size_t i = 0; i < std::min(kListed, facts_->insensitive.size()); ++i) {
-        const auto& one = facts_->insensitive[i];
+    for (std::size_t i = 0; i < std::min(kListed, layer.insensitive.size()); ++i) {
+        const auto& one = layer.insensitive[i];
         auto* button =
             new QPushButton(fontMetrics().elidedText(tr("%1  %2%3")
                                                          .arg(percent(one.heard), gallery_.titleOf(one.latent),
@@ -442,11 +540,19 @@ void LadderPanel::refreshPlot() {
         connect(button, &QPushButton::clicked, this, [this, latent = one.latent] { Q_EMIT conceptWanted(latent); });
         insensitive_->addWidget(button);
     }
-    if (facts_->insensitive.empty())
+    if (layer.insensitive.empty())
         insensitive_->addWidget(quiet(tr("None")));
-    else if (facts_->insensitive.size() > kListed)
-        insensitive_->addWidget(quiet(tr("and %1 more").arg(facts_->insensitive.size() - kListed)));
+    else if (layer.insensitive.size() > kListed)
+        insensitive_->addWidget(quiet(tr("and %1 more").arg(layer.insensitive.size() - kListed)));
     QStringList notes;
+    for (const auto& one : layersInOrder()) {
+        if (one->risk)
+            notes << tr("%1: of the risk R² is %2, Spearman %3, AUROC %4 (p %5, %6, %7)")
+                         .arg(nameOf(*one), value(one->risk->r2), value(one->risk->spearman), value(one->risk->auroc),
+                              value(one->risk->p_r2), value(one->risk->p_spearman), value(one->risk->p_auroc));
+        for (const auto& note : one->notes)
+            notes << (facts_->layers.size() > 1 ? nameOf(*one) + QStringLiteral(": ") + text(note) : sentence(note));
+    }
     for (const auto& note : facts_->notes) notes << sentence(note);
     notes_->setText(breakable(notes.join(QLatin1Char('\n'))));
 }

@@ -3,13 +3,16 @@
 
 #include <QWidget>
 
+#include <memory>
+#include <optional>
 #include <stop_token>
+#include <vector>
 
 #include "jobs/concept_gallery.h"
 #include "jobs/ladder_walk.h"
 
+class QCheckBox;
 class QComboBox;
-class QGridLayout;
 class QLabel;
 class QPushButton;
 class QSpinBox;
@@ -17,35 +20,10 @@ class QVBoxLayout;
 
 namespace vitrine::app {
 
+class LadderPlayer;
+class LadderPlot;
 class PathLine;
 class ThinBar;
-
-/// Means with their intervals over the rungs; the explained variance below, on its own scale.
-class LadderPlot : public QWidget {
-    Q_OBJECT
-
-  public:
-    explicit LadderPlot(QWidget* parent = nullptr);
-    void setFacts(const LadderFacts* facts, const QString& tokens, bool distinct);
-    QSize sizeHint() const override { return {272, 240}; }
-
-  protected:
-    void paintEvent(QPaintEvent* event) override;
-    void mouseMoveEvent(QMouseEvent* event) override;
-    void leaveEvent(QEvent* event) override;
-
-  private:
-    struct Line {
-        bool control = false;
-        std::vector<LadderPoint> points;
-    };
-    double xOf(std::size_t rung) const;
-    const LadderEstimate& figureOf(const LadderPoint& point) const { return distinct_ ? point.distinct : point.active; }
-    std::vector<QString> rungs_;
-    std::vector<Line> lines_;
-    bool distinct_ = false;
-    int hovered_ = -1;
-};
 
 class LadderPanel : public QWidget {
     Q_OBJECT
@@ -56,37 +34,62 @@ class LadderPanel : public QWidget {
     void restyle();
     void setFolder(const QString& folder);
     const QString& folder() const { return folder_; }
+    /// One layer more: an autoencoder beside the one that the gallery shows.
+    void addLayer(const QString& autoencoder);
+    const QStringList& moreLayers() const { return more_; }
     bool climbing() const { return climbing_; }
     const std::optional<LadderFacts>& facts() const { return facts_; }
     const QString& trouble() const { return trouble_; }
+    LadderPlot* plot() const { return plot_; }
+    LadderPlayer* player() const { return player_; }
     void start();
     void stop();
     QSize sizeHint() const override { return {304, 600}; }
 
   Q_SIGNALS:
     void folderWanted();
+    void layerWanted();
+    void grew();  ///< facts() say more
     void conceptWanted(qint64 latent);
 
   private:
-    struct Hands {};  ///< what the thread has of its own: nothing
+    /// What the thread has of its own: what was measured.
+    struct Hands {
+        std::shared_ptr<LadderMemory> memory;
+    };
+    enum class Figure : std::uint8_t { Token, Picture, Ratio, R2, Spearman, Auroc };
     QString whyNot() const;
     void refresh();
+    void refreshLayers();
+    void refreshChoices();
     void refreshPlot();
+    void refreshFound();
+    Figure figure() const;
+    bool acrossLayers() const;
+    QString nameOf(const LadderLayer& layer) const;
+    std::vector<const LadderLayer*> layersInOrder() const;  ///< as the model has them
 
     Session& session_;
     ConceptGallery& gallery_;
     QString folder_, doing_, trouble_, of_;
+    QStringList more_;  ///< autoencoders of other layers
     double share_ = -1;
     bool climbing_ = false;
     std::optional<LadderFacts> facts_;
+    std::int64_t wanted_pictures_ = 0;  ///< of the climb that facts_ are of
     std::stop_source stop_;
     PathLine* line_;
-    QSpinBox *pictures_, *seeds_;
+    QVBoxLayout* layers_;
+    QSpinBox *pictures_, *seeds_, *steps_;
+    QComboBox* control_;
+    QCheckBox* risk_;
+    QWidget* steps_box_;
     QPushButton *start_, *stop_button_;
-    QComboBox *tokens_, *figure_;
+    QComboBox *tokens_, *figure_, *across_, *which_;
     QLabel *doing_words_, *trouble_words_, *about_, *notes_, *insensitive_words_;
     ThinBar* bar_;
     LadderPlot* plot_;
+    LadderPlayer* player_;
     QVBoxLayout* insensitive_;
     JobQueue<Hands> jobs_;  // last: it ends before what its answers touch
 };

@@ -611,6 +611,11 @@ void MainWindow::buildDocks() {
         const auto folder = QFileDialog::getExistingDirectory(this, tr("Choose the pictures"), ladder_->folder());
         if (!folder.isEmpty()) ladder_->setFolder(folder);
     });
+    connect(ladder_, &LadderPanel::layerWanted, this, [this] {
+        ladder_->addLayer(QFileDialog::getOpenFileName(this, tr("Choose an autoencoder of another layer"),
+                                                       settings_->value(QStringLiteral("folders/concepts")).toString(),
+                                                       tr("Autoencoders (*.safetensors *.pt *.pth);;All files (*)")));
+    });
     connect(ladder_, &LadderPanel::conceptWanted, this, [this](std::int64_t latent) {
         gallery_->setOpen(true);
         gallery_view_->look(latent);

@@ -30,7 +30,6 @@
 #include "panels/concept_grid.h"
 #include "panels/concept_map.h"
 #include "panels/gallery_view.h"
-#include "panels/ladder_panel.h"
 #include "patience.h"
 #include "tiny_model.h"
 #include "windows/main_window.h"
@@ -309,42 +308,6 @@ TEST_F(GalleryTest, AnIndexIsBuiltStoppedGoneOnWithAndBroughtUpToDate) {
     ASSERT_TRUE(wait_until([&] { return !gallery().building() && gallery().state() == State::Ready; }));
     EXPECT_EQ(gallery().index()->pictures(), kPictures + 1);
     ASSERT_TRUE(wait_until([&] { return !seen("galleryChanged"); }));
-}
-
-TEST_F(GalleryTest, TheLadderIsClimbedAndPlotted) {
-    auto& ladder = *window_->ladderPanel();
-    auto* start = ladder.findChild<QPushButton*>("ladderStart");
-    EXPECT_FALSE(start->isEnabled());
-    EXPECT_EQ(start->toolTip(), "Open a model first");
-    openTiny();
-    window_->ladderDock()->show();
-    ladder.setFolder(folder_.filePath("nothing"));
-    ladder.start();
-    ASSERT_TRUE(wait_until([&] { return !ladder.climbing(); }));
-    EXPECT_FALSE(ladder.trouble().isEmpty());
-    ladder.setFolder(folder_.filePath("pictures"));
-    EXPECT_TRUE(start->isEnabled()) << start->toolTip().toStdString();
-    ladder.findChild<QSpinBox*>("ladderPictures")->setValue(2);
-    ladder.findChild<QSpinBox*>("ladderSeeds")->setValue(1);
-    start->click();
-    EXPECT_TRUE(ladder.climbing());
-    ASSERT_TRUE(wait_until([&] { return !ladder.climbing(); }));
-    ASSERT_TRUE(ladder.facts()) << ladder.trouble().toStdString();
-    const auto& facts = *ladder.facts();
-    EXPECT_EQ(facts.pictures, 2);
-    ASSERT_GT(facts.rungs.size(), 2u);
-    EXPECT_EQ(facts.rungs.front(), "clean");
-    EXPECT_TRUE(facts.fixed) << "top_k: a token always has 3";
-    bool model = false, control = false;
-    for (const auto& series : facts.series) {
-        EXPECT_EQ(series.points.size(), facts.rungs.size()) << series.tokens;
-        if (series.tokens != "patches") continue;
-        (series.control ? control : model) = true;
-        EXPECT_GT(series.points.front().distinct.mean, 0);
-        EXPECT_LE(series.points.front().active.mean, 3);
-    }
-    EXPECT_TRUE(model && control);
-    EXPECT_TRUE(ladder.findChild<LadderPlot*>()->isVisibleTo(&ladder));
 }
 
 TEST_F(GalleryTest, SixteenThousandConceptsAreWanderedInWithinTheBound) {

@@ -73,4 +73,16 @@ Status write_tiny_concepts(const std::filesystem::path& file) {
     return one.save(file);
 }
 
+Status write_free_concepts(const std::filesystem::path& file, std::int64_t layer) {
+    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
+    const auto model = VITRINE_TRY(architecture->tiny(7));
+    AutoencoderConfig config;
+    config.kind = "relu";
+    config.width = model->info().width;
+    config.latents = 64;
+    config.point = "blocks." + std::to_string(layer);
+    auto one = VITRINE_TRY(Autoencoder::make(config, 3));
+    return one.save(file);
+}
+
 }  // namespace vitrine::test
