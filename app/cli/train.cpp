@@ -1,5 +1,6 @@
 // vitrine pack and the trainers: pictures into one file, and a classifier, a mask or concepts from them.
 #include <unistd.h>
+#include <vitrine/device_sums.h>
 #include <vitrine/pack.h>
 #include <vitrine/train.h>
 #include <vitrine/train_concepts.h>
@@ -22,6 +23,7 @@ class MpiPeers final : public Peers {
     Status agree(const Status& mine) override { return processes_.agree(mine); }
     void give_up(const Error& error) override {
         say(fmt::format("vitrine: process {}: {}", rank(), error.message));
+        if (devices) devices->abandon();
         processes_.abort(1);
     }
 

@@ -9,11 +9,18 @@
 #include <ATen/ops/full.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <vitrine/device_sums.h>
+
 namespace vitrine {
 
 namespace {
 
 at::Tensor summed(const at::Tensor& x, Peers& peers) {
+    if (peers.devices != nullptr && DeviceSums::takes(x)) {
+        at::Tensor out = x.detach().clone(at::MemoryFormat::Contiguous);
+        share_sum(out, peers);
+        return out;
+    }
     // A copy of our own, whatever the type and device were.
     const at::Tensor host = x.detach().to(at::kCPU, at::kDouble, /*non_blocking=*/false, /*copy=*/true).contiguous();
     const Status done = peers.sum({host.mutable_data_ptr<double>(), static_cast<std::size_t>(host.numel())});
@@ -33,6 +40,16 @@ struct SharedSum : torch::autograd::Function<SharedSum> {
 };
 
 }  // namespace
+
+void share_sum(const at::Tensor& x, Peers& peers) {
+    if (peers.devices == nullptr || !DeviceSums::takes(x)) {
+        at::Tensor to = x;
+        to.copy_(summed(x, peers));
+        return;
+    }
+    const Status done = peers.devices->sum(x);
+    TORCH_CHECK(done.has_value(), done ? "" : done.error().message);
+}
 
 at::Tensor shared_sum(const at::Tensor& x, Peers& peers) {
     return SharedSum::apply(x, reinterpret_cast<std::int64_t>(&peers));

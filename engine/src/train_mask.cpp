@@ -37,6 +37,7 @@
 #include <vitrine/capture.h>
 #include <vitrine/checkpoint.h>
 #include <vitrine/device.h>
+#include <vitrine/device_sums.h>
 #include <vitrine/pack.h>
 #include <vitrine/torch_errors.h>
 #include <vitrine/training_mode.h>
@@ -276,6 +277,9 @@ Status MaskTraining::prepare() {
     // Process 0 decodes a folder, the others read what it wrote.
     VITRINE_CHECK(agree(first() ? open_pictures() : Status{}));
     VITRINE_CHECK(agree(first() ? Status{} : open_pictures()));
+    if (several())
+        if (auto why = VITRINE_TRY(join_devices(*options_.peers, device_)); !why.empty())
+            summary_.notes.push_back(std::move(why));
     VITRINE_CHECK(agree(begin()));
     return several() ? compare() : Status{};
 }

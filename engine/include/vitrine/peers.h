@@ -1,11 +1,14 @@
 // Processes that train one module together: each has its share of every batch, all have the same weights.
 #pragma once
 
+#include <memory>
 #include <span>
 
 #include <vitrine/base/result.h>
 
 namespace vitrine {
+
+class DeviceSums;
 
 /// This process among those that share a training. All of them make the same calls in the same order, one at a time;
 /// a call may come from another thread than the one before.
@@ -21,6 +24,9 @@ class Peers {
     virtual Status agree(const Status& mine) = 0;
     /// Only this process failed, and the others wait for it: ends them, or makes their calls fail.
     virtual void give_up(const Error& error) = 0;
+
+    /// Sums from device to device, where join_devices() found a way; null: all go through host memory.
+    std::shared_ptr<DeviceSums> devices;
 };
 
 }  // namespace vitrine
