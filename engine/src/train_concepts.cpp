@@ -33,6 +33,7 @@
 #include <vitrine/capture.h>
 #include <vitrine/concept_factors.h>
 #include <vitrine/device.h>
+#include <vitrine/device_sums.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/pack.h>
 #include <vitrine/parameters_aside.h>
@@ -422,50 +423,22 @@ class TokenStream {
 
     Status fill_up(std::int64_t wanted, const std::stop_token& stop) {
         const at::NoGradGuard no_grad;
-        std::int64_t have = left(), run = 0;
-        const std::int64_t old = have;
-        filled_.narrow(0, 0, have).copy_(unread());
-        std::int64_t most = 0;  // tokens that one run of pictures gave
-        while (have + most <= rows_ || have < wanted) {
-            std::vector<at::Tensor> pixels;
-            while (static_cast<std::int64_t>(pixels.size()) < at_once_) {
-                if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
-                const std::int64_t index = drawn(picture_++);
-                auto read = pictures_.pixels(index);
-                if (read) {
-                    pixels.push_back(std::move(*read));
-                } else if (broken_.insert(index).second) {
-                    skipped_.push_back(read.error().message);
-                    skipped_indices_.push_back(index);
-                    if (broken_.size() == used_.size())
-                        return fail(ErrorCode::BadInput, "none of {} pictures could be read; the first: {}",
-                                    used_.size(), skipped_.front());
-                }
-            }
-            // Processes take turns at the model, and all get all tokens.
-            const bool mine = peers_ == nullptr || run % peers_->count() == peers_->rank();
-            const at::Tensor pictures = at::cat(pixels);
-            at::Tensor tokens;
-            if (mine) {
-                tokens = VITRINE_TRY(concept_tokens(model_, pictures, config_, stop)).to(at::kFloat);
-                tokens = tokens.reshape({-1, config_.width});
-            } else {
-                tokens = at::zeros({tokens_of_picture_ * pictures.size(0), config_.width}, mixed_.options());
-            }
-            ++run;
-            most = tokens.size(0);
-            if (have + most > rows_) {
-                if (have >= wanted) break;
-                tokens = tokens.narrow(0, 0, rows_ - have);
-            }
-            filled_.narrow(0, have, tokens.size(0)).copy_(tokens);
-            have += tokens.size(0);
+        const std::int64_t old = left(), first = picture_;
+        filled_.narrow(0, 0, old).copy_(unread());
+        std::int64_t have = old;
+        while (true) {
+            const std::size_t known = skipped_.size();
+            std::vector<std::int64_t> found;
+            have = VITRINE_TRY(run_pictures(old, wanted, stop, found));
+            if (peers_ == nullptr || !VITRINE_TRY(tell_of_broken(found))) break;
+            // Once more without them, as one process would have gone on.
+            for (std::size_t i = known; i < skipped_.size(); ++i) broken_.erase(skipped_indices_[i]);
+            skipped_.resize(known);
+            skipped_indices_.resize(known);
+            picture_ = first;
         }
-        if (peers_ != nullptr && have > old) {
-            // What others ran is zero here; a sum of one number and zeros is that number.
-            at::Tensor fresh = filled_.narrow(0, old, have - old);
-            fresh.copy_(shared_sum(fresh, *peers_));
-        }
+        // What others ran is zero here; a sum of one number and zeros is that number.
+        if (peers_ != nullptr && have > old) share_sum(filled_.narrow(0, old, have - old), *peers_);
         const auto order = StepRandom(seed_, static_cast<std::uint64_t>(fills_++), kMix).permutation(have);
         const at::Tensor which =
             at::from_blob(const_cast<std::int64_t*>(order.data()), {have}, at::kLong).to(mixed_.device());
@@ -474,6 +447,68 @@ class TokenStream {
         read_ = 0;
         end_ = have;
         return {};
+    }
+
+    /// Runs pictures until the buffer is full; gives how many tokens it holds then. Processes take turns, and each
+    /// reads what it runs: `found` are those that this one could not read and nobody knew of.
+    Result<std::int64_t> run_pictures(std::int64_t have, std::int64_t wanted, const std::stop_token& stop,
+                                      std::vector<std::int64_t>& found) {
+        std::int64_t run = 0, most = 0;  // most: tokens that one run of pictures gave
+        while (have + most <= rows_ || have < wanted) {
+            const bool mine = peers_ == nullptr || run++ % peers_->count() == peers_->rank();
+            std::vector<at::Tensor> pixels;
+            for (std::int64_t taken = 0; taken < at_once_;) {
+                if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+                const std::int64_t index = drawn(picture_++);
+                if (broken_.count(index) > 0) continue;
+                const bool doubtful = doubtful_.count(index) > 0;
+                if (mine || doubtful) {
+                    auto read = pictures_.pixels(index);
+                    if (read && doubtful)
+                        read = fail(ErrorCode::Io, "picture {} could not be read by another process", index);
+                    if (!read) {
+                        broken_.insert(index);
+                        if (!doubtful) found.push_back(index);
+                        skipped_.push_back(read.error().message);
+                        skipped_indices_.push_back(index);
+                        if (broken_.size() < used_.size()) continue;
+                        if (!found.empty() && peers_ != nullptr) return have;  // all are to hear of it
+                        return fail(ErrorCode::BadInput, "none of {} pictures could be read; the first: {}",
+                                    used_.size(), skipped_.front());
+                    }
+                    pixels.push_back(std::move(*read));
+                }
+                ++taken;
+            }
+            at::Tensor tokens;
+            if (mine) {
+                tokens = VITRINE_TRY(concept_tokens(model_, at::cat(pixels), config_, stop)).to(at::kFloat);
+                tokens = tokens.reshape({-1, config_.width});
+            }
+            most = mine ? tokens.size(0) : tokens_of_picture_ * at_once_;
+            if (have + most > rows_ && have >= wanted) break;
+            const std::int64_t kept = std::min(most, rows_ - have);
+            at::Tensor to = filled_.narrow(0, have, kept);
+            if (mine)
+                to.copy_(tokens.narrow(0, 0, kept));
+            else
+                to.zero_();
+            have += kept;
+        }
+        return have;
+    }
+
+    /// Whether any process could not read pictures that nobody knew of: from now on all of them look at these.
+    Result<bool> tell_of_broken(const std::vector<std::int64_t>& found) {
+        double count = static_cast<double>(found.size());
+        VITRINE_CHECK(peers_->sum({&count, 1}));
+        if (count == 0) return false;
+        std::vector<double> which(static_cast<std::size_t>(*std::max_element(used_.begin(), used_.end())) + 1);
+        for (const std::int64_t index : found) which[static_cast<std::size_t>(index)] = 1;
+        VITRINE_CHECK(peers_->sum(which));
+        for (std::size_t i = 0; i < which.size(); ++i)
+            if (which[i] > 0) doubtful_.insert(static_cast<std::int64_t>(i));
+        return true;
     }
 
     Model& model_;
@@ -485,6 +520,7 @@ class TokenStream {
     at::Tensor mixed_, filled_;  // [rows, width] each
     std::int64_t read_ = 0, end_ = 0, picture_ = 0, fills_ = 0, round_ = -1;
     std::set<std::int64_t> broken_;
+    std::set<std::int64_t> doubtful_;  // one of several processes could not read them
     std::vector<std::string> skipped_;
     std::vector<std::int64_t> skipped_indices_;  // of the same pictures
     Peers* peers_;                               // null where there is one process
@@ -663,6 +699,9 @@ Status ConceptTraining::settle() {
 Status ConceptTraining::prepare() {
     VITRINE_CHECK(agree(settle()));
     if (is_factorisation()) return {};
+    if (several())
+        if (auto why = VITRINE_TRY(join_devices(*options_.peers, model_.device())); !why.empty())
+            summary_.notes.push_back(std::move(why));
     VITRINE_CHECK(begin());
     return agree(resume());
 }

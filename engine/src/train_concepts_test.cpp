@@ -325,6 +325,41 @@ TEST_F(TrainConcepts, SharedByProcessesFindsWhatOneFinds) {
     EXPECT_EQ(said[0], said[1]);
 }
 
+TEST_F(TrainConcepts, SharedByProcessesSkipsWhatOneSkips) {
+    fs::create_directories(folder_ / "mixed");
+    for (const char* name : {"a.png", "b.png", "c.png", "d.png", "e.png"})
+        std::ofstream(folder_ / "mixed" / name) << "no picture";
+    const auto both = [&] {
+        std::vector<Result<TrainConceptsSummary>> out(2, fail(ErrorCode::Internal, "not run"));
+        together(2, [&](Peers& peers) {
+            CellModel model;
+            auto o = options("shared.safetensors", {{"held", "0"}, {"steps", "12"}});
+            o.data = folder_ / "mixed";
+            o.peers = &peers;
+            out[static_cast<std::size_t>(peers.rank())] = train_concepts(model, o);
+        });
+        return out;
+    };
+    for (const auto& one : both()) {
+        ASSERT_FALSE(one);
+        EXPECT_THAT(one.error().message, testing::HasSubstr("could be read"));
+    }
+    fs::copy(folder_ / "pack.safetensors", folder_ / "mixed" / "pack.safetensors");
+    auto o = options("alone.safetensors", {{"held", "0"}, {"steps", "12"}});
+    o.data = folder_ / "mixed";
+    const auto alone = train_concepts(model_, o);
+    ASSERT_TRUE(alone) << alone.error().message;
+    EXPECT_EQ(alone->skipped.size(), 5U);
+    const auto shared = both();
+    for (const auto& one : shared) {
+        ASSERT_TRUE(one) << one.error().message;
+        ASSERT_EQ(one->curve.size(), alone->curve.size());
+        for (std::size_t i = 0; i < one->curve.size(); ++i)
+            EXPECT_NEAR(one->curve[i][0], alone->curve[i][0], 1e-5 * alone->curve[i][0]) << "step " << i;
+    }
+    EXPECT_EQ(shared[0]->skipped, alone->skipped) << "process 0 tells";
+}
+
 TEST_F(TrainConcepts, MixesPictures) {
     // Every picture is of one colour, so a token says which it is of.
     Pack pack;
