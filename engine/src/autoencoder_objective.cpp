@@ -112,33 +112,47 @@ at::Tensor jump_step(const at::Tensor& before, const at::Tensor& threshold, doub
 
 namespace {
 
-/// Of what each process chose of its tokens, what is among the largest of all processes' tokens together.
+/// Of what each process chose of its tokens, what is among the largest of all processes' tokens together. How many that
+/// is of each is not known before, so that a device is waited for once.
 CodeLists largest_of_all_processes(const at::Tensor& before, std::int64_t k, Peers& peers) {
-    const auto counts = at::zeros({peers.count()}, at::kLong);
-    counts[peers.rank()] = before.size(0);
-    const std::int64_t wanted = k * shared_sum(counts, peers).sum().item<std::int64_t>();
+    double tokens = static_cast<double>(before.size(0));
+    const Status done = peers.sum({&tokens, 1});
+    TORCH_CHECK(done.has_value(), done ? "" : done.error().message);
+    const std::int64_t wanted = k * static_cast<std::int64_t>(tokens);
     CodeLists own = largest_of_all(before, std::min(wanted, before.numel()));
-    const auto options = own.values.options().device(at::kCPU).dtype(at::kDouble);
+    const at::Tensor mine = own.values.to(at::kDouble);
     // Everybody's candidates, process after process; places without one lie below all.
-    at::Tensor all = at::zeros({peers.count(), wanted}, options);
+    const at::Tensor all = at::zeros({peers.count(), wanted}, mine.options());
     all[peers.rank()].fill_(-std::numeric_limits<double>::max());
-    all[peers.rank()].narrow(0, 0, own.values.numel()).copy_(own.values);
-    all = shared_sum(all, peers);
-    const double least = std::get<0>(at::topk(all.flatten(), wanted, 0)).min().item<double>();
-    const at::Tensor above = all > least, equal = all == least;
+    all[peers.rank()].narrow(0, 0, mine.numel()).copy_(mine);
+    share_sum(all, peers);
+    const at::Tensor least = std::get<0>(at::topk(all.flatten(), wanted, 0)).min();
     // Of equal ones the first are taken, and the order of processes is that of tokens.
-    const std::int64_t places = wanted - above.sum().item<std::int64_t>(),
-                       before_mine = equal.narrow(0, 0, peers.rank()).sum().item<std::int64_t>();
-    const at::Tensor mine = own.values.to(at::kCPU, at::kDouble);
-    const at::Tensor tied = mine == least;
+    const at::Tensor equal = all == least, places = wanted - (all > least).sum(),
+                     before_mine = equal.narrow(0, 0, peers.rank()).sum(), tied = mine == least;
     const at::Tensor taken =
         (mine > least).logical_or(tied.logical_and(at::cumsum(tied, 0, at::kLong) + before_mine <= places));
-    const at::Tensor which = taken.nonzero().squeeze(1).to(before.device());
-    const at::Tensor ends = at::cat({at::zeros({1}, at::kLong), at::cumsum(taken, 0, at::kLong)}).to(before.device());
+    const at::Tensor which = taken.nonzero().squeeze(1),
+                     ends = at::cat({at::zeros({1}, which.options()), at::cumsum(taken, 0, at::kLong)});
     return {own.indices.index_select(0, which), own.values.index_select(0, which), ends.index_select(0, own.starts)};
 }
 
 }  // namespace
+
+bool choose_lists(const Autoencoder& autoencoder, TrainingCodes& codes, Peers* peers) {
+    const at::NoGradGuard no_grad;
+    const AutoencoderConfig& config = autoencoder.config();
+    codes.before = at::addmm(autoencoder.tensor("b_enc"), codes.read, autoencoder.tensor("W_enc"));
+    std::optional<CodeLists> found;
+    if (config.kind == "top_k")
+        found = largest_lists(codes.before, config.k);
+    else if (config.kind == "batch_top_k" && peers != nullptr && peers->count() > 1)
+        found = largest_of_all_processes(codes.before, config.k, *peers);
+    else if (config.kind == "batch_top_k")
+        found = largest_of_all(codes.before, std::min(config.k * codes.before.size(0), codes.before.numel()));
+    if (found) codes.lists = std::move(*found);
+    return found.has_value();
+}
 
 TrainingCodes training_codes(const Autoencoder& autoencoder, const at::Tensor& tokens,
                              const ConceptObjective& objective, bool lists, Peers* peers) {
@@ -148,17 +162,8 @@ TrainingCodes training_codes(const Autoencoder& autoencoder, const at::Tensor& t
         {
             const at::NoGradGuard no_grad;
             codes.read = autoencoder.prepared(tokens, codes).contiguous();
-            codes.before = at::addmm(autoencoder.tensor("b_enc"), codes.read, autoencoder.tensor("W_enc"));
         }
-        std::optional<CodeLists> found;
-        if (config.kind == "top_k")
-            found = largest_lists(codes.before, config.k);
-        else if (config.kind == "batch_top_k" && peers != nullptr && peers->count() > 1)
-            found = largest_of_all_processes(codes.before, config.k, *peers);
-        else if (config.kind == "batch_top_k")
-            found = largest_of_all(codes.before, std::min(config.k * codes.before.size(0), codes.before.numel()));
-        if (found) {
-            codes.lists = std::move(*found);
+        if (choose_lists(autoencoder, codes, peers)) {
             const at::Tensor numbers =
                 listed_products(codes.lists, codes.read, autoencoder.tensor("W_enc"), autoencoder.tensor("b_enc"),
                                 config.subtract_decoder_bias ? autoencoder.tensor("b_dec") : at::Tensor());

@@ -65,6 +65,9 @@ struct TrainingCodes : Codes {
 TrainingCodes training_codes(const Autoencoder& autoencoder, const at::Tensor& tokens,
                              const ConceptObjective& objective, bool lists = false, Peers* peers = nullptr);
 
+/// The encoder's product with `codes.read` and the lists chosen from it, without a graph; false where there are none.
+bool choose_lists(const Autoencoder& autoencoder, TrainingCodes& codes, Peers* peers = nullptr);
+
 /// @param tokens    [n, width]
 /// @param dead      bool [latents]: silent for too long; undefined: none is
 /// @param prefixes  Matryoshka: how many latents each reconstruction may use, rising, the last one all; empty: all

@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -16,6 +18,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/CachingDeviceAllocator.h>
 
+#include "device_sparse.h"
 #include "shared_sums.h"
 #include "sparse_codes.h"
 
@@ -31,6 +34,18 @@ constexpr std::int64_t kBeforeRecording = 2;  // steps
 at::Tensor in_floats(const at::Tensor& x) {
     const at::Tensor whole = x.to(at::kDouble), high = whole.to(at::kFloat), middle = (whole - high).to(at::kFloat);
     return at::stack({high, middle, (whole - high - middle).to(at::kFloat)});
+}
+
+/// What distance() of autoencoder_objective.cpp divides a token's square error by, and the factor of its sum, but for
+/// the number of tokens.
+std::pair<int, double> error_over(const ConceptObjective& objective, double width) {
+    enum { kNothing, kMeanSquare, kCentredLength };  // kernels::cuda::ErrorOver
+    if (objective.convention == "prisma") return {kCentredLength, 1 / width};
+    if (objective.convention == "saelens") return {kNothing, 1};
+    if (objective.convention == "saev") return {kNothing, 1 / width};
+    TORCH_CHECK(objective.convention == "openai", "no losses are known as '", objective.convention, "'");
+    if (objective.variance > 0) return {kNothing, 1 / (width * objective.variance)};
+    return {kMeanSquare, 1 / width};
 }
 
 at::Tensor row_lengths(const at::Tensor& rows) { return at::linalg_vector_norm(rows, 2, {1}, /*keepdim=*/true); }
@@ -100,7 +115,11 @@ ConceptSteps::ConceptSteps(Autoencoder autoencoder, ConceptStepsOptions options)
 void ConceptSteps::unit_rows() {
     const at::NoGradGuard no_grad;
     at::Tensor rows = autoencoder_.tensor("W_dec").detach();
-    rows.div_(row_lengths(rows).clamp_min(1e-12));
+    at::Tensor lengths = row_lengths(rows).clamp_min(1e-12);
+    // Rows that a step on lists left stay as they are, so that going on from a file changes nothing.
+    if (on_lists()) lengths.masked_fill_((lengths - 1).abs() < 1e-6, 1);
+    rows.div_(lengths);
+    unit_ = on_lists();
 }
 
 /// The least number that is still chosen, smoothed: what decides where there is no batch.
@@ -136,15 +155,19 @@ void ConceptSteps::look_for_dead() {
 
 at::Tensor ConceptSteps::step(const at::Tensor& tokens) {
     look_for_dead();
+    if (on_lists() && !unit_) unit_rows();
     const double rate = learning_rate_at(taken_, options_.steps, options_.warmup, options_.learning_rate, 0);
-    const bool record = graphs_allowed(tokens.device()) && here_ >= kBeforeRecording && !several() &&
+    // Sums through host memory cannot be recorded, and the choice of latents over all processes' tokens needs them.
+    const bool alone =
+        !several() || (options_.peers->devices != nullptr && on_lists() && autoencoder_.config().kind == "top_k");
+    const bool record = graphs_allowed(tokens.device()) && here_ >= kBeforeRecording && alone &&
                         options_.prefixes < 2 && !not_recorded_;
     const at::Tensor figures = record ? recorded_pass(tokens, rate) : pass(tokens, rate, {});
     ++taken_;
     ++here_;
     if (taken_ == options_.steps) {
         const at::NoGradGuard no_grad;
-        unit_rows();
+        if (!unit_) unit_rows();
         if (log_threshold_.defined()) autoencoder_.tensor("threshold").detach().copy_(log_threshold_.detach().exp());
     }
     return figures;
@@ -195,7 +218,131 @@ void ConceptSteps::share_gradients(at::Tensor& figures, at::Tensor& heard) {
             const_cast<at::Tensor&>(tensor).mutable_grad() = next(tensor.numel()).view(tensor.sizes()).clone();
 }
 
+/// This process's tokens of a batch, and what share they are.
+std::pair<at::Tensor, double> ConceptSteps::own_share(const at::Tensor& batch) const {
+    if (!several()) return {batch, 1.0};
+    const std::int64_t count = options_.peers->count(), rank = options_.peers->rank(), n = batch.size(0);
+    const at::Tensor own = batch.narrow(0, n * rank / count, n * (rank + 1) / count - n * rank / count);
+    return {own, static_cast<double>(own.size(0)) / static_cast<double>(n)};
+}
+
+/// Whether a step is one of lists from end to end, by kernels made for it. It is what pass() does, within rounding.
+bool ConceptSteps::on_lists() const {
+    const AutoencoderConfig& config = autoencoder_.config();
+    return listed() && autoencoder_.tensor("W_dec").is_cuda() && device_list_step_takes(config.width) &&
+           (config.kind != "top_k" || config.k <= device_most_largest()) &&
+           autoencoder_.tensor("W_enc").is_contiguous() && autoencoder_.tensor("W_dec").is_contiguous();
+}
+
+at::Tensor ConceptSteps::pass_on_lists(const at::Tensor& batch, double rate, const at::Tensor& rate_there) {
+    const at::NoGradGuard no_grad;
+    const AutoencoderConfig& config = autoencoder_.config();
+    const std::int64_t m = config.latents, d = config.width;
+    // What autograd is asked for, the loss of dead latents alone, comes to `grad` of these.
+    const at::Tensor decoder = autoencoder_.tensor("W_dec"), encoder = autoencoder_.tensor("W_enc"),
+                     encoder_bias = autoencoder_.tensor("b_enc"), decoder_bias = autoencoder_.tensor("b_dec");
+    const auto [tokens, share] = own_share(batch);
+    const at::Tensor whole = batch.to(at::kFloat).contiguous(), x = tokens.to(at::kFloat).contiguous();
+    const auto options = x.options().requires_grad(false);
+
+    TrainingCodes codes;
+    const at::Tensor centre = at::empty({d}, options);
+    const bool plain = config.normalise == "none" && config.subtract_decoder_bias && !several();
+    codes.read = device_column_sums(whole, 1.0 / static_cast<double>(whole.size(0)), centre,
+                                    plain ? decoder_bias : at::Tensor());
+    if (!plain) codes.read = autoencoder_.prepared(x, codes).contiguous();
+    TORCH_CHECK(choose_lists(autoencoder_, codes, options_.peers), "there is no kernel for so many of the largest");
+
+    const ConceptObjective& objective = options_.objective;
+    ListErrorAsked asked;
+    asked.indices = codes.lists.indices;
+    asked.values = codes.lists.values;
+    asked.starts = codes.lists.starts;
+    asked.rows = decoder;
+    asked.bias = decoder_bias;
+    asked.x = x;
+    asked.centre = centre;
+    if (codes.scale.defined()) asked.scale = codes.scale.contiguous();
+    if (codes.shift.defined()) asked.shift = codes.shift.contiguous();
+    asked.keep_negative = config.keep_negative;
+    asked.made = any_dead_ && objective.revive == "aux" && objective.revive_k > 0;
+    std::tie(asked.over, asked.factor) = error_over(objective, static_cast<double>(d));
+    asked.factor /= static_cast<double>(batch.size(0));
+    const ListErrorFound found = device_list_error(asked);
+
+    at::Tensor revival;
+    if (asked.made) {
+        codes.values = found.active;
+        const at::AutoGradMode with_graph(true);
+        const at::Tensor dead = silent_.narrow(0, 0, m) > options_.dead_window;
+        const at::Tensor loss =
+            auxiliary_loss(autoencoder_, x, codes, found.made, dead, objective.revive_k, options_.peers) *
+            objective.revive_weight;
+        if (loss.requires_grad()) (several() ? loss * share : loss).backward();
+        revival = loss.detach().to(at::kFloat);
+    }
+
+    // All that processes share lies in one piece.
+    std::vector<at::Tensor> parts;
+    const std::int64_t sizes[] = {8, m, m, d, m * d, m * d};
+    std::int64_t room = 0;
+    for (const std::int64_t size : sizes) room += (size + 3) / 4 * 4;
+    const at::Tensor flat = at::empty({room}, options);
+    room = 0;
+    for (const std::int64_t size : sizes) {
+        parts.push_back(flat.narrow(0, room, size));
+        room += (size + 3) / 4 * 4;
+    }
+    const at::Tensor figures = parts[0], heard = parts[1];
+    const at::Tensor squares = at::empty({2, m}, options);
+    ListGradients to{parts[4], parts[5], parts[2], heard, squares, decoder.grad(), {}};
+    if (encoder.grad().defined()) to.plus_encoder = encoder.grad().t().contiguous();
+    device_list_gradients(asked, found, codes.read, to);
+    device_column_sums(found.d_said, 1, parts[3], {}, config.subtract_decoder_bias ? encoder : at::Tensor(),
+                       config.subtract_decoder_bias ? parts[2] : at::Tensor(), decoder_bias.grad());
+    if (encoder_bias.grad().defined()) parts[2].add_(encoder_bias.grad());
+    for (const auto& [name, tensor] : autoencoder_.tensors())
+        const_cast<at::Tensor&>(tensor).mutable_grad() = at::Tensor();
+    const ListFigured figured{found.sums, revival, figures, batch.size(0), share};
+    if (several()) {
+        device_list_figures(figured);
+        share_sum(flat, *options_.peers);
+        device_row_squares(parts[4].view({m, d}), squares.select(0, 0));
+        device_row_squares(parts[5].view({m, d}), squares.select(0, 1));
+    }
+    if (threshold_.defined()) follow_threshold(found.active);
+
+    ListUpdated update;
+    const char* const names[] = {"W_dec", "W_enc", "b_enc", "b_dec"};
+    const at::Tensor gradients[] = {parts[4], parts[5], parts[2], parts[3]};
+    for (int t = 0; t < 4; ++t) {
+        const Optimizer::Moments of = optimizer_->moments(names[t]);
+        update.weights[t] = of.weight;
+        update.first[t] = of.first;
+        update.second[t] = of.second;
+        update.counts[t] = of.count;
+        update.gradients[t] = gradients[t];
+    }
+    update.squares = squares;
+    update.heard = heard;
+    update.silent = silent_;
+    update.figures = figures;
+    update.rate_there = rate_there;
+    update.batch = batch.size(0);
+    update.window = options_.dead_window;
+    update.longest = kLongestSilence;
+    update.rate = rate;
+    update.beta1 = optimizer_->options().beta1;
+    update.beta2 = optimizer_->options().beta2;
+    update.epsilon = optimizer_->options().epsilon;
+    update.clip = optimizer_->options().clip;
+    device_list_update(update, several() ? nullptr : &figured);
+    optimizer_->stepped_elsewhere();
+    return figures.narrow(0, 0, 7);
+}
+
 at::Tensor ConceptSteps::pass(const at::Tensor& batch, double rate, const at::Tensor& rate_there) {
+    if (on_lists()) return pass_on_lists(batch, rate, rate_there);
     const AutoencoderConfig& config = autoencoder_.config();
     unit_rows();
     if (log_threshold_.defined()) {
@@ -208,13 +355,7 @@ at::Tensor ConceptSteps::pass(const at::Tensor& batch, double rate, const at::Te
             ? prefix_lengths(config.latents, options_.prefixes,
                              options_.seed + 0x9E3779B97F4A7C15U * static_cast<std::uint64_t>(taken_ + 1))
             : std::vector<std::int64_t>{};
-    at::Tensor tokens = batch;
-    double share = 1;
-    if (several()) {
-        const std::int64_t count = options_.peers->count(), rank = options_.peers->rank(), n = batch.size(0);
-        tokens = batch.narrow(0, n * rank / count, n * (rank + 1) / count - n * rank / count);
-        share = static_cast<double>(tokens.size(0)) / static_cast<double>(n);
-    }
+    const auto [tokens, share] = own_share(batch);
     const at::AutoGradMode with_graph(true);
     const TrainingCodes codes = training_codes(autoencoder_, tokens, options_.objective, listed(), options_.peers);
     const ConceptLoss loss = concept_loss(autoencoder_, tokens, codes, options_.objective,
@@ -285,6 +426,7 @@ Status ConceptSteps::restore(const std::vector<std::pair<std::string, at::Tensor
     }
     if (log_threshold_.defined()) autoencoder_.tensor("threshold").detach().copy_(log_threshold_.detach().exp());
     taken_ = steps;
+    unit_ = false;
     return {};
 }
 

@@ -67,8 +67,11 @@ class ConceptSteps {
     ConceptSteps(Autoencoder autoencoder, ConceptStepsOptions options);
     void follow_threshold(const at::Tensor& active);
     void unit_rows();
+    bool on_lists() const;
+    at::Tensor pass_on_lists(const at::Tensor& tokens, double rate, const at::Tensor& rate_there);
     void look_for_dead();
     at::Tensor pass(const at::Tensor& tokens, double rate, const at::Tensor& rate_there);
+    std::pair<at::Tensor, double> own_share(const at::Tensor& batch) const;
     at::Tensor recorded_pass(const at::Tensor& tokens, double rate);
     void share_gradients(at::Tensor& figures, at::Tensor& heard);
     bool several() const { return options_.peers != nullptr && options_.peers->count() > 1; }
@@ -81,7 +84,8 @@ class ConceptSteps {
     at::Tensor silent_;                  // int64 [latents]: tokens since a latent was heard
     at::Tensor threshold_;               // float64 [1], batch_top_k's
     std::int64_t taken_ = 0, here_ = 0;  // steps, and those of this object
-    bool any_dead_ = false;
+    bool any_dead_ = false,
+         unit_ = false;  // unit_: the last step was one on lists, which leaves the decoder's rows at length 1
     /// A step without and one with the loss of dead latents: what it reads and gives lies in its memory.
     struct Recording {
         bool with_dead = false;

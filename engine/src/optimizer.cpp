@@ -168,6 +168,11 @@ void Optimizer::step(double learning_rate, const at::Tensor& on_device) {
     for (auto& parameter : parameters_) parameter.mutable_grad() = at::Tensor();
 }
 
+Optimizer::Moments Optimizer::moments(const std::string& name) const {
+    const auto at = static_cast<std::size_t>(std::find(names_.begin(), names_.end(), name) - names_.begin());
+    return {weights_.at(at), first_.at(at), second_.at(at), count_.at(at)};
+}
+
 void Optimizer::show_average() {
     if (average_.empty()) return;
     const at::NoGradGuard no_grad;

@@ -41,6 +41,14 @@ class Optimizer {
     const at::Tensor& gradient_norm() const { return norm_; }
     std::int64_t steps() const { return steps_; }
 
+    /// What Adam keeps of a parameter, for who takes the step in its place and says so.
+    struct Moments {
+        at::Tensor weight, first, second, count;
+    };
+    Moments moments(const std::string& name) const;
+    void stepped_elsewhere() { ++steps_; }
+    const OptimizerOptions& options() const { return options_; }
+
     /// Puts the running average into the model (to measure or to save it), and the trained weights back.
     void show_average();
     void show_weights();

@@ -57,8 +57,10 @@ at::Tensor decoded(const at::Tensor& indices, const at::Tensor& values, const at
     return out;
 }
 
-at::Tensor value_gradient(const at::Tensor& indices, const at::Tensor& starts, const at::Tensor& rows,
-                          const at::Tensor& d_out) {
+}  // namespace
+
+at::Tensor lists_value_gradient(const at::Tensor& indices, const at::Tensor& starts, const at::Tensor& rows,
+                                const at::Tensor& d_out) {
     if (rows.is_cuda()) return device_sparse_value_gradient(indices, starts, rows, d_out);
     at::Tensor out = at::empty(indices.sizes(), rows.options().requires_grad(false));
     const auto p = described(indices, out, starts, rows, rows.size(0), rows.size(1));
@@ -66,8 +68,8 @@ at::Tensor value_gradient(const at::Tensor& indices, const at::Tensor& starts, c
     return out;
 }
 
-at::Tensor row_gradient(const at::Tensor& indices, const at::Tensor& values, const at::Tensor& starts, std::int64_t m,
-                        const at::Tensor& d_out, const at::Tensor& sums = {}) {
+at::Tensor lists_row_gradient(const at::Tensor& indices, const at::Tensor& values, const at::Tensor& starts,
+                              std::int64_t m, const at::Tensor& d_out, const at::Tensor& sums) {
     if (d_out.is_cuda()) return device_sparse_row_gradient(indices, values, starts, m, d_out, sums);
     const auto p = described(indices, values, starts, {}, m, d_out.size(1));
     at::Tensor out = at::empty({p.m, p.d}, d_out.options());
@@ -75,6 +77,8 @@ at::Tensor row_gradient(const at::Tensor& indices, const at::Tensor& values, con
                                   sums.defined() ? sums.data_ptr<float>() : nullptr, kKernelThreads);
     return out;
 }
+
+namespace {
 
 /// Functions of autograd take what may be missing so.
 std::optional<at::Tensor> if_defined(const at::Tensor& x) {
@@ -95,8 +99,9 @@ struct DecodeLists : torch::autograd::Function<DecodeLists> {
         const auto saved = context->get_saved_variables();
         const at::Tensor d_out = gradients[0].contiguous();
         at::Tensor d_values, d_rows;
-        if (context->needs_input_grad(1)) d_values = value_gradient(saved[0], saved[2], saved[3], d_out);
-        if (context->needs_input_grad(2)) d_rows = row_gradient(saved[0], saved[1], saved[2], saved[3].size(0), d_out);
+        if (context->needs_input_grad(1)) d_values = lists_value_gradient(saved[0], saved[2], saved[3], d_out);
+        if (context->needs_input_grad(2))
+            d_rows = lists_row_gradient(saved[0], saved[1], saved[2], saved[3].size(0), d_out);
         return {at::Tensor(), d_values, d_rows, at::Tensor()};
     }
 };
@@ -116,7 +121,8 @@ struct ListedProducts : torch::autograd::Function<ListedProducts> {
         const at::Tensor &encoder = saved[3], &subtracted = saved[4];
         const at::Tensor d_values = gradients[0].contiguous(),
                          d_bias = at::empty({encoder.size(1)}, encoder.options().requires_grad(false));
-        const at::Tensor d_columns = row_gradient(saved[0], d_values, saved[1], encoder.size(1), saved[2], d_bias);
+        const at::Tensor d_columns =
+            lists_row_gradient(saved[0], d_values, saved[1], encoder.size(1), saved[2], d_bias);
         // All of x has the same subtracted from it, so only the sums of the gradients to each latent reach it.
         const at::Tensor d_subtracted = subtracted.defined() ? -at::matmul(encoder, d_bias) : at::Tensor();
         return {at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), d_columns.t().contiguous(),

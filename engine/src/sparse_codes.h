@@ -41,6 +41,12 @@ constexpr double kSparseEnough = 0.12;
 at::Tensor decode_lists(const at::Tensor& indices, const at::Tensor& values, const at::Tensor& starts,
                         const at::Tensor& rows);
 
+/// decode_lists' gradients: to the values, and to rows [m, width] with the values' sums [m] unless these are undefined.
+at::Tensor lists_value_gradient(const at::Tensor& indices, const at::Tensor& starts, const at::Tensor& rows,
+                                const at::Tensor& d_out);
+at::Tensor lists_row_gradient(const at::Tensor& indices, const at::Tensor& values, const at::Tensor& starts,
+                              std::int64_t m, const at::Tensor& d_out, const at::Tensor& sums = {});
+
 /// The listed numbers of x encoder + bias once more, now with gradients to the encoder and its bias, and through x to
 /// what was subtracted to make it: what is not listed has none, and is never formed.
 ///

@@ -13,7 +13,7 @@ namespace vitrine::kernels::cuda {
 struct DeviceSparseRows {
     const std::int64_t* indices = nullptr;  ///< [n, k] or [terms], 0 <= index < m: not checked
     const float* values = nullptr;          ///< as many
-    const void* rows = nullptr;             ///< [m, d] of `element`; not read by sparse_row_gradient
+    const void* rows = nullptr;             ///< [m, d] of `element`; not read by sparse_row_gradients
     Element element = Element::F32;
     const std::int64_t* starts = nullptr;  ///< [n + 1], rising from 0, or null: each sum has k terms
     std::int64_t n = 0, k = 0, m = 0, d = 0;
@@ -29,12 +29,25 @@ const char* sparse_decode(const DeviceSparseRows& p, float* out, const Launch& l
 const char* sparse_value_gradient(const DeviceSparseRows& p, const float* d_out, float* d_values,
                                   const Launch& launch) noexcept;
 
+/// One gradient to rows: d_rows[r] = sum of values[i, j] d_out[i] over indices[i, j] = r, in a fixed order; zeros where
+/// there is none. All but the first three may be null.
+struct RowGradient {
+    const float* values = nullptr;  ///< as many as indices
+    const float* d_out = nullptr;   ///< [n, d]
+    float* d_rows = nullptr;        ///< [m, d]
+    float* sums = nullptr;          ///< [m]: the sums of these values alone
+    const float* plus = nullptr;    ///< [m, d]: added first of all
+    const float* along = nullptr;   ///< [m, d], rows of length 1: what points along them is taken off; d <= kWidestRow
+    float* squares = nullptr;       ///< [m]: the square of each row's length, as it is then
+};
+inline constexpr std::int64_t kWidestRow = 1536;
+
 /// Bytes of scratch: a bit for each row and sum.
 std::size_t sparse_row_gradient_workspace(const DeviceSparseRows& p) noexcept;
-/// d_rows[r] = sum of values[i, j] d_out[i] over indices[i, j] = r, in a fixed order; zeros where there is none. [m, d]
-/// @param sums  the sums of these values alone [m], or null
-const char* sparse_row_gradient(const DeviceSparseRows& p, const float* d_out, float* d_rows, float* sums,
-                                const Launch& launch) noexcept;
+/// One or two gradients over the same indices; p's values are not read.
+/// @param heard  [m]: 1 where one of the first one's values is above 0, else 0; or null
+const char* sparse_row_gradients(const DeviceSparseRows& p, const RowGradient* which, int count, float* heard,
+                                 const Launch& launch) noexcept;
 
 inline constexpr std::int64_t kMostLargest = 512;
 /// The `top` largest of each row, the largest first, of equal ones the first; positive not-a-number counts as largest.

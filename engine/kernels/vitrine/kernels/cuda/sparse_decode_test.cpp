@@ -104,8 +104,16 @@ TEST_P(SparseDecode, EqualsTheProductAndItsGradients) {
         launch.workspace_bytes = scratch.size();
         ASSERT_EQ(sparse_decode(p, f_out.floats(), launch), nullptr);
         ASSERT_EQ(sparse_value_gradient(p, d_out.floats(), f_values.floats(), launch), nullptr);
-        ASSERT_EQ(sparse_row_gradient(p, d_out.floats(), f_rows.floats(), f_sums.floats(), launch), nullptr);
-        ASSERT_EQ(sparse_row_gradient(p, d_out.floats(), again.floats(), nullptr, launch), nullptr);
+        RowGradient gradient;
+        gradient.values = values.floats();
+        gradient.d_out = d_out.floats();
+        gradient.d_rows = f_rows.floats();
+        gradient.sums = f_sums.floats();
+        ASSERT_EQ(sparse_row_gradients(p, &gradient, 1, nullptr, launch), nullptr);
+        RowGradient once_more = gradient;
+        once_more.d_rows = again.floats();
+        once_more.sums = nullptr;
+        ASSERT_EQ(sparse_row_gradients(p, &once_more, 1, nullptr, launch), nullptr);
         check(cudaDeviceSynchronize(), "running");
         const char* name = name_of(element);
         EXPECT_LE(relative(f_out.take<float>(), out), 1e-5) << name;
@@ -116,8 +124,72 @@ TEST_P(SparseDecode, EqualsTheProductAndItsGradients) {
         EXPECT_EQ(made, again.take<float>()) << name << ": the same call gives the same bits";
         scratch.take<unsigned char>();
         launch.workspace_bytes -= 1;
-        EXPECT_NE(sparse_row_gradient(p, d_out.floats(), f_rows.floats(), nullptr, launch), nullptr);
+        EXPECT_NE(sparse_row_gradients(p, &gradient, 1, nullptr, launch), nullptr);
     }
+}
+
+TEST_P(SparseDecode, MakesTwoGradientsAtOnce) {
+    VITRINE_NEEDS_DEVICE();
+    const Shape& s = GetParam();
+    const Case c(s, Element::F32);
+    const auto at = [](Index x) { return static_cast<std::size_t>(x); };
+    const bool along = s.d % 4 == 0;
+    const Floats others = normals(std::ssize(c.values), 4), plus = normals(s.m * s.d, 5),
+                 other_out = normals(s.n * s.d, 6);
+    Floats unit = c.rows;
+    for (Index r = 0; r < s.m; ++r) {
+        double square = 0;
+        for (Index x = 0; x < s.d; ++x) square += std::pow(unit[at(r * s.d + x)], 2);
+        for (Index x = 0; x < s.d; ++x) unit[at(r * s.d + x)] /= static_cast<float>(std::sqrt(square));
+    }
+    std::vector<double> first(plus.begin(), plus.end()), second(at(s.m * s.d)), sums(at(s.m)), squares[2];
+    Floats heard(at(s.m));
+    for (Index i = 0; i < s.n; ++i)
+        for (Index j = c.starts[at(i)]; j < c.starts[at(i + 1)]; ++j) {
+            const Index row = c.indices[at(j)];
+            sums[at(row)] += others[at(j)];
+            if (c.values[at(j)] > 0) heard[at(row)] = 1;
+            for (Index x = 0; x < s.d; ++x) {
+                first[at(row * s.d + x)] += static_cast<double>(c.values[at(j)]) * c.d_out[at(i * s.d + x)];
+                second[at(row * s.d + x)] += static_cast<double>(others[at(j)]) * other_out[at(i * s.d + x)];
+            }
+        }
+    for (Index r = 0; r < s.m; ++r) {
+        double product = 0, square[2] = {};
+        for (Index x = 0; x < s.d; ++x) product += first[at(r * s.d + x)] * unit[at(r * s.d + x)];
+        for (Index x = 0; x < s.d; ++x) {
+            if (along) first[at(r * s.d + x)] -= product * unit[at(r * s.d + x)];
+            square[0] += std::pow(first[at(r * s.d + x)], 2);
+            square[1] += std::pow(second[at(r * s.d + x)], 2);
+        }
+        for (int g = 0; g < 2; ++g) squares[g].push_back(square[g]);
+    }
+    const auto there = [](const auto& x) { return Buffer(x.data(), x.size() * sizeof(x[0])); };
+    const Buffer indices = there(c.indices), starts = there(c.starts), values = there(c.values),
+                 values2 = there(others), d_out = there(c.d_out), d_out2 = there(other_out), added = there(plus),
+                 directions = there(unit), f_first(plus.size() * 4), f_second(plus.size() * 4), f_sums(sums.size() * 4),
+                 f_heard(sums.size() * 4), f_squares(sums.size() * 4), f_squares2(sums.size() * 4);
+    DeviceSparseRows p;
+    p.indices = reinterpret_cast<const Index*>(indices.data());
+    p.values = values.floats();
+    p.starts = s.ragged ? reinterpret_cast<const Index*>(starts.data()) : nullptr;
+    p.n = s.n, p.k = s.k, p.m = s.m, p.d = s.d;
+    const Buffer scratch(sparse_row_gradient_workspace(p));
+    Launch launch;
+    launch.workspace = scratch.data();
+    launch.workspace_bytes = scratch.size();
+    const RowGradient both[] = {
+        {values.floats(), d_out.floats(), f_first.floats(), nullptr, added.floats(),
+         along ? directions.floats() : nullptr, f_squares.floats()},
+        {values2.floats(), d_out2.floats(), f_second.floats(), f_sums.floats(), nullptr, nullptr, f_squares2.floats()}};
+    ASSERT_EQ(sparse_row_gradients(p, both, 2, f_heard.floats(), launch), nullptr);
+    check(cudaDeviceSynchronize(), "running");
+    EXPECT_LE(relative(f_first.take<float>(), first), 1e-5);
+    EXPECT_LE(relative(f_second.take<float>(), second), 1e-5);
+    EXPECT_LE(relative(f_sums.take<float>(), sums), 1e-5);
+    EXPECT_EQ(f_heard.take<float>(), heard);
+    EXPECT_LE(relative(f_squares.take<float>(), squares[0]), 1e-5);
+    EXPECT_LE(relative(f_squares2.take<float>(), squares[1]), 1e-5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, SparseDecode, ::testing::ValuesIn(kShapes),
