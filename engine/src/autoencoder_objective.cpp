@@ -177,12 +177,17 @@ TrainingCodes training_codes(const Autoencoder& autoencoder, const at::Tensor& t
     return codes;
 }
 
-at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const TrainingCodes& codes,
-                          const at::Tensor& reconstructed, const at::Tensor& dead, std::int64_t k, Peers* peers) {
+namespace {
+
+/// What the k dead latents with the largest numbers say of each token, in the normalised space, without bias.
+/// [n, width]
+///
+/// @param as_they_are  numbers below zero say something too; else ReLU follows
+at::Tensor said_by_dead(const Autoencoder& autoencoder, const TrainingCodes& codes, const at::Tensor& dead,
+                        std::int64_t k, bool as_they_are) {
     const AutoencoderConfig& config = autoencoder.config();
     const at::Tensor& bias = autoencoder.tensor("b_dec");
-    if (!dead.defined() || k < 1) return at::zeros({}, bias.options().requires_grad(false));
-    at::Tensor said;
+    const auto size = [&](const at::Tensor& numbers) { return as_they_are ? numbers : at::relu(numbers); };
     const bool all = k >= config.latents;  // then there is nothing to choose
     at::Tensor chosen;
     if (!all) {
@@ -198,18 +203,26 @@ at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& toke
         const at::Tensor numbers =
             listed_products(those, codes.read, autoencoder.tensor("W_enc"), autoencoder.tensor("b_enc"),
                             config.subtract_decoder_bias ? bias : at::Tensor());
-        const at::Tensor kept = at::relu(numbers) * dead.index_select(0, chosen.flatten()).view_as(chosen);
-        said = decode_lists(chosen, kept, {}, autoencoder.tensor("W_dec")) + bias;
-    } else {
-        at::Tensor before = codes.before;
-        if (codes.listed()) {  // once more, in the graph: so many of all are faster as a product
-            const at::Tensor read = config.subtract_decoder_bias ? codes.read + (bias.detach() - bias) : codes.read;
-            before = at::addmm(autoencoder.tensor("b_enc"), read, autoencoder.tensor("W_enc"));
-        }
-        at::Tensor active = at::relu(before) * dead;
-        if (!all) active = at::zeros_like(before).scatter(1, chosen, active.gather(1, chosen));
-        said = directions(autoencoder, active, 0, config.latents) + bias;
+        const at::Tensor kept = size(numbers) * dead.index_select(0, chosen.flatten()).view_as(chosen);
+        return decode_lists(chosen, kept, {}, autoencoder.tensor("W_dec"));
     }
+    at::Tensor before = codes.before;
+    if (codes.listed()) {  // once more, in the graph: so many of all are faster as a product
+        const at::Tensor read = config.subtract_decoder_bias ? codes.read + (bias.detach() - bias) : codes.read;
+        before = at::addmm(autoencoder.tensor("b_enc"), read, autoencoder.tensor("W_enc"));
+    }
+    at::Tensor active = size(before) * dead;
+    if (!all) active = at::zeros_like(before).scatter(1, chosen, active.gather(1, chosen));
+    return directions(autoencoder, active, 0, config.latents);
+}
+
+}  // namespace
+
+at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const TrainingCodes& codes,
+                          const at::Tensor& reconstructed, const at::Tensor& dead, std::int64_t k, Peers* peers) {
+    const at::Tensor& bias = autoencoder.tensor("b_dec");
+    if (!dead.defined() || k < 1) return at::zeros({}, bias.options().requires_grad(false));
+    const at::Tensor said = said_by_dead(autoencoder, codes, dead, k, /*as_they_are=*/false) + bias;
     at::Tensor error = (tokens.to(bias.scalar_type()) - reconstructed).detach();
     if (codes.scale.defined()) error = error / at::where(codes.scale > 0, codes.scale, codes.scale.new_ones({1}));
     // The decoder adds its bias to what it says of the error; the target has it too (openai), so that nothing is
@@ -231,6 +244,28 @@ at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& toke
     const at::Tensor counts = (spread > 0).logical_and(dead.any());
     const at::Tensor loss = (said - target).square().mean() / at::where(spread > 0, spread, spread.new_ones({}));
     return at::where(counts.logical_and(loss.isfinite()), loss, loss.new_zeros({}));
+}
+
+at::Tensor auxiliary_loss_saelens(const Autoencoder& autoencoder, const at::Tensor& tokens, const TrainingCodes& codes,
+                                  const at::Tensor& reconstructed, const at::Tensor& dead) {
+    const std::int64_t k = autoencoder.config().width / 2;
+    if (!dead.defined() || k < 1) return at::zeros({}, reconstructed.options().requires_grad(false));
+    at::Tensor said = said_by_dead(autoencoder, codes, dead, k, /*as_they_are=*/true);
+    if (codes.scale.defined()) said = said * codes.scale;
+    const at::Tensor error = (tokens.to(reconstructed.scalar_type()) - reconstructed).detach();
+    const at::Tensor share = (dead.sum().to(error.scalar_type()) / static_cast<double>(k)).clamp_max(1);
+    return share * (said - error).square().sum(1).mean();
+}
+
+at::Tensor auxiliary_loss_saev(const Autoencoder& autoencoder, const at::Tensor& tokens, const TrainingCodes& codes,
+                               const at::Tensor& reconstructed, const at::Tensor& dead, std::int64_t k) {
+    const at::Tensor& bias = autoencoder.tensor("b_dec");
+    if (!dead.defined() || k < 1) return at::zeros({}, bias.options().requires_grad(false));
+    at::Tensor said = said_by_dead(autoencoder, codes, dead, k, /*as_they_are=*/true) + bias;
+    if (codes.scale.defined()) said = said * codes.scale;
+    const at::Tensor error = (tokens.to(reconstructed.scalar_type()) - reconstructed).detach();
+    const at::Tensor loss = (said - error).square().mean();
+    return at::where(dead.any(), loss, loss.new_zeros({}));
 }
 
 at::Tensor ghost_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const Codes& codes,
@@ -312,6 +347,14 @@ ConceptLoss concept_loss(const Autoencoder& autoencoder, const at::Tensor& given
     else if (objective.revive == "aux" && dead.defined())
         loss.revival = auxiliary_loss(autoencoder, tokens, codes, loss.reconstructed, dead, objective.revive_k, peers) *
                        objective.revive_weight;
+    else if (objective.revive == "auxk_saelens")
+        loss.revival = auxiliary_loss_saelens(autoencoder, tokens, codes, loss.reconstructed, dead);
+    else if (objective.revive == "auxk_saev")
+        loss.revival = auxiliary_loss_saev(autoencoder, tokens, codes, loss.reconstructed, dead, objective.revive_k) *
+                       objective.revive_weight;
+    else
+        TORCH_CHECK(objective.revive == "aux" || objective.revive == "none", "nothing is known as '", objective.revive,
+                    "' for dead latents");
     loss.total = loss.reconstruction + loss.sparsity + loss.revival + loss.gate;
     return loss;
 }

@@ -33,10 +33,13 @@ struct ConceptObjective {
     double band = 0.05;  ///< of JumpReLU's gradients, in the codes' unit
     /// Pulls dead JumpReLU thresholds towards their numbers (SAELens: 3e-6); 0: not.
     double pull = 0;
-    /// Dead latents: "none", "aux" (openai's, in its form for every convention), "ghost" (Prisma's).
+    /// Dead latents: "none", "aux" (openai's, in its form for every convention), "auxk_saelens" and "auxk_saev" (as
+    /// these two have it), "ghost" (Prisma's).
     std::string revive = "aux";
-    double revive_weight = 1.0 / 32;  ///< of "aux"
-    std::int64_t revive_k = 256;      ///< dead latents that try to explain the error, at most
+    double revive_weight = 1.0 / 32;  ///< of "aux" and "auxk_saev"; SAELens' is 1
+    /// Dead latents that try to explain the error, at most: of "aux" and "auxk_saev" (whose own are 512); SAELens' are
+    /// half the width.
+    std::int64_t revive_k = 256;
     /// openai's denominator of the main term, mean (x - mean x)^2 of a first sample; 0: mean x^2 of each token.
     double variance = 0;
 };
@@ -91,6 +94,15 @@ at::Tensor jump_step(const at::Tensor& before, const at::Tensor& threshold, doub
 at::Tensor auxiliary_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const TrainingCodes& codes,
                           const at::Tensor& reconstructed, const at::Tensor& dead, std::int64_t k,
                           Peers* peers = nullptr);
+/// The same as SAELens 6.54 has it: min(dead / k, 1) times the mean over tokens of |said - error|^2, k half the width,
+/// numbers below zero kept, no bias (6.18 added the decoder's). SAELens refuses to do it on normalised tokens; here
+/// both sides are then in the tokens' own space. Scalar.
+at::Tensor auxiliary_loss_saelens(const Autoencoder& autoencoder, const at::Tensor& tokens, const TrainingCodes& codes,
+                                  const at::Tensor& reconstructed, const at::Tensor& dead);
+/// The same as saev has it, unweighted: the mean of (said + bias - error)^2, numbers below zero kept; what is said has
+/// the decoder's bias and the error has not. 0 where none is dead. Scalar.
+at::Tensor auxiliary_loss_saev(const Autoencoder& autoencoder, const at::Tensor& tokens, const TrainingCodes& codes,
+                               const at::Tensor& reconstructed, const at::Tensor& dead, std::int64_t k);
 /// Prisma's ghost gradients: exp(h) of the dead latents, scaled to half the error's length, against the error, then to
 /// the size of `reconstruction`. 0 where none is dead. Scalar.
 at::Tensor ghost_loss(const Autoencoder& autoencoder, const at::Tensor& tokens, const Codes& codes,

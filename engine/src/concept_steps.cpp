@@ -132,9 +132,11 @@ void ConceptSteps::follow_threshold(const at::Tensor& active) {
         all[options_.peers->rank()].copy_(least);
         least = shared_sum(all, *options_.peers).min();
     }
-    // The first says more than the 0 that it would be smoothed with.
+    // The first says more than the 0 that it would be smoothed with; SAELens and saev smooth it all the same.
+    const std::string& convention = options_.objective.convention;
+    const double first = convention == "saelens" || convention == "saev" ? options_.threshold_rate : 1.0;
     const at::Tensor rate = at::where(threshold_ > 0, at::full({1}, options_.threshold_rate, threshold_.options()),
-                                      at::full({1}, 1.0, threshold_.options()));
+                                      at::full({1}, first, threshold_.options()));
     threshold_.copy_(
         at::where(at::isfinite(least), (1 - rate) * threshold_ + rate * least.clamp_max(1e30), threshold_));
     autoencoder_.tensor("threshold").detach().copy_(threshold_);
@@ -142,8 +144,9 @@ void ConceptSteps::follow_threshold(const at::Tensor& active) {
 
 bool ConceptSteps::listed() const {
     const AutoencoderConfig& config = autoencoder_.config();
+    const std::string& revive = options_.objective.revive;
     return (config.kind == "top_k" || config.kind == "batch_top_k") && !config.weigh_by_decoder &&
-           options_.prefixes < 2 && options_.objective.revive != "ghost" && lists_apply(autoencoder_.tensor("W_enc"));
+           options_.prefixes < 2 && (revive == "aux" || revive == "none") && lists_apply(autoencoder_.tensor("W_enc"));
 }
 
 /// Without dead latents their loss is 0 and costs as much as the rest. Which steps look follows from their numbers
