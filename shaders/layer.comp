@@ -79,7 +79,8 @@ void main() {
     float position = symmetric ? 0.5 + (value < 0.0 ? -0.5 : 0.5) * t : t;
     float alpha = p.opacity * ((p.flags & LAYER_SOLID) != 0u ? 1.0 : t);
 
-    uint texel = texels[p.first_texel + uint(min(position * 256.0, 255.0))];
+    uint texel = p.first_texel;
+    if ((p.flags & LAYER_HUE) == 0u) texel = texels[p.first_texel + uint(min(position * 256.0, 255.0))];
     vec3 below = load_target(pixel);
     store_target(pixel, unseen ? unseen_at(pixel, below) : mix(below, unpack_colour(texel), alpha));
 }

@@ -37,7 +37,7 @@ struct LayerBlock {
     float u0, v0, du, dv;  // cell coordinates of the first pixel's centre, and per pixel
     int rows, cols;
     uint first;         // index of the map's first value in the buffer
-    uint first_texel;   // index of the colour map's first texel
+    uint first_texel;   // index of the colour map's first texel; with LAYER_HUE the one colour
     float scale, bias;  // t = value * scale + bias, of log2(value) when logarithmic
     float log_floor;    // smallest value whose logarithm is taken
     float gamma;
@@ -48,6 +48,7 @@ struct LayerBlock {
 };
 #define LAYER_SYMMETRIC 1u
 #define LAYER_SOLID 2u
+#define LAYER_HUE 4u
 
 // Lines between cells.
 struct GridBlock {

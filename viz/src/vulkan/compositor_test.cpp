@@ -129,6 +129,24 @@ TEST_F(CompositorTest, ZoomedOutPixelsAreTheMeanOfWhatTheyCover) {
     }
 }
 
+TEST_F(CompositorTest, LayersOfOneHueEachSayTheirValueByOpacityAlone) {
+    Scene scene = filled(plain(40, 10, {10, 20, 30}));
+    auto first = layer_over(scene, map_of({0, 0.5f, 1, 1}, 1, 4));
+    first.hue = Rgb{200, 40, 80};
+    first.opacity = 0.8f;
+    first.solid = true;  // has no say
+    auto second = layer_over(scene, map_of({0, 0, 0, 2}, 1, 4));
+    second.scale.high = 4;
+    second.hue = Rgb{0, 250, 90};
+    scene.layers = {first, second};
+    const Image image = render(scene, 40, 10);
+    const Rgb below{10, 20, 30};
+    expect_near(rgb_at(image, 5, 5), below);
+    expect_near(rgb_at(image, 15, 5), mixed(below, {200, 40, 80}, 0.4));
+    expect_near(rgb_at(image, 25, 5), mixed(below, {200, 40, 80}, 0.8));
+    expect_near(rgb_at(image, 35, 5), mixed(mixed(below, {200, 40, 80}, 0.8), {0, 250, 90}, 0.5));
+}
+
 TEST_F(CompositorTest, AMapThatIsAPictureIsDrawnInItsOwnColoursByTheOpacityAlone) {
     Scene scene = filled(plain(40, 40, {10, 20, 30}));
     // Cells: red, a mix, beyond the range, none.

@@ -435,9 +435,11 @@ Status Painter::plan_overlays(const Scene& scene, const Placement& at) {
         block.rows = static_cast<int>(rows);
         block.cols = static_cast<int>(cols);
         block.first = first_values_[i];
-        block.first_texel = static_cast<std::uint32_t>(layer.colours) * kTexels;
+        block.first_texel = layer.hue ? pack(*layer.hue) : static_cast<std::uint32_t>(layer.colours) * kTexels;
         block.opacity = std::clamp(layer.opacity, 0.0f, 1.0f);
-        block.flags = (layer.scale.symmetric ? LAYER_SYMMETRIC : 0u) | (layer.solid ? LAYER_SOLID : 0u);
+        block.flags = (layer.scale.symmetric ? LAYER_SYMMETRIC : 0u) | (layer.hue     ? LAYER_HUE
+                                                                        : layer.solid ? LAYER_SOLID
+                                                                                      : 0u);
         block.room = pack(scene.palette.room);
         block.hatch = pack(scene.palette.secondary);
         block.hatch_period = hatch_period;

@@ -52,6 +52,9 @@ struct MapLayer {
     Box area;     ///< where the map lies, in photo pixels (what the model saw)
     ValueScale scale;
     ColourMap colours = ColourMap::Viridis;
+    /// One colour in place of `colours`, so that several maps are told apart; then the opacity alone says the value,
+    /// whatever `solid` says.
+    std::optional<Rgb> hue{};
     Upsampling upsampling = Upsampling::Nearest;
     float opacity = 0.75f;
     bool solid = false;  ///< false: opacity follows the value, so that the photo stays visible
