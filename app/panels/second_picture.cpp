@@ -59,7 +59,8 @@ SecondPicture::SecondPicture(Session& session, QWidget* parent) : QFrame(parent)
     column->addWidget(chosen_);
     connect(choose_, &QPushButton::clicked, this, &SecondPicture::wanted);
     connect(remove_, &QToolButton::clicked, &session_, &Session::removeOther);
-    connect(&session_, &Session::otherChanged, this, &SecondPicture::refresh);
+    for (const auto signal : {&Session::otherChanged, &Session::choiceChanged, &Session::modelChanged})
+        connect(&session_, signal, this, &SecondPicture::refresh);
     restyle();
     refresh();
 }
@@ -68,6 +69,9 @@ void SecondPicture::restyle() { remove_->setIcon(icon(QStringLiteral("close")));
 
 void SecondPicture::refresh() {
     const auto& other = session_.other();
+    // Where nothing would read it, it is not asked for.
+    const auto* method = session_.methodFacts();
+    setVisible(other || (method && method->may_read_other) || (session_.model() && session_.model()->classes == 0));
     choose_->setVisible(!other);
     chosen_->setVisible(other.has_value());
     picture_->setImage(other ? other->thumbnail : QImage());

@@ -1475,8 +1475,9 @@ TEST_F(GridTest, ASecondPictureIsDroppedComparedWithAndTakenOut) {
     open_all();
     auto* second = window_->findChild<SecondPicture*>();
     auto* choose = second->findChild<QPushButton*>("chooseSecond");
-    EXPECT_TRUE(choose->isVisible());
+    EXPECT_FALSE(choose->isVisible()) << "the method reads none";
     session().setMethod("activation_patching");
+    EXPECT_TRUE(choose->isVisible());
     ASSERT_TRUE(wait_until([&] { return !session().explaining() && !session().explainTrouble().isEmpty(); }));
     EXPECT_TRUE(session().explainTrouble().contains(QString::fromUtf8("Second picture… in the Explain panel")))
         << session().explainTrouble().toStdString();
