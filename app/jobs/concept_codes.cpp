@@ -152,12 +152,16 @@ Result<ConceptsFound> concepts_of(Model& model, const at::Tensor& pixels, const 
         const float* values = plain.const_data_ptr<float>();
         for (std::int64_t t = 0; t < plain.size(0); ++t) {
             const bool in_list = from + t >= first && from + t < listed;
+            auto* alone = from + t < first ? &out.apart.emplace_back() : nullptr;
+            if (alone) alone->token = point.prefix[static_cast<std::size_t>(from + t)];
             for (std::int64_t id = 0; id < config.latents; ++id) {
                 const float v = values[t * config.latents + id];
                 if (v == 0) continue;
                 ++active;
                 if (in_list) entries.push_back({static_cast<std::int32_t>(id), v});
+                if (alone) alone->concepts.push_back({static_cast<std::int32_t>(id), v});
             }
+            if (alone) sort_concepts(alone->concepts);
             if (in_list) starts.push_back(std::ssize(entries));
         }
     }
@@ -171,6 +175,57 @@ Result<ConceptsFound> concepts_of(Model& model, const at::Tensor& pixels, const 
     out.picture = std::make_shared<const ConceptsOfPicture>(grid ? point.rows : 0, grid ? point.cols : 0,
                                                             config.latents, std::move(starts), std::move(entries));
     out.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    return out;
+}
+
+Result<ConceptLayers> concept_layers(Model& model, const at::Tensor& pixels, const Autoencoder& autoencoder,
+                                     const std::vector<std::string>& points, std::stop_token stop) {
+    const at::NoGradGuard no_grad;
+    const auto& config = autoencoder.config();
+    const auto parameters = model.parameters();
+    const auto typed =
+        pixels.to(model.device(), parameters.empty() ? at::kFloat : parameters.front().second.scalar_type());
+    const auto own = VITRINE_TRY(point_tokens(model, typed, config, stop));
+    const std::int64_t patches = own.rows * own.cols, before = std::ssize(own.prefix);
+    if (patches == 0) return fail(ErrorCode::Unsupported, "which tokens of {} are patches is not known", config.point);
+    CaptureOptions options;
+    options.mixings = false;
+    options.points = points;
+    options.stop = stop;
+    const auto seen = VITRINE_TRY(run_captured(model, typed, options));
+    ConceptLayers out;
+    out.concepts = config.latents;
+    for (const auto& name : points) {
+        const auto found = seen->points.find(name);
+        if (found == seen->points.end()) continue;
+        if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+        const at::Tensor x = found->second.dim() == 4 ? found->second.flatten(2).transpose(1, 2) : found->second;
+        if (x.dim() != 3 || x.size(1) != own.tokens.size(1) || x.size(2) != config.width) continue;
+        at::Tensor tokens = x[0].to(at::kFloat);
+        if (config.tokens == "class")
+            tokens = tokens.narrow(0, 0, 1);
+        else
+            tokens = tokens.narrow(0, before, patches);
+        at::Tensor most;
+        double left = 0;
+        for (std::int64_t from = 0; from < tokens.size(0); from += kTokensAtOnce) {
+            const auto some = tokens.narrow(0, from, std::min(kTokensAtOnce, tokens.size(0) - from));
+            const auto codes = autoencoder.encode(some);
+            left += (autoencoder.decode(codes.active, codes) - some).to(at::kDouble).square().sum().item<double>();
+            const auto here = std::get<0>(codes.active.max(0));
+            most = most.defined() ? here.where(here > most, most) : here;
+        }
+        const double whole = (tokens - tokens.mean(0, true)).to(at::kDouble).square().sum().item<double>();
+        if (name == config.point) out.own = static_cast<int>(out.points.size());
+        out.points.push_back(name);
+        out.explained.push_back(whole > 0 ? 1 - left / whole : 0);
+        most = most.to(at::kCPU, at::kFloat).contiguous();
+        const float* values = most.const_data_ptr<float>();
+        out.strongest.insert(out.strongest.end(), values, values + config.latents);
+    }
+    if (out.points.size() < 2)
+        return fail(ErrorCode::Unsupported, "no other layer of {} has tokens like those of {}", model.info().name,
+                    config.point);
     return out;
 }
 

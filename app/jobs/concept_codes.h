@@ -45,11 +45,20 @@ Result<std::shared_ptr<Model>> steered_model(const std::shared_ptr<Model>& model
 /// What is changed of a steered model, in words; empty for one that is not.
 std::string words_of_steering(const Model& model);
 
-/// What the concepts say of a picture. Prefix tokens are read where the autoencoder reads them, and are in no list.
+/// What the concepts say of a picture. Prefix tokens are read where the autoencoder reads them, and are
+/// apart from the picture's lists.
 ///
 /// @param pixels  [1, 3, height, width]
 /// @error         as point_tokens
 Result<ConceptsFound> concepts_of(Model& model, const at::Tensor& pixels, const Autoencoder& autoencoder,
                                   std::stop_token stop);
+
+/// The same at every layer, by one run of the model.
+///
+/// @param points  alike to the autoencoder's own, from the first layer to the last
+/// @error Unsupported  which tokens are patches is not known, or fewer than two of the points are as wide as the
+///                     autoencoder reads them
+Result<ConceptLayers> concept_layers(Model& model, const at::Tensor& pixels, const Autoencoder& autoencoder,
+                                     const std::vector<std::string>& points, std::stop_token stop);
 
 }  // namespace vitrine::app

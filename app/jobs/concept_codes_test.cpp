@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include <ATen/TensorOperators.h>
@@ -69,6 +70,18 @@ TEST_F(ConceptCodes, EveryPatchHasTheConceptsThatTheAutoencoderGivesIt) {
         ASSERT_EQ(picture.at(patch).size(), 8u) << patch;
         for (const auto& here : picture.at(patch)) ASSERT_EQ(here.value, values[patch * 256 + here.id]);
     }
+    ASSERT_EQ(std::ssize(answer->apart), before) << "each token before the patches has a list of its own";
+    const auto ahead = codes.active.narrow(0, 0, before).contiguous();
+    for (std::int64_t token = 0; token < before; ++token) {
+        const auto& alone = answer->apart[static_cast<std::size_t>(token)];
+        EXPECT_EQ(alone.token, all->prefix[static_cast<std::size_t>(token)]);
+        ASSERT_EQ(alone.concepts.size(), 8u);
+        for (const auto& here : alone.concepts)
+            EXPECT_EQ(here.value, ahead.const_data_ptr<float>()[token * 256 + here.id]);
+        EXPECT_TRUE(std::is_sorted(alone.concepts.begin(), alone.concepts.end(),
+                                   [](const auto& a, const auto& b) { return a.value > b.value; }));
+        EXPECT_EQ(alone.at(alone.concepts.back().id), alone.concepts.back().value);
+    }
     const auto error = one.decode(codes.active, codes) - tokens;
     const double share = 1 - (error.square().sum() / (tokens - tokens.mean(0, true)).square().sum()).item<double>();
     ASSERT_TRUE(answer->facts.explained);
@@ -81,6 +94,28 @@ TEST_F(ConceptCodes, EveryPatchHasTheConceptsThatTheAutoencoderGivesIt) {
     EXPECT_THAT(answer->facts.notes, testing::Contains(HasSubstr("does not say which weights")));
 }
 
+TEST_F(ConceptCodes, EveryLayerIsReadByTheSameAutoencoderAndItsOwnIsWhatThePictureSays) {
+    config_.tokens = "patches";
+    const auto one = save(config_);
+    const auto answer = found();
+    ASSERT_TRUE(answer) << answer.error().message;
+    const auto layers = bench_.concept_layers({file_, {}}, {});
+    ASSERT_TRUE(layers) << layers.error().message;
+    ASSERT_EQ(layers->points.size(), 10u);
+    EXPECT_EQ(layers->points.front(), "blocks.0");
+    EXPECT_EQ(layers->points[static_cast<std::size_t>(layers->own)], "blocks.6");
+    for (std::int64_t id = 0; id < 256; ++id)
+        ASSERT_EQ(layers->at(layers->own, id), answer->picture->summary(id).strongest) << id;
+    EXPECT_NEAR(layers->explained[static_cast<std::size_t>(layers->own)], *answer->facts.explained, 1e-9);
+    // Another layer, by the autoencoder alone.
+    config_.point = "blocks.2";
+    const auto tokens = concept_tokens(*model_, pixels_, config_);
+    ASSERT_TRUE(tokens);
+    const auto codes = one.encode((*tokens)[0]);
+    const auto most = std::get<0>(codes.active.max(0)).contiguous();
+    for (std::int64_t id = 0; id < 256; ++id) ASSERT_EQ(layers->at(2, id), most.const_data_ptr<float>()[id]) << id;
+}
+
 TEST_F(ConceptCodes, PatchesAloneAndTheClassTokenAloneAreReadAsTheyWereTrained) {
     config_.tokens = "patches";
     save(config_);
@@ -88,6 +123,7 @@ TEST_F(ConceptCodes, PatchesAloneAndTheClassTokenAloneAreReadAsTheyWereTrained) 
     ASSERT_TRUE(answer) << answer.error().message;
     EXPECT_TRUE(answer->picture->has_grid());
     EXPECT_EQ(answer->picture->patches(), answer->picture->rows() * answer->picture->cols());
+    EXPECT_TRUE(answer->apart.empty()) << "it reads no others";
     config_.tokens = "class";
     file_ = folder_ / "class.safetensors";
     save(config_);

@@ -6,6 +6,18 @@
 
 namespace vitrine::app {
 
+void sort_concepts(std::span<ConceptValue> some) {
+    std::sort(some.begin(), some.end(), [](const ConceptValue& a, const ConceptValue& b) {
+        return a.value != b.value ? a.value > b.value : a.id < b.id;
+    });
+}
+
+float TokenConcepts::at(std::int64_t concept_id) const {
+    for (const auto& one : concepts)
+        if (one.id == concept_id) return one.value;
+    return 0;
+}
+
 ConceptsOfPicture::ConceptsOfPicture(std::int64_t rows, std::int64_t cols, std::int64_t concepts,
                                      std::vector<std::int64_t> starts, std::vector<ConceptValue> entries)
     : rows_(rows),
@@ -24,9 +36,7 @@ ConceptsOfPicture::ConceptsOfPicture(std::int64_t rows, std::int64_t cols, std::
         for (auto it = from; it != to; ++it)
             of_concepts_[static_cast<std::size_t>(next[static_cast<std::size_t>(it->id)]++)] = {
                 static_cast<std::int32_t>(patch), it->value};
-        std::sort(from, to, [](const ConceptValue& a, const ConceptValue& b) {
-            return a.value != b.value ? a.value > b.value : a.id < b.id;
-        });
+        sort_concepts({from, to});
     }
     for (std::int64_t id = 0; id < concepts_; ++id) {
         const auto found = where(id);

@@ -33,6 +33,9 @@ struct ConceptSummary {
     double sum = 0;
 };
 
+/// Largest first, of equal ones the lower number.
+void sort_concepts(std::span<ConceptValue> some);
+
 enum class ConceptOrder : std::uint8_t { Sum, Strongest, Patches };
 
 class ConceptsOfPicture {
@@ -96,10 +99,31 @@ struct ConceptFacts {
     std::vector<std::string> notes;
 };
 
+/// A token that is no patch, and its concepts.
+struct TokenConcepts {
+    std::string token;                        ///< "cls", "reg0"
+    std::vector<ConceptValue> concepts;       ///< largest first, of equal ones the lower number
+    float at(std::int64_t concept_id) const;  ///< 0 where it is silent
+};
+
 struct ConceptsFound {
     ConceptFacts facts;
     std::shared_ptr<const ConceptsOfPicture> picture;
+    /// The tokens before the patches, where the autoencoder reads them: what they say is in none of the picture's
+    /// lists, since class token and patches are active in different ways.
+    std::vector<TokenConcepts> apart;
     double milliseconds = 0;
+};
+
+/// The same concepts, read by the same autoencoder at the points of all layers that are alike to its own. Away from
+/// that it reads what it was not trained on, so how much it explains goes with every layer.
+struct ConceptLayers {
+    std::vector<std::string> points;  ///< from the first layer to the last
+    int own = 0;                      ///< of `points`: what it was trained on
+    std::vector<double> explained;    ///< share of the variance of each layer's tokens; may be negative
+    std::vector<float> strongest;     ///< [layers, concepts]: in the patch where it is largest
+    std::int64_t concepts = 0;
+    float at(int layer, std::int64_t id) const { return strongest[static_cast<std::size_t>(layer * concepts + id)]; }
 };
 
 }  // namespace vitrine::app

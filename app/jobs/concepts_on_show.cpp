@@ -9,7 +9,7 @@
 namespace vitrine::app {
 namespace {
 
-constexpr const char* kTag = "concepts";
+constexpr const char *kTag = "concepts", *kLayers = "concept layers";
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
@@ -27,6 +27,7 @@ ConceptsOnShow::ConceptsOnShow(Session& session) : QObject(&session), session_(s
         source_ = {};
         found_.reset();
         asked_for_.clear();
+        layers_asked_for_.clear();
         found_for_.clear();
         why_.clear();
         none_ = false;
@@ -81,7 +82,7 @@ QString ConceptsOnShow::nameOf(std::int64_t number) const {
 void ConceptsOnShow::setLooking(bool looking) {
     if (looking_ == looking) return;
     looking_ = looking;
-    if (!looking) {
+    if (!anyLooks()) {
         if (running_) {
             session_.jobs_.cancel(kTag);
             running_ = false;
@@ -93,11 +94,59 @@ void ConceptsOnShow::setLooking(bool looking) {
     light();
 }
 
+void ConceptsOnShow::setLookingAtLayers(bool looking) {
+    if (looking_at_layers_ == looking) return;
+    looking_at_layers_ = looking;
+    if (!looking && layers_asked_for_ == wantedKey() && !layers_ && why_no_layers_.isEmpty()) {
+        session_.jobs_.cancel(kLayers);
+        layers_asked_for_.clear();
+    }
+    follow();
+}
+
+void ConceptsOnShow::followLayers() {
+    const auto key = wantedKey();
+    if (key != layers_asked_for_) {
+        layers_.reset();
+        why_no_layers_.clear();
+    }
+    if (!looking_at_layers_ || !found_ || stale() || !session_.look() || key == layers_asked_for_) return;
+    layers_asked_for_ = key;
+    session_.post(
+        {.tag = kLayers, .title = "Reading the concepts at every layer", .urgency = Urgency::Normal},
+        [source = source_](Workbench& bench, JobControl& job) { return bench.concept_layers(source, job.stop()); },
+        [this, key](Result<ConceptLayers> found) {
+            if (layers_asked_for_ != key) return;
+            if (found)
+                layers_ = std::move(*found);
+            else if (found.error().code == ErrorCode::Cancelled)
+                layers_asked_for_.clear();
+            else
+                why_no_layers_ = sentence(found.error().message);
+            Q_EMIT changed();
+        });
+}
+
+QString ConceptsOnShow::whyNoLayers() const {
+    if (!why_no_layers_.isEmpty()) return why_no_layers_;
+    if (!why_.isEmpty()) return why_;
+    if (!session_.model()) return tr("Open a model first");
+    if (!session_.picture()) return tr("Open a picture first");
+    return session_.look() ? tr("Reading the concepts at every layer") : tr("The model has not run on the picture yet");
+}
+
+std::vector<std::int32_t> ConceptsOnShow::strongest(std::size_t most) const {
+    return {ranked_.begin(), ranked_.begin() + static_cast<std::ptrdiff_t>(std::min(most, ranked_.size()))};
+}
+
 void ConceptsOnShow::choose(const QString& file) {
-    source_ = {file.isEmpty() ? std::filesystem::path()
-                              : std::filesystem::path(QFileInfo(file).absoluteFilePath().toStdString()),
-               {}};
-    again();
+    const ConceptSource wanted{file.isEmpty() ? std::filesystem::path()
+                                              : std::filesystem::path(QFileInfo(file).absoluteFilePath().toStdString()),
+                               {}};
+    // The same file again was written anew: its concepts are others.
+    unsteer_ = found_ && wanted == source_;
+    source_ = wanted;
+    readAnew();
 }
 
 void ConceptsOnShow::give(const std::string& name, const std::string& value) {
@@ -107,13 +156,13 @@ void ConceptsOnShow::give(const std::string& name, const std::string& value) {
         source_.given.erase(name);
     else
         source_.given[name] = value;
-    again();
+    readAnew();
 }
 
-void ConceptsOnShow::again() {
-    session_.steer({});  // of other concepts
+void ConceptsOnShow::readAnew() {
     setDrawing(false);
     asked_for_.clear();
+    layers_asked_for_.clear();
     why_.clear();
     none_ = false;
     pin(-1);
@@ -131,7 +180,10 @@ void ConceptsOnShow::follow() {
         session_.jobs_.cancel(kTag);
         running_ = false;
     }
-    if (session_.look() && looking_ && !session_.opening() && key != asked_for_) post();
+    if (session_.look() && anyLooks() && !session_.opening() && key != asked_for_) post();
+    if (const void* codes = found_ ? found_->picture.get() : nullptr; std::exchange(ranked_of_, codes) != codes)
+        ranked_ = picture().ranked(ConceptOrder::Sum);
+    followLayers();
     placePatch();
     light();
     Q_EMIT changed();
@@ -156,6 +208,10 @@ void ConceptsOnShow::post() {
                 why_.clear();
                 none_ = false;
                 if (another && (pinned_ >= found_->facts.concepts || first)) pinned_ = -1, chosen_.clear();
+                // Once there are other concepts: a file that is refused takes nothing away.
+                if (const auto& steer = session_.steering();
+                    std::exchange(unsteer_, false) || (!steer.edits.empty() && steer.source != source_))
+                    session_.steer({});
                 if (!source_.file.empty()) Q_EMIT opened(text(source_.file.string()));
             } else if (found.error().code == ErrorCode::Cancelled) {
                 asked_for_.clear();
@@ -165,9 +221,7 @@ void ConceptsOnShow::post() {
                 none_ = source_.file.empty();
                 why_ = sentence(found.error().message);
             }
-            placePatch();
-            light();
-            Q_EMIT changed();
+            follow();
         });
 }
 
@@ -176,7 +230,9 @@ void ConceptsOnShow::post() {
 double ConceptsOnShow::unitOf(std::int64_t number) const {
     if (found_ && number < std::ssize(found_->facts.largest))
         if (const double seen = found_->facts.largest[static_cast<std::size_t>(number)]; seen > 0) return seen;
-    const double own = std::abs(picture().summary(number).strongest);
+    double own = std::abs(picture().summary(number).strongest);
+    if (found_)
+        for (const auto& token : found_->apart) own = std::max(own, static_cast<double>(std::abs(token.at(number))));
     if (own > 0) return own;
     double most = 0;
     for (const auto& one : picture().heard()) most = std::max(most, static_cast<double>(std::abs(one.strongest)));
@@ -228,7 +284,7 @@ std::optional<Region> ConceptsOnShow::regionOfTarget() const {
 
 std::optional<Box> ConceptsOnShow::steered() const {
     const auto& steer = session_.steering();
-    if (!looking_ || steer.tokens != Steer::Tokens::Chosen || !steer.region || !picture().has_grid())
+    if (!anyLooks() || steer.tokens != Steer::Tokens::Chosen || !steer.region || !picture().has_grid())
         return std::nullopt;
     return session_.boxOf(*steer.region, picture().rows(), picture().cols());
 }
@@ -305,27 +361,71 @@ void ConceptsOnShow::pin(std::int64_t number, bool beside) {
         pinned_ = number;
         chosen_ = {number};
     }
+    std::erase_if(slots_, [this](const auto& one) { return !chosen_.contains(one.first); });
+    for (const auto one : chosen_) {
+        if (slots_.contains(one)) continue;
+        int slot = 0;
+        while (std::any_of(slots_.begin(), slots_.end(), [slot](const auto& taken) { return taken.second == slot; }))
+            ++slot;
+        slots_[one] = slot;
+    }
     light();
     Q_EMIT pointedChanged();
+}
+
+int ConceptsOnShow::slotOf(std::int64_t number) const {
+    const auto found = slots_.find(number);
+    return found == slots_.end() || !chosen_.contains(number) || chosen_.size() < 2 ? -1 : found->second;
+}
+
+QString ConceptsOnShow::tokenName(const std::string& token) {
+    if (token == "cls") return tr("class token");
+    if (token == "dist") return tr("distillation token");
+    if (token.starts_with("reg")) return tr("register %1").arg(text(token.substr(3)));
+    return text(token);
+}
+
+QString ConceptsOnShow::aside(std::int64_t number) const {
+    QStringList out;
+    if (found_)
+        for (const auto& token : found_->apart)
+            if (const float v = token.at(number); v != 0)
+                out << tr("%1 %2").arg(tokenName(token.token), QString::number(v, 'g', 3));
+    if (out.size() > 2) out = QStringList{out[0], tr("%1 more").arg(out.size() - 1)};
+    return out.join(QStringLiteral(", "));
 }
 
 Plane ConceptsOnShow::planeOf(std::int64_t number) const {
     auto map = picture().map(number);
     const bool is_signed = std::any_of(map.begin(), map.end(), [](float v) { return v < 0; });
     auto plane = make_plane(picture().rows(), picture().cols(), std::move(map), is_signed, false);
-    // From zero, and a silent concept is dark, not bright.
-    if (!is_signed) plane.shown_low = 0, plane.shown_high = plane.high > 0 ? plane.high : 1;
+    // From zero to the largest that was seen of it, so that a faint one is faint and a silent one dark.
+    if (!is_signed) {
+        const double most =
+            std::max<double>(plane.high, number < std::ssize(found_->facts.largest) ? unitOf(number) : 0);
+        plane.shown_low = 0, plane.shown_high = most > 0 ? static_cast<float>(most) : 1;
+    }
     return plane;
 }
 
 /// On the picture is the concept under the cursor, else the one that is pinned.
 void ConceptsOnShow::light() {
     const auto number = hovered_ >= 0 ? hovered_ : pinned_;
-    if (!looking_ || number < 0 || number >= picture().concepts() || stale() || !picture().has_grid() ||
+    if (!anyLooks() || number < 0 || number >= picture().concepts() || stale() || !picture().has_grid() ||
         !session_.look())
         return session_.light(std::nullopt);
-    if (const auto& lit = session_.lit(); lit && lit->number == number && lit->of == found_->picture.get()) return;
+    std::vector<std::pair<std::int64_t, int>> wanted;
+    if (hovered_ < 0 && chosen_.size() > 1)
+        for (const auto one : chosen_)
+            if (one < picture().concepts()) wanted.emplace_back(one, slotOf(one));
+    if (const auto& lit = session_.lit();
+        lit && lit->number == number && lit->of == found_->picture.get() &&
+        std::equal(lit->together.begin(), lit->together.end(), wanted.begin(), wanted.end(),
+                   [](const LitMap& is, const auto& should) { return std::pair(is.number, is.slot) == should; }))
+        return;
     LitConcept lit;
+    for (const auto& [one, slot] : wanted) lit.together.push_back({one, slot, planeOf(one)});
+    lit.aside = aside(number);
     lit.number = number;
     lit.of = found_->picture.get();
     lit.title = nameOf(number);

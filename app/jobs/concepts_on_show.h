@@ -7,6 +7,7 @@
 
 #include <QObject>
 
+#include <map>
 #include <optional>
 #include <set>
 #include <utility>
@@ -23,10 +24,12 @@ class ConceptsOnShow : public QObject {
 
     // ---- asking -------------------------------------------------------------------------------------------------
     void setLooking(bool looking);
-    void choose(const QString& file);  ///< empty: what came with the model
+    void setLookingAtLayers(bool looking);  ///< the same concepts at every layer, too
+    /// Empty: what came with the model. Once its concepts are there, every concept is left as it is; where it is
+    /// refused, what was steered stays.
+    void choose(const QString& file);
     /// What a file does not say of itself, by AutoencoderConfig's names; empty takes it back.
     void give(const std::string& name, const std::string& value);
-    void again();   ///< reads the file anew, and leaves every concept as it is
     void reread();  ///< the names beside it, where nothing else changed
     /// The cursor on the picture, in photo pixels.
     void pointAt(const std::optional<Point>& photo);
@@ -64,6 +67,10 @@ class ConceptsOnShow : public QObject {
     const std::optional<ConceptsFound>& found() const { return found_; }
     const ConceptsOfPicture& picture() const;   ///< empty where there is none
     QString nameOf(std::int64_t number) const;  ///< "Concept 12" where it has no name
+    const std::optional<ConceptLayers>& layers() const { return layers_; }
+    QString whyNoLayers() const;
+    /// The first of them by their sum over the patches.
+    std::vector<std::int32_t> strongest(std::size_t most) const;
     bool isNamed(std::int64_t number) const;
     std::int64_t hovered() const { return hovered_; }
     std::int64_t pinned() const { return pinned_; }
@@ -72,7 +79,12 @@ class ConceptsOnShow : public QObject {
     std::optional<std::pair<std::int64_t, std::int64_t>> patch() const { return patch_; }
     std::span<const ConceptValue> atPatch() const;
     float valueAtPatch(std::int64_t number) const;  ///< 0 where the concept is silent there
+    /// Its map, from zero to the largest that was ever seen of it.
     Plane planeOf(std::int64_t number) const;
+    /// Which colour it has while it is chosen with others; -1 where it is alone or not chosen. Kept while it is chosen.
+    int slotOf(std::int64_t number) const;
+    static QString tokenName(const std::string& token);  ///< "class token", "register 0"
+    QString aside(std::int64_t number) const;            ///< as LitConcept::aside
 
   Q_SIGNALS:
     void changed();         ///< all of it
@@ -82,12 +94,20 @@ class ConceptsOnShow : public QObject {
   private:
     std::string wantedKey() const;  ///< of model, picture and autoencoder
     void follow();
+    void readAnew();
     void post();
+    void followLayers();
+    bool anyLooks() const { return looking_ || looking_at_layers_; }
     void placePatch();
     void light();
 
     Session& session_;
-    bool looking_ = false, running_ = false, drawing_ = false;
+    bool looking_ = false, looking_at_layers_ = false, running_ = false, drawing_ = false, unsteer_ = false;
+    std::optional<ConceptLayers> layers_;
+    std::vector<std::int32_t> ranked_;
+    const void* ranked_of_ = nullptr;
+    std::string layers_asked_for_;
+    QString why_no_layers_;
     ConceptSource source_;
     std::string asked_for_, found_for_;
     std::optional<ConceptsFound> found_;
@@ -97,6 +117,7 @@ class ConceptsOnShow : public QObject {
     std::optional<std::pair<std::int64_t, std::int64_t>> patch_;
     std::int64_t hovered_ = -1, pinned_ = -1;
     std::set<std::int64_t> chosen_;
+    std::map<std::int64_t, int> slots_;  ///< of those that are chosen
 };
 
 }  // namespace vitrine::app

@@ -19,6 +19,7 @@ LayerMaps::LayerMaps(Session& session) : QObject(&session), session_(session) {
     });
     connect(&session, &Session::lookChanged, this, &LayerMaps::follow);
     connect(&session, &Session::choiceChanged, this, &LayerMaps::follow);
+    connect(&session, &Session::evidenceChanged, this, &LayerMaps::litChanged);
     connect(&session, &Session::workDropped, this, [this](bool stopped) {
         if (!running_) return;
         session_.jobs_.cancel(kTag);

@@ -42,11 +42,13 @@ class LayerMaps : public QObject {
     static constexpr double kWeak = 0.01;  ///< classes less probable than this are weakly trained
     bool running() const { return running_; }
     bool stale() const { return stale_; }
+    const std::optional<LitConcept>& lit() const { return session_.lit(); }  ///< outlined on every map
     /// Why there is nothing to show; empty when there is.
     QString whyNot() const;
 
   Q_SIGNALS:
     void changed();
+    void litChanged();  ///< perhaps
 
   private:
     void follow();

@@ -34,13 +34,22 @@ struct OtherPicture {
     QImage thumbnail;
 };
 
+/// One of several concepts that are lit together, each in a colour of its own.
+struct LitMap {
+    std::int64_t number = 0;
+    int slot = 0;  ///< which colour
+    Plane plane;
+};
+
 /// A concept that is seen on the picture in place of the map.
 struct LitConcept {
     const void* of = nullptr;  ///< the codes it was read from
     std::int64_t number = 0;
     QString title;
+    QString aside;  ///< "class token 2.31": how strong it is in tokens that are no patches; empty where it is silent
     Plane plane;
-    Wanted wanted;  ///< how a method makes the same map
+    Wanted wanted;                 ///< how a method makes the same map
+    std::vector<LitMap> together;  ///< all that are chosen, this one among them; empty: this one, in a map's colours
 };
 
 /// Something that went wrong or is worth saying, as one sentence and copyable detail.

@@ -950,6 +950,15 @@ Result<ConceptsFound> Workbench::concepts(const ConceptSource& source, std::stop
     });
 }
 
+Result<ConceptLayers> Workbench::concept_layers(const ConceptSource& source, std::stop_token stop) {
+    if (!parts_->input || !parts_->model) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
+    return guarded([&]() -> Result<ConceptLayers> {
+        const auto autoencoder = VITRINE_TRY(parts_->concepts.take(*parts_->model, source));
+        return app::concept_layers(*parts_->model, parts_->input->pixels, *autoencoder,
+                                   layers_like(parts_->model->points(), autoencoder->config().point), std::move(stop));
+    });
+}
+
 std::string Workbench::own_layer() const { return parts_->model ? parts_->model->info().cam_point : std::string(); }
 
 Result<ScoreFacts> Workbench::measure(const Wanted& wanted, const std::string& name, std::stop_token stop,

@@ -375,6 +375,8 @@ class Workbench {
     /// What the concepts of an autoencoder say of the picture.
     /// @error  what reading it says; it does not fit the model
     Result<ConceptsFound> concepts(const ConceptSource& source, std::stop_token stop);
+    /// The same at all layers. @error  as there; Unsupported: there is no other layer like theirs
+    Result<ConceptLayers> concept_layers(const ConceptSource& source, std::stop_token stop);
 
     /// The point that methods with a layer read when none is set; empty without a model.
     std::string own_layer() const;

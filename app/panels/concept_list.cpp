@@ -19,37 +19,48 @@
 
 namespace vitrine::app {
 
-/// Heading, the patch's concepts or empty places, heading, the picture's concepts.
+/// Heading, the patch's concepts or empty places, heading, the picture's concepts; or a heading and concepts for each
+/// token that is no patch.
 class ConceptRows : public QAbstractListModel {
   public:
     ConceptRows(ConceptList& list, ConceptsOnShow& concepts)
         : QAbstractListModel(&list), list_(list), concepts_(concepts) {}
 
-    enum class Kind : std::uint8_t { PatchHeading, OfPatch, PictureHeading, OfPicture };
-    Kind kindAt(int row) const {
-        const int above = concepts_.picture().has_grid() ? 1 + ConceptList::kOfPatch : 0;
-        if (row < above) return row == 0 ? Kind::PatchHeading : Kind::OfPatch;
-        return row == above ? Kind::PictureHeading : Kind::OfPicture;
+    enum class Kind : std::uint8_t { PatchHeading, OfPatch, PictureHeading, OfPicture, TokenHeading, OfToken };
+    /// A row below the patch's.
+    struct Place {
+        Kind kind = Kind::PictureHeading;
+        int token = -1;  ///< of `apart`
+        std::int64_t concept_id = -1;
+        float value = 0;  ///< in the token
+    };
+    int above() const { return concepts_.picture().has_grid() ? 1 + ConceptList::kOfPatch : 0; }
+    const Place* placeAt(int row) const {
+        const int i = row - above();
+        return i >= 0 && i < static_cast<int>(places_.size()) ? &places_[static_cast<std::size_t>(i)] : nullptr;
     }
-    int firstOfPicture() const { return concepts_.picture().has_grid() ? 2 + ConceptList::kOfPatch : 1; }
+    Kind kindAt(int row) const {
+        if (row < above()) return row == 0 ? Kind::PatchHeading : Kind::OfPatch;
+        const auto* place = placeAt(row);
+        return place ? place->kind : Kind::PictureHeading;
+    }
+    int firstBelow() const { return above() + 1; }
     std::int64_t at(int row) const {
-        switch (kindAt(row)) {
-            case Kind::OfPatch: {
-                const auto here = concepts_.atPatch();
-                const auto i = static_cast<std::size_t>(row - 1);
-                return i < here.size() ? here[i].id : -1;
-            }
-            case Kind::OfPicture: {
-                const auto i = static_cast<std::size_t>(row - firstOfPicture());
-                return i < shown_.size() ? shown_[i] : -1;
-            }
-            default:
-                return -1;
+        if (kindAt(row) == Kind::OfPatch) {
+            const auto here = concepts_.atPatch();
+            const auto i = static_cast<std::size_t>(row - 1);
+            return i < here.size() ? here[i].id : -1;
         }
+        const auto* place = placeAt(row);
+        return place ? place->concept_id : -1;
+    }
+    int shown() const {
+        return static_cast<int>(
+            std::count_if(places_.begin(), places_.end(), [](const Place& one) { return one.concept_id >= 0; }));
     }
 
     int rowCount(const QModelIndex& parent = {}) const override {
-        return parent.isValid() || !concepts_.found() ? 0 : firstOfPicture() + static_cast<int>(shown_.size());
+        return parent.isValid() || !concepts_.found() ? 0 : above() + static_cast<int>(places_.size());
     }
     Qt::ItemFlags flags(const QModelIndex& index) const override {
         return at(index.row()) < 0 ? Qt::ItemIsEnabled : Qt::ItemIsEnabled | Qt::ItemIsSelectable;
@@ -70,6 +81,9 @@ class ConceptRows : public QAbstractListModel {
                                              value(one.strongest), value(one.sum));
         if (const float here = concepts_.valueAtPatch(number); here != 0)
             words += QObject::tr("\nIn the patch that is pointed at: %1").arg(value(here));
+        for (const auto& token : concepts_.found()->apart)
+            if (const float there = token.at(number); there != 0)
+                words += QObject::tr("\nIn the %1: %2").arg(ConceptsOnShow::tokenName(token.token), value(there));
         if (concepts_.isNamed(number)) {
             const auto& named = concepts_.found()->facts.names.at(static_cast<std::int32_t>(number));
             if (!named.tags.empty()) words += QObject::tr("\nTags: %1").arg(QString::fromStdString(named.tags));
@@ -87,8 +101,17 @@ class ConceptRows : public QAbstractListModel {
     QString headingAt(int row) const {
         if (kindAt(row) == Kind::PictureHeading) {
             const auto all = static_cast<std::int64_t>(concepts_.picture().heard().size());
-            if (!filter_.isEmpty()) return QObject::tr("Found: %1").arg(count(std::ssize(shown_)));
-            return QObject::tr("This picture: %1 active").arg(count(all));
+            if (!filter_.isEmpty()) return QObject::tr("Found: %1").arg(count(shown()));
+            return (concepts_.picture().has_grid()       ? QObject::tr("All patches: %1 active")
+                    : concepts_.picture().patches() == 1 ? QObject::tr("Class token: %1 active")
+                                                         : QObject::tr("All tokens: %1 active"))
+                .arg(count(all));
+        }
+        if (kindAt(row) == Kind::TokenHeading) {
+            const auto& token = concepts_.found()->apart[static_cast<std::size_t>(placeAt(row)->token)];
+            auto name = ConceptsOnShow::tokenName(token.token);
+            name[0] = name[0].toUpper();
+            return QObject::tr("%1: %2 active").arg(name, count(std::ssize(token.concepts)));
         }
         if (kindAt(row) == Kind::PatchHeading) {
             const auto& patch = concepts_.patch();
@@ -103,7 +126,7 @@ class ConceptRows : public QAbstractListModel {
 
     void rank() {
         beginResetModel();
-        shown_.clear();
+        places_.clear();
         maps_.clear();
         reach_ = 0;
         const auto& picture = concepts_.picture();
@@ -111,20 +134,35 @@ class ConceptRows : public QAbstractListModel {
             return filter_.isEmpty() || QString::number(number).startsWith(filter_) ||
                    (concepts_.isNamed(number) && concepts_.nameOf(number).contains(filter_, Qt::CaseInsensitive));
         };
-        for (const auto number : picture.ranked(order_)) {
+        if (apart_ && concepts_.found()) {
+            const auto& apart = concepts_.found()->apart;
+            for (int token = 0; token < static_cast<int>(apart.size()); ++token) {
+                places_.push_back({Kind::TokenHeading, token});
+                for (const auto& one : apart[static_cast<std::size_t>(token)].concepts)
+                    if (fits(one.id)) places_.push_back({Kind::OfToken, token, one.id, one.value});
+            }
+            return endResetModel();
+        }
+        places_.push_back({});
+        const auto show = [this](std::int64_t number) { places_.push_back({Kind::OfPicture, -1, number}); };
+        auto ranked = picture.ranked(order_);
+        if (named_first_)
+            std::stable_partition(ranked.begin(), ranked.end(),
+                                  [this](std::int32_t number) { return concepts_.isNamed(number); });
+        for (const auto number : ranked) {
             reach_ = std::max(reach_, measureOf(picture.summary(number)));
-            if (fits(number)) shown_.push_back(number);
+            if (fits(number)) show(number);
         }
         // A silent one is found only by those who look for it.
         if (concepts_.found() && !filter_.isEmpty()) {
             bool is_number = false;
             if (const auto number = filter_.toLongLong(&is_number);
                 is_number && number >= 0 && number < picture.concepts() && picture.where(number).empty())
-                shown_.push_back(static_cast<std::int32_t>(number));
+                show(number);
             for (const auto& [number, name] : concepts_.found()->facts.names)
                 if (picture.where(number).empty() &&
                     QString::fromStdString(name.name).contains(filter_, Qt::CaseInsensitive))
-                    shown_.push_back(number);
+                    show(number);
         }
         endResetModel();
     }
@@ -145,11 +183,12 @@ class ConceptRows : public QAbstractListModel {
 
     ConceptOrder order_ = ConceptOrder::Sum;
     QString filter_;
+    bool apart_ = false, named_first_ = false;
 
   private:
     ConceptList& list_;
     ConceptsOnShow& concepts_;
-    std::vector<std::int32_t> shown_;
+    std::vector<Place> places_;
     double reach_ = 0;
     QCache<std::int64_t, QImage> maps_{512};
 };
@@ -194,9 +233,10 @@ class ConceptDelegate : public QStyledItemDelegate {
         painter.drawText(words, Qt::AlignVCenter | Qt::AlignLeft, rows_.headingAt(at));
         painter.setFont(sans(11));
         painter.drawText(words, Qt::AlignVCenter | Qt::AlignRight,
-                         kind == ConceptRows::Kind::PatchHeading ? QObject::tr("strength")
-                         : concepts_.picture().has_grid()        ? QObject::tr("patches")
-                                                                 : QObject::tr("tokens"));
+                         kind != ConceptRows::Kind::PictureHeading || concepts_.picture().patches() == 1
+                             ? QObject::tr("strength")
+                         : concepts_.picture().has_grid() ? QObject::tr("patches")
+                                                          : QObject::tr("tokens"));
     }
 
     void paintConcept(QPainter& painter, const QStyleOptionViewItem& option, const QModelIndex& index,
@@ -206,6 +246,8 @@ class ConceptDelegate : public QStyledItemDelegate {
         const QRect row = option.rect;
         if (concepts_.stale()) painter.setOpacity(0.5);
         const bool of_patch = rows_.kindAt(index.row()) == ConceptRows::Kind::OfPatch;
+        const auto* place = rows_.placeAt(index.row());
+        const bool of_token = place && place->kind == ConceptRows::Kind::OfToken;
         const bool chosen = concepts_.chosen().contains(number), hovered = concepts_.hovered() == number;
         const float here = concepts_.valueAtPatch(number);
         const auto one = concepts_.picture().summary(number);
@@ -233,19 +275,32 @@ class ConceptDelegate : public QStyledItemDelegate {
             painter.setRenderHint(QPainter::SmoothPixmapTransform, false);
             painter.drawImage(box, map);
         }
+        if (const int slot = concepts_.slotOf(number); slot >= 0) {
+            // Its colour on the picture.
+            const auto hue = hue_of(slot);
+            painter.setPen(QPen(QColor(hue.r, hue.g, hue.b), 2));
+            painter.setBrush(Qt::NoBrush);
+            painter.drawRect(box.adjusted(-2, -2, 2, 2));
+        }
         const int left = concepts_.picture().has_grid() ? kLeft + kMap + 8 : kLeft;
         int right = row.right() + 1 - kRight;
         const auto badge = list_.badgeOf(number);
         painter.setFont(mono(11));
         painter.setPen(badge.isEmpty() ? t.secondary : t.accent);
         painter.drawText(QRect(right - kCount, row.top(), kCount, row.height()), Qt::AlignVCenter | Qt::AlignRight,
-                         !badge.isEmpty()   ? badge
-                         : of_patch         ? value(here)
-                         : one.patches == 0 ? QObject::tr("silent")
-                                            : count(one.patches));
+                         !badge.isEmpty()                     ? badge
+                         : of_patch                           ? value(here)
+                         : of_token                           ? value(place->value)
+                         : one.patches == 0                   ? QObject::tr("silent")
+                         : concepts_.picture().patches() == 1 ? value(one.strongest)
+                                                              : count(one.patches));
         right -= kCount + 8;
-        const double whole = of_patch ? patchReach() : rows_.reach();
-        const double share = whole > 0 ? std::min(1.0, (of_patch ? std::abs(here) : rows_.measureOf(one)) / whole) : 0;
+        const double whole = of_patch ? reachOf(concepts_.atPatch())
+                             : of_token
+                                 ? reachOf(concepts_.found()->apart[static_cast<std::size_t>(place->token)].concepts)
+                                 : rows_.reach();
+        const double part = of_patch ? std::abs(here) : of_token ? std::abs(place->value) : rows_.measureOf(one);
+        const double share = whole > 0 ? std::min(1.0, part / whole) : 0;
         const QRectF track(right - kBar, row.center().y() - 1.5, kBar, 4);
         painter.setPen(Qt::NoPen);
         painter.setBrush(t.faint);
@@ -264,9 +319,9 @@ class ConceptDelegate : public QStyledItemDelegate {
         ListRow text{row, right};
         paintListName(painter, text, name_left, concepts_.nameOf(number), true, chosen, Qt::ElideRight);
     }
-    double patchReach() const {
+    static double reachOf(std::span<const ConceptValue> some) {
         double most = 0;
-        for (const auto& one : concepts_.atPatch()) most = std::max(most, static_cast<double>(std::abs(one.value)));
+        for (const auto& one : some) most = std::max(most, static_cast<double>(std::abs(one.value)));
         return most;
     }
 
@@ -298,11 +353,19 @@ std::int64_t ConceptList::conceptAt(const QModelIndex& index) const {
     return index.isValid() ? rows_->at(index.row()) : -1;
 }
 
-int ConceptList::shown() const { return std::max(0, rows_->rowCount() - rows_->firstOfPicture()); }
+int ConceptList::shown() const { return rows_->shown(); }
+bool ConceptList::apart() const { return rows_->apart_; }
 
-void ConceptList::setOrder(ConceptOrder order) {
-    if (rows_->order_ == order) return;
+void ConceptList::setApart(bool apart) {
+    if (rows_->apart_ == apart) return;
+    rows_->apart_ = apart;
+    rows_->rank();
+}
+
+void ConceptList::setOrder(ConceptOrder order, bool named_first) {
+    if (rows_->order_ == order && rows_->named_first_ == named_first) return;
     rows_->order_ = order;
+    rows_->named_first_ = named_first;
     rows_->rank();
 }
 
@@ -355,8 +418,8 @@ void ConceptList::currentChanged(const QModelIndex& current, const QModelIndex& 
 void ConceptList::focusInEvent(QFocusEvent* event) {
     QListView::focusInEvent(event);
     if (event->reason() == Qt::TabFocusReason || event->reason() == Qt::BacktabFocusReason) {
-        if (conceptAt(currentIndex()) < 0 && rows_->rowCount() > rows_->firstOfPicture())
-            setCurrentIndex(rows_->index(rows_->firstOfPicture()));
+        if (conceptAt(currentIndex()) < 0 && rows_->rowCount() > rows_->firstBelow())
+            setCurrentIndex(rows_->index(rows_->firstBelow()));
         concepts_.hover(conceptAt(currentIndex()));
     }
 }

@@ -1,6 +1,7 @@
 // Builds the panel and keeps it agreeing with what is read.
 #include "concepts_panel.h"
 
+#include <QButtonGroup>
 #include <QComboBox>
 #include <QFileInfo>
 #include <QHBoxLayout>
@@ -27,6 +28,7 @@ namespace {
 using State = ConceptsOnShow::State;
 
 constexpr const char* kAsFile = "as the file says";
+constexpr int kNamedFirst = 3;  // beside what ConceptOrder has
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 
@@ -42,13 +44,6 @@ QString kindWords(const ConceptFacts& facts) {
     auto words = text(kind).replace(QLatin1Char('_'), QLatin1Char(' '));
     if (!words.isEmpty()) words[0] = words[0].toUpper();
     return words;
-}
-
-QVBoxLayout* columnIn(QWidget* box, int spacing) {
-    auto* column = new QVBoxLayout(box);
-    column->setContentsMargins(0, 0, 0, 0);
-    column->setSpacing(spacing);
-    return column;
 }
 
 }  // namespace
@@ -163,6 +158,9 @@ ConceptsPanel::ConceptsPanel(Session& session, ConceptsOnShow& concepts, const V
     order_->addItem(tr("Sum"), static_cast<int>(ConceptOrder::Sum));
     order_->addItem(tr("Strongest"), static_cast<int>(ConceptOrder::Strongest));
     order_->addItem(tr("Patches"), static_cast<int>(ConceptOrder::Patches));
+    order_->addItem(tr("Named first"), kNamedFirst);
+    order_->setItemData(3, tr("Those that have a name, then the others, by the sum over the patches"), Qt::ToolTipRole);
+    order_->setCurrentIndex(3);
     order_->setItemData(0, tr("The sum over the patches"), Qt::ToolTipRole);
     order_->setItemData(1, tr("The strongest patch"), Qt::ToolTipRole);
     order_->setItemData(2, tr("The number of patches"), Qt::ToolTipRole);
@@ -175,7 +173,23 @@ ConceptsPanel::ConceptsPanel(Session& session, ConceptsOnShow& concepts, const V
     connect(gallery, &QToolButton::clicked, this, &ConceptsPanel::galleryWanted);
     tools->addWidget(gallery);
     inset(tools_);
+    which_ = new QWidget;
+    auto* which = new QHBoxLayout(which_);
+    which->setContentsMargins(0, 0, 0, 0);
+    which->setSpacing(0);
+    patches_ = segment(tr("Patches"), "left", "ofPatches");
+    apart_ = segment(tr("Other tokens"), "right", "ofTokens");
+    auto* either = new QButtonGroup(this);
+    for (auto* button : {patches_, apart_}) {
+        either->addButton(button);
+        which->addWidget(button, 1);
+    }
+    patches_->setChecked(true);
+    patches_->setToolTip(tr("The concepts of all patches together"));
+    inset(which_);
     list_ = new ConceptList(concepts_, settings);
+    list_->setOrder(ConceptOrder::Sum, true);
+    connect(apart_, &QPushButton::toggled, this, &ConceptsPanel::refreshWhich);
     column->addWidget(list_, 1);
     steer_ = new SteerBox(session_, concepts_);
     column->addWidget(steer_);
@@ -187,8 +201,11 @@ ConceptsPanel::ConceptsPanel(Session& session, ConceptsOnShow& concepts, const V
 
     connect(search_, &QLineEdit::textChanged, this,
             [this](const QString& words) { list_->setFilter(words.trimmed()); });
-    connect(order_, &QComboBox::currentIndexChanged, this,
-            [this] { list_->setOrder(static_cast<ConceptOrder>(order_->currentData().toInt())); });
+    connect(order_, &QComboBox::currentIndexChanged, this, [this] {
+        const int which = order_->currentData().toInt();
+        list_->setOrder(which == kNamedFirst ? ConceptOrder::Sum : static_cast<ConceptOrder>(which),
+                        which == kNamedFirst);
+    });
     connect(&concepts_, &ConceptsOnShow::changed, this, &ConceptsPanel::refresh);
     connect(&concepts_, &ConceptsOnShow::pointedChanged, list_, &ConceptList::refreshPatch);
     restyle();
@@ -268,6 +285,7 @@ void ConceptsPanel::refresh() {
         if (refused && why.contains(QLatin1String("does not say"))) fold_->setChecked(true);
     }
     tools_->setVisible(list);
+    refreshWhich();
     list_->setVisible(list);
     // The place in the list stays while only steering changes.
     const void* codes = concepts_.found() ? concepts_.found()->picture.get() : nullptr;
@@ -276,6 +294,26 @@ void ConceptsPanel::refresh() {
     else
         list_->refreshPatch();
     refreshFacts();
+}
+
+/// Class token and patches are listed side by side and never as one.
+void ConceptsPanel::refreshWhich() {
+    const bool list = concepts_.found() && concepts_.state() == State::Ready;
+    const bool any = list && !concepts_.found()->apart.empty();
+    which_->setVisible(any);
+    if (any) {
+        const auto& apart = concepts_.found()->apart;
+        auto name = apart.size() == 1 ? ConceptsOnShow::tokenName(apart[0].token) : tr("other tokens");
+        name[0] = name[0].toUpper();
+        apart_->setText(name);
+        QStringList names;
+        for (const auto& one : apart) names << ConceptsOnShow::tokenName(one.token);
+        apart_->setToolTip(tr("The concepts of each token that is no patch: %1").arg(names.join(QStringLiteral(", "))));
+    }
+    const bool apart = any && apart_->isChecked();
+    list_->setApart(apart);
+    order_->setEnabled(!apart);
+    order_->setToolTip(apart ? tr("A token's concepts come by their strength") : tr("What comes first"));
 }
 
 void ConceptsPanel::refreshFacts() {

@@ -43,6 +43,7 @@ class ConceptsPanel : public QWidget {
     void buildForm();
     void refresh();
     void refreshFacts();
+    void refreshWhich();
 
     Session& session_;
     ConceptsOnShow& concepts_;
@@ -50,8 +51,8 @@ class ConceptsPanel : public QWidget {
     ChoiceButton* chooser_;
     QLabel *facts_, *sign_, *why_;
     ThinBar* bar_;
-    QWidget *said_, *tools_, *ask_;
-    QPushButton* open_;
+    QWidget *said_, *tools_, *ask_, *which_;
+    QPushButton *open_, *patches_, *apart_;
     QToolButton* fold_;
     SettingsForm* form_;
     QString form_of_;

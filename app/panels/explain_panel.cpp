@@ -46,13 +46,6 @@ QString prefixWords(const std::vector<std::string>& prefix) {
     return words.join(QStringLiteral(", "));
 }
 
-QPushButton* segment(const QString& words, const char* place) {
-    auto* button = new QPushButton(words);
-    button->setCheckable(true);
-    button->setProperty("segment", place);
-    return button;
-}
-
 QFrame* rule() {
     auto* line = new QFrame;
     line->setFixedHeight(1);

@@ -201,12 +201,7 @@ void GridCell::paintEvent(QPaintEvent*) {
     paintHeader(painter, *c);
     paintFooter(painter, *c);
     paintState(painter, *c);
-    // The linked cursor: the cell of this map that is read.
-    const auto point = grid_.point();
-    const auto* map = plane();
-    if (!point || !map || !grid_.session_.look()) return;
-    const auto read = reading_at(grid_.session_, map, point);
-    if (!read.inside) return;
+    if (!grid_.session_.look()) return;
     const double ratio = devicePixelRatioF();
     const auto view = grid_.viewOf(*this);
     const auto size = area.size() * ratio;
@@ -214,10 +209,20 @@ void GridCell::paintEvent(QPaintEvent*) {
         const auto p = view.to_screen(photo, size.width(), size.height());
         return QPointF(p.x, p.y) / ratio + area.topLeft();
     };
+    painter.setClipRect(area);
+    if (const auto& lit = grid_.session_.lit(); lit && drawn_.size() == area.size() * ratio) {
+        const auto seen = grid_.session_.look()->geometry.seen();
+        outline_concepts(painter, *lit, {to_cell({seen.x0, seen.y0}), to_cell({seen.x1, seen.y1})});
+    }
+    // The linked cursor: the cell of this map that is read.
+    const auto point = grid_.point();
+    const auto* map = plane();
+    if (!point || !map) return;
+    const auto read = reading_at(grid_.session_, map, point);
+    if (!read.inside) return;
     const auto box = grid_.session_.look()->geometry.cell(read.row, read.col, map->rows, map->cols);
     QRectF mark(to_cell({box.x0, box.y0}), to_cell({box.x1, box.y1}));
     if (mark.width() < 6) mark = QRectF(to_cell(*point) - QPointF(4, 4), QSizeF(8, 8));
-    painter.setClipRect(area);
     painter.setBrush(Qt::NoBrush);
     painter.setPen(QPen(QColor(0, 0, 0, 160), 3));
     painter.drawRect(mark);

@@ -121,6 +121,8 @@ GridView::GridView(Session& session, Comparison& comparison, const ViewSettings&
     });
     for (const auto signal : {&Session::lookChanged, &Session::choiceChanged, &Session::modelChanged})
         connect(&session_, signal, this, &GridView::refresh);
+    // A concept that is lit is outlined: nothing is composed anew.
+    connect(&session_, &Session::evidenceChanged, this, &GridView::updateCells);
     restyle();
     arrange();
 }

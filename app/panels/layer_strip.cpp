@@ -76,6 +76,7 @@ LayerStrip::LayerStrip(LayerMaps& maps, const ViewSettings& settings, QWidget* p
     setMouseTracking(true);
     setFocusPolicy(Qt::TabFocus);
     connect(&maps, &LayerMaps::changed, this, &LayerStrip::rebuild);
+    connect(&maps, &LayerMaps::litChanged, this, qOverload<>(&QWidget::update));
 }
 
 void LayerStrip::rebuild() {
@@ -180,10 +181,11 @@ void LayerStrip::paintEvent(QPaintEvent*) {
         if (!image.isNull()) {
             painter.setOpacity(maps_.stale() ? 0.5 : 1);
             const auto size = image.size().scaled(box.size(), Qt::KeepAspectRatio);
-            painter.drawImage(QRect(box.center().x() - size.width() / 2 + 1, box.center().y() - size.height() / 2 + 1,
-                                    size.width(), size.height()),
-                              image);
+            const QRect of_map(box.center().x() - size.width() / 2 + 1, box.center().y() - size.height() / 2 + 1,
+                               size.width(), size.height());
+            painter.drawImage(of_map, image);
             painter.setOpacity(1);
+            if (maps_.lit()) outline_concepts(painter, *maps_.lit(), of_map);
         } else if (!one.trouble.isEmpty()) {
             painter.drawPixmap(box.center().x() - 8, box.center().y() - 8,
                                iconPixmap(QStringLiteral("warning"), t.warning, 16, devicePixelRatioF()));

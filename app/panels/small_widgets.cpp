@@ -554,6 +554,21 @@ QLabel* quiet(const QString& text) {
     return label;
 }
 
+QVBoxLayout* columnIn(QWidget* box, int spacing) {
+    auto* column = new QVBoxLayout(box);
+    column->setContentsMargins(0, 0, 0, 0);
+    column->setSpacing(spacing);
+    return column;
+}
+
+QPushButton* segment(const QString& words, const char* place, const char* name) {
+    auto* button = new QPushButton(words);
+    button->setObjectName(QLatin1String(name));
+    button->setCheckable(true);
+    button->setProperty("segment", place);
+    return button;
+}
+
 void clearLayout(QLayout* layout) {
     while (auto* item = layout->takeAt(0)) {
         if (item->widget()) item->widget()->deleteLater();

@@ -16,6 +16,8 @@
 #include "jobs/session.h"
 #include "panels/view_settings.h"
 
+class QVBoxLayout;
+
 namespace vitrine::app {
 
 /// The five most probable classes with bars; a click makes one the target. Space for five rows is always kept.
@@ -200,5 +202,10 @@ QWidget* captioned(const QString& caption, QWidget* control, QLabel** value = nu
 QLabel* heading(const QString& text);
 QLabel* quiet(const QString& text = {});
 void clearLayout(class QLayout* layout);
+QVBoxLayout* columnIn(QWidget* box, int spacing);  ///< without margins
+/// One of a row of buttons of which one is down.
+///
+/// @param place  "left", "middle" or "right" in the row
+QPushButton* segment(const QString& words, const char* place, const char* name = "");
 
 }  // namespace vitrine::app

@@ -76,13 +76,6 @@ QWidget* row_of(std::initializer_list<QWidget*> widgets, int stretched = 0) {
     return box;
 }
 
-QVBoxLayout* column_in(QWidget* box, int spacing) {
-    auto* column = new QVBoxLayout(box);
-    column->setContentsMargins(0, 0, 0, 0);
-    column->setSpacing(spacing);
-    return column;
-}
-
 }  // namespace
 
 PathLine::PathLine(QWidget* parent) : QLineEdit(parent) {
@@ -141,7 +134,7 @@ TrainPanel::TrainPanel(Session& session, TrainingRun& mask, TrainingRun& concept
 
     // Before.
     setup_ = new QWidget;
-    auto* setup = column_in(setup_, 8);
+    auto* setup = columnIn(setup_, 8);
     about_ = quiet();
     setup->addWidget(about_);
     const auto chooser = [](const QString& name) {
@@ -164,7 +157,7 @@ TrainPanel::TrainPanel(Session& session, TrainingRun& mask, TrainingRun& concept
     setup->addWidget(about_file_);
     column->addWidget(setup_);
     settings_ = new QWidget;
-    auto* settings = column_in(settings_, 8);
+    auto* settings = columnIn(settings_, 8);
     auto* title = new QHBoxLayout;
     title->addWidget(heading(tr("Settings")));
     title->addStretch(1);
@@ -188,7 +181,7 @@ TrainPanel::TrainPanel(Session& session, TrainingRun& mask, TrainingRun& concept
     settings->addLayout(fold_row);
     more_box_ = new QWidget;
     more_ = new SettingsForm(true);
-    column_in(more_box_, 0)->addWidget(more_);
+    columnIn(more_box_, 0)->addWidget(more_);
     settings->addWidget(more_box_);
 
     // During and after.
@@ -240,7 +233,7 @@ TrainPanel::TrainPanel(Session& session, TrainingRun& mask, TrainingRun& concept
 
     held_ = new QWidget;
     held_->setObjectName(QStringLiteral("trainHeld"));
-    auto* held = column_in(held_, 4);
+    auto* held = columnIn(held_, 4);
     held->addWidget(heading(tr("On pictures it was not trained on")));
     held_words_ = quiet();
     held->addWidget(held_words_);

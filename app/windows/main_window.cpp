@@ -39,6 +39,7 @@
 #include "jobs/seen_through.h"
 #include "jobs/training_run.h"
 #include "panels/choice_button.h"
+#include "panels/concept_strip.h"
 #include "panels/concepts_panel.h"
 #include "panels/empty_state.h"
 #include "panels/explain_panel.h"
@@ -67,7 +68,7 @@ QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
 // What is explained beside classes, in the list of targets.
 constexpr qlonglong kRegion = -2, kLike = -3, kMore = -4, kProbability = -5;
 
-constexpr int kLayout = 6;  // of the docks: a saved one of another number is not restored
+constexpr int kLayout = 7;  // of the docks: a saved one of another number is not restored
 constexpr int kMostDeviceLosses = 3;
 constexpr int kDeviceLossesWithin_ms = 60'000;
 
@@ -627,6 +628,10 @@ void MainWindow::buildDocks() {
     strip_dock_ = dock(QStringLiteral("heads"), tr("Layers and heads"), head_strip_, Qt::BottomDockWidgetArea);
     layer_strip_ = new LayerStrip(*layer_maps_, view_settings_);
     layers_dock_ = dock(QStringLiteral("layers"), tr("Layers of the method"), layer_strip_, Qt::BottomDockWidgetArea);
+    concept_strip_ = new ConceptStrip(*concepts_, view_settings_);
+    concept_layers_dock_ =
+        dock(QStringLiteral("conceptLayers"), tr("Concepts by layer"), concept_strip_, Qt::BottomDockWidgetArea);
+    connect(concept_layers_dock_, &QDockWidget::visibilityChanged, concepts_, &ConceptsOnShow::setLookingAtLayers);
     measures_ = new MeasuresPanel(*session_, *comparison_, *seen_through_);
     measures_dock_ = dock(QStringLiteral("measures"), tr("Measures"), measures_, Qt::BottomDockWidgetArea);
     // A dock behind another's tab is no hidden widget, but its own signal knows: nothing is computed that nobody sees.
@@ -647,7 +652,7 @@ void MainWindow::buildDocks() {
 void MainWindow::resetLayout() {
     panels_hidden_ = false;
     for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, train_dock_, ladder_dock_,
-                       keys_dock_, strip_dock_, layers_dock_, measures_dock_}) {
+                       keys_dock_, strip_dock_, layers_dock_, concept_layers_dock_, measures_dock_}) {
         dock->setFloating(false);
         removeDockWidget(dock);
     }
@@ -659,17 +664,19 @@ void MainWindow::resetLayout() {
     addDockWidget(Qt::RightDockWidgetArea, train_dock_);
     addDockWidget(Qt::RightDockWidgetArea, ladder_dock_);
     addDockWidget(Qt::RightDockWidgetArea, keys_dock_);
-    for (auto* dock : {strip_dock_, layers_dock_, measures_dock_}) addDockWidget(Qt::BottomDockWidgetArea, dock);
+    for (auto* dock : {strip_dock_, layers_dock_, concept_layers_dock_, measures_dock_})
+        addDockWidget(Qt::BottomDockWidgetArea, dock);
     tabifyDockWidget(strip_dock_, layers_dock_);
-    tabifyDockWidget(layers_dock_, measures_dock_);
+    tabifyDockWidget(layers_dock_, concept_layers_dock_);
+    tabifyDockWidget(concept_layers_dock_, measures_dock_);
     tabifyDockWidget(explain_dock_, concepts_dock_);
     tabifyDockWidget(explain_dock_, model_dock_);
     tabifyDockWidget(explain_dock_, map_dock_);
     tabifyDockWidget(explain_dock_, train_dock_);
     tabifyDockWidget(explain_dock_, ladder_dock_);
     tabifyDockWidget(explain_dock_, keys_dock_);
-    for (auto* dock :
-         {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, strip_dock_, layers_dock_, measures_dock_})
+    for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, strip_dock_, layers_dock_,
+                       concept_layers_dock_, measures_dock_})
         dock->show();
     train_dock_->hide();
     ladder_dock_->hide();
@@ -876,6 +883,8 @@ viz::Scene MainWindow::composeScene() const {
     auto scene = compose(*session_, settingsOfShown(), session_->shown(),
                          !session_->lit() && session_->showsExplanation() && session_->stale());
     scene.bare = bare_;
+    if (const auto& lit = session_->lit(); lit && !lit->together.empty())
+        lay_concepts(scene, view_settings_, lit->together);
     if (const auto box = concepts_->steered(); box && !scene.region) scene.region = box;
     if (drawn_ && concepts_->drawing()) {
         const auto region = concepts_->regionUnder(*drawn_);
@@ -908,7 +917,10 @@ viz::Hud MainWindow::composeHud() const {
     const bool explanation = session_->showsExplanation();
     if (lit) {
         hud.what = lit->title.toStdString();
-        if (lit->plane.low == 0 && lit->plane.high == 0) hud.notice = tr("Silent on this picture").toStdString();
+        hud.timing = lit->aside.toStdString();
+        if (lit->plane.low == 0 && lit->plane.high == 0)
+            hud.notice =
+                (lit->aside.isEmpty() ? tr("Silent on this picture") : tr("Silent on the patches")).toStdString();
     } else if (explanation) {
         if (const auto* method = session_->methodFacts()) hud.what = method->title;
         if (session_->explaining()) hud.notice = tr("Computing %1").arg(QString::fromStdString(hud.what)).toStdString();
@@ -940,7 +952,7 @@ viz::Hud MainWindow::composeHud() const {
     } else if (plane) {
         hud.upsampling = std::string(viz::name_of(view_settings_.upsampling));
         hud.unit = explanation || lit ? hud.what : "attention";
-        hud.show_colour_bar = true;
+        hud.show_colour_bar = !lit || lit->together.empty();  // several have a colour each
         hud.scale = scale_of(*plane, settingsOfShown());
         hud.colours = colours_of(*plane, view_settings_);
     }

@@ -26,6 +26,7 @@ namespace vitrine::app {
 
 class ChoiceButton;
 class Comparison;
+class ConceptStrip;
 class ConceptsOnShow;
 class ConceptsPanel;
 class ConceptGallery;
@@ -185,7 +186,8 @@ class MainWindow : public QMainWindow {
     Viewport* viewport_ = nullptr;
     QDockWidget *film_dock_ = nullptr, *explain_dock_ = nullptr, *model_dock_ = nullptr, *strip_dock_ = nullptr,
                 *map_dock_ = nullptr, *keys_dock_ = nullptr, *layers_dock_ = nullptr, *measures_dock_ = nullptr,
-                *train_dock_ = nullptr, *ladder_dock_ = nullptr, *concepts_dock_ = nullptr;
+                *train_dock_ = nullptr, *ladder_dock_ = nullptr, *concepts_dock_ = nullptr,
+                *concept_layers_dock_ = nullptr;
     Filmstrip* filmstrip_ = nullptr;
     ExplainPanel* explain_ = nullptr;
     ModelPanel* model_panel_ = nullptr;
@@ -200,6 +202,7 @@ class MainWindow : public QMainWindow {
     LadderPanel* ladder_ = nullptr;
     ConceptsOnShow* concepts_ = nullptr;
     ConceptsPanel* concepts_panel_ = nullptr;
+    ConceptStrip* concept_strip_ = nullptr;
     ShortcutSheet* keys_ = nullptr;
     QLabel *status_value_ = nullptr, *status_place_ = nullptr, *status_work_ = nullptr, *status_size_ = nullptr,
            *status_jobs_ = nullptr;

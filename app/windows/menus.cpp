@@ -205,7 +205,7 @@ void MainWindow::buildMenus() {
     group = tr("Window");
     auto* window = menu(tr("&Window"));
     for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, train_dock_, ladder_dock_,
-                       strip_dock_, layers_dock_, measures_dock_})
+                       strip_dock_, layers_dock_, concept_layers_dock_, measures_dock_})
         window->addAction(dock->toggleViewAction());
     window->addSeparator();
     add(window, tr("Reset the layout"), {}, [this] { resetLayout(); });

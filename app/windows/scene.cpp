@@ -1,6 +1,8 @@
 // Composition and reading of a map on the picture.
 #include "scene.h"
 
+#include <QPainter>
+
 #include <algorithm>
 #include <cmath>
 #include <tuple>
@@ -79,6 +81,67 @@ viz::Scene compose(const Session& session, const ViewSettings& settings, const P
         scene.layers.push_back(std::move(layer));
     }
     return scene;
+}
+
+viz::Rgb hue_of(int slot) {
+    // Told apart by people who see fewer colours, too: Okabe and Ito, "Color Universal Design", 2008.
+    static constexpr std::array<viz::Rgb, 7> kHues{{{0x56, 0xB4, 0xE9},
+                                                    {0xE6, 0x9F, 0x00},
+                                                    {0xCC, 0x79, 0xA7},
+                                                    {0x00, 0x9E, 0x73},
+                                                    {0xF0, 0xE4, 0x42},
+                                                    {0xD5, 0x5E, 0x00},
+                                                    {0x00, 0x72, 0xB2}}};
+    return kHues[static_cast<std::size_t>(std::max(slot, 0)) % kHues.size()];
+}
+
+void lay_concepts(viz::Scene& scene, const ViewSettings& settings, const std::vector<LitMap>& concepts) {
+    if (!scene.seen) return;
+    scene.layers.clear();
+    for (const auto& one : concepts) {
+        viz::MapLayer layer;
+        layer.map = one.plane.view();
+        layer.area = *scene.seen;
+        // Of a signed one what speaks for it: nothing is less than transparent.
+        layer.scale = {.low = 0, .high = std::max(one.plane.shown_high, 1e-6F), .logarithmic = settings.logarithmic};
+        layer.hue = hue_of(one.slot);
+        layer.upsampling = settings.upsampling;
+        layer.opacity = settings.opacity;
+        scene.layers.push_back(std::move(layer));
+    }
+}
+
+void outline_concepts(QPainter& painter, const LitConcept& lit, const QRectF& box) {
+    const auto outline = [&](const Plane& plane, const QColor& colour) {
+        const float least = plane.high / 2;
+        if (!(least > 0)) return;
+        const auto in = [&](std::int64_t r, std::int64_t c) {
+            return r >= 0 && c >= 0 && r < plane.rows && c < plane.cols && plane.at(r, c) >= least;
+        };
+        const auto at = [&](std::int64_t r, std::int64_t c) {
+            return QPointF(box.left() + box.width() * static_cast<double>(c) / static_cast<double>(plane.cols),
+                           box.top() + box.height() * static_cast<double>(r) / static_cast<double>(plane.rows));
+        };
+        std::vector<QLineF> lines;
+        for (std::int64_t r = 0; r <= plane.rows; ++r)
+            for (std::int64_t c = 0; c <= plane.cols; ++c) {
+                if (in(r, c) != in(r - 1, c)) lines.emplace_back(at(r, c), at(r, c + 1));
+                if (in(r, c) != in(r, c - 1)) lines.emplace_back(at(r, c), at(r + 1, c));
+            }
+        for (const auto& pen : {QPen(QColor(0, 0, 0, 160), 3), QPen(colour, 1.5)}) {
+            painter.setPen(pen);
+            painter.drawLines(lines.data(), static_cast<int>(lines.size()));
+        }
+    };
+    painter.save();
+    painter.setClipRect(box.adjusted(-2, -2, 2, 2), Qt::IntersectClip);
+    const auto colour = [](int slot) {
+        const auto rgb = hue_of(slot);
+        return QColor(rgb.r, rgb.g, rgb.b);
+    };
+    if (lit.together.empty()) outline(lit.plane, Qt::white);
+    for (const auto& one : lit.together) outline(one.plane, colour(one.slot));
+    painter.restore();
 }
 
 QImage paint_map(const Plane& plane, const ViewSettings& settings) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <QImage>
+#include <QRectF>
 
 #include <array>
 #include <optional>
@@ -11,6 +12,8 @@
 
 #include "jobs/session.h"
 #include "panels/view_settings.h"
+
+class QPainter;
 
 namespace vitrine::app {
 
@@ -33,6 +36,14 @@ Reading reading_at(const Session& session, const Plane* plane, const std::option
 /// @param plane  null: the picture alone
 /// @param stale  the map is out of date: it steps back
 viz::Scene compose(const Session& session, const ViewSettings& settings, const Plane* plane, bool stale);
+
+/// The colour of one of several concepts that are lit together.
+viz::Rgb hue_of(int slot);
+/// In place of the map: each concept in its own colour, the stronger the less transparent.
+void lay_concepts(viz::Scene& scene, const ViewSettings& settings, const std::vector<LitMap>& concepts);
+/// Where a concept that is lit is at least half as strong as at its strongest, as lines between cells in `box`, which
+/// is what the model saw: for views whose colours are another map's.
+void outline_concepts(QPainter& painter, const LitConcept& lit, const QRectF& box);
 
 /// The map alone, one pixel a value.
 QImage paint_map(const Plane& plane, const ViewSettings& settings);

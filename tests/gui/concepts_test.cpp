@@ -13,17 +13,21 @@
 #include <QtTest/QTest>
 
 #include <algorithm>
+#include <map>
 
 #include <gtest/gtest.h>
 
 #include "jobs/comparison.h"
 #include "jobs/concepts_on_show.h"
 #include "panels/concept_list.h"
+#include "panels/concept_strip.h"
 #include "panels/concepts_panel.h"
+#include "panels/grid_view.h"
 #include "panels/small_widgets.h"
 #include "patience.h"
 #include "tiny_model.h"
 #include "windows/main_window.h"
+#include "windows/scene.h"
 
 namespace vitrine::app {
 namespace {
@@ -185,6 +189,143 @@ TEST_F(ConceptsWindowTest, TheListIsSearchedSortedAndWalkedByKeys) {
     EXPECT_EQ(concepts().pinned(), picture.ranked(ConceptOrder::Patches)[1]);
 }
 
+TEST_F(ConceptsWindowTest, WhatHasANameComesFirstHoweverLongItIs) {
+    open_concepts();
+    const auto last = concepts().picture().ranked(ConceptOrder::Sum).back();
+    const int width = window_->minimumSizeHint().width();
+    QFile names(file_ + ".names");
+    ASSERT_TRUE(names.open(QIODevice::WriteOnly));
+    names.write(QString("%1\t%2\n").arg(last).arg(QString("a name without end ").repeated(45).trimmed()).toUtf8());
+    names.close();
+    concepts().choose(file_);
+    ASSERT_TRUE(wait_until([&] { return concepts().isNamed(last) && !concepts().stale(); }));
+    const int first = 2 + ConceptList::kOfPatch;
+    EXPECT_EQ(list()->conceptAt(list()->model()->index(first, 0)), last);
+    concepts().pin(last);
+    QTest::qWait(0);
+    EXPECT_EQ(window_->minimumSizeHint().width(), width) << "a long name is cut";
+    window_->findChild<QComboBox*>("conceptOrder")->setCurrentIndex(0);
+    EXPECT_EQ(list()->conceptAt(list()->model()->index(first, 0)),
+              concepts().picture().ranked(ConceptOrder::Sum).front());
+}
+
+TEST_F(ConceptsWindowTest, TokensThatAreNoPatchesAreListedApart) {
+    open_concepts();
+    const auto& apart = concepts().found()->apart;
+    ASSERT_FALSE(apart.empty());
+    auto* tokens = window_->findChild<QAbstractButton*>("ofTokens");
+    EXPECT_TRUE(tokens->isVisible());
+    EXPECT_EQ(tokens->text().toStdString(), apart.size() == 1 ? "Class token" : "Other tokens");
+    const int of_patches = list()->shown();
+    tokens->click();
+    EXPECT_TRUE(list()->apart());
+    std::size_t all = 0;
+    for (const auto& token : apart) all += token.concepts.size();
+    EXPECT_EQ(list()->shown(), static_cast<int>(all));
+    EXPECT_FALSE(window_->findChild<QComboBox*>("conceptOrder")->isEnabled());
+    const auto first = row_of(apart[0].concepts[0].id);
+    ASSERT_TRUE(first.isValid());
+    EXPECT_EQ(first.row(), 2 + ConceptList::kOfPatch) << "below its heading";
+    EXPECT_TRUE(first.data(Qt::ToolTipRole).toString().contains("class token"));
+    // What it says of the patches is drawn, and beside it how strong it is where it was pointed at.
+    list()->scrollTo(first);
+    QTest::mouseMove(list()->viewport(), list()->visualRect(first).center() - QPoint(2, 0));
+    QTest::mouseMove(list()->viewport(), list()->visualRect(first).center());
+    ASSERT_TRUE(wait_until([&] { return session().lit().has_value(); }));
+    EXPECT_EQ(*session().lit()->plane.values, concepts().picture().map(apart[0].concepts[0].id));
+    EXPECT_TRUE(session().lit()->aside.startsWith("class token")) << session().lit()->aside.toStdString();
+    window_->findChild<QAbstractButton*>("ofPatches")->click();
+    EXPECT_EQ(list()->shown(), of_patches);
+}
+
+TEST_F(ConceptsWindowTest, SeveralConceptsHaveAColourEachAndKeepIt) {
+    open_concepts();
+    session().setLive(false);
+    const auto ranked = concepts().picture().ranked(ConceptOrder::Patches);
+    concepts().pin(ranked[0]);
+    ASSERT_EQ(viewport()->scene().layers.size(), 1u);
+    EXPECT_FALSE(viewport()->scene().layers[0].hue) << "alone it has the colours of maps";
+    concepts().pin(ranked[1], true);
+    concepts().pin(ranked[2], true);
+    const auto hues = [&] {
+        std::map<const float*, int> out;
+        for (const auto& one : session().lit()->together) out[one.plane.values->data()] = one.slot;
+        return out;
+    };
+    ASSERT_EQ(viewport()->scene().layers.size(), 3u);
+    ASSERT_EQ(hues().size(), 3u);
+    for (const auto& layer : viewport()->scene().layers) {
+        ASSERT_TRUE(hues().contains(layer.map.data));
+        const auto hue = hue_of(hues().at(layer.map.data));
+        ASSERT_TRUE(layer.hue);
+        EXPECT_TRUE(layer.hue->r == hue.r && layer.hue->g == hue.g && layer.hue->b == hue.b);
+        EXPECT_EQ(layer.scale.low, 0);
+        EXPECT_EQ(layer.scale.high,
+                  *std::max_element(layer.map.data, layer.map.data + layer.map.shape[1] * layer.map.shape[2]))
+            << "without an index the largest of this picture";
+    }
+    const int kept = concepts().slotOf(ranked[2]);
+    EXPECT_NE(kept, concepts().slotOf(ranked[1]));
+    concepts().pin(ranked[0], true);
+    EXPECT_EQ(concepts().slotOf(ranked[2]), kept);
+    EXPECT_EQ(viewport()->scene().layers.size(), 2u);
+}
+
+TEST_F(ConceptsWindowTest, TheStripShowsEveryLayerAndLightsWhatIsPointedAt) {
+    open_concepts();
+    EXPECT_FALSE(concepts().layers()) << "nobody looks";
+    window_->findChild<QDockWidget*>("conceptLayers")->raise();
+    ASSERT_TRUE(wait_until([&] { return concepts().layers().has_value(); })) << concepts().whyNoLayers().toStdString();
+    const auto& layers = *concepts().layers();
+    ASSERT_GE(layers.points.size(), 2u);
+    auto* strip = window_->findChild<ConceptStrip*>();
+    const auto number = strip->conceptAt(0);
+    EXPECT_EQ(number, concepts().picture().ranked(ConceptOrder::Sum).front());
+    EXPECT_EQ(layers.at(layers.own, number), concepts().picture().summary(number).strongest);
+    // The own layer's colour says the share of the largest.
+    const auto box = strip->cell(0, layers.own);
+    ASSERT_FALSE(box.isEmpty());
+    const auto colour =
+        viz::colour_at(window_->viewSettings().colours, layers.at(layers.own, number) / concepts().unitOf(number));
+    const QColor found(strip->grab().toImage().pixel(box.center() * strip->devicePixelRatioF()));
+    EXPECT_NEAR(found.red(), colour.r, 1);
+    EXPECT_NEAR(found.green(), colour.g, 1);
+    EXPECT_NEAR(found.blue(), colour.b, 1);
+    QTest::mouseMove(strip, box.center() - QPoint(1, 0));
+    QTest::mouseMove(strip, box.center());
+    ASSERT_TRUE(wait_until([&] { return session().lit() && session().lit()->number == number; }));
+    // Who is chosen comes first.
+    const auto second = strip->conceptAt(1);
+    QTest::mouseClick(strip, Qt::LeftButton, {}, strip->cell(1, 0).center());
+    EXPECT_EQ(concepts().pinned(), second);
+    EXPECT_EQ(strip->conceptAt(0), second);
+}
+
+TEST_F(ConceptsWindowTest, TheGridOutlinesALitConceptAndComposesNothingAnew) {
+    open_concepts();
+    window_->comparison().setOpen(true);
+    const auto& cells = window_->comparison().cells();
+    ASSERT_FALSE(cells.empty());
+    ASSERT_TRUE(wait_until([&] {
+        return std::all_of(cells.begin(), cells.end(), [](const auto& one) { return one.stage == Stage::Done; });
+    }));
+    auto* cell = window_->grid()->cells().front();
+    const auto plain = cell->grab().toImage();
+    const auto composite = cell->drawn().cacheKey();
+    const auto number = concepts().picture().ranked(ConceptOrder::Sum).front();
+    concepts().hover(number);
+    const auto outlined = cell->grab().toImage();
+    EXPECT_EQ(cell->drawn().cacheKey(), composite);
+    // Changed are lines alone: none of what lies inside a patch that is far from them.
+    int changed = 0;
+    for (int y = 0; y < plain.height(); ++y)
+        for (int x = 0; x < plain.width(); ++x) changed += plain.pixel(x, y) != outlined.pixel(x, y);
+    EXPECT_GT(changed, 20);
+    EXPECT_LT(changed, plain.width() * plain.height() / 4);
+    concepts().hover(-1);
+    EXPECT_EQ(cell->grab().toImage(), plain);
+}
+
 TEST_F(ConceptsWindowTest, SteeringChangesTheAnswerAndResetRestoresItExactly) {
     open_concepts();
     const auto before = session().look()->probabilities;
@@ -212,6 +353,13 @@ TEST_F(ConceptsWindowTest, SteeringChangesTheAnswerAndResetRestoresItExactly) {
     ASSERT_TRUE(wait_until([&] { return settled() && *session().explanation()->plane.values != map; }))
         << "maps follow the steered model";
     const auto off = session().look()->probabilities;
+    // A file that is refused takes nothing away: back at the one before, all is as it was.
+    concepts().choose(picture_);
+    ASSERT_TRUE(wait_until([&] { return concepts().state() == ConceptsOnShow::State::Refused; }));
+    concepts().choose(file_);
+    ASSERT_TRUE(wait_until([&] { return concepts().state() == ConceptsOnShow::State::Ready; }));
+    EXPECT_EQ(session().steering().edits.size(), 2u);
+    EXPECT_EQ(session().look()->probabilities, off);
     // Holding D shows the model as it was opened.
     QTest::keyPress(window_.get(), Qt::Key_D);
     ASSERT_TRUE(steered(false));
