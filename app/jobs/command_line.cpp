@@ -47,4 +47,19 @@ std::string command_line(const std::string& model, std::int64_t classes, const s
     return out + " --out DIR";
 }
 
+std::string command_line(const TcavPlan& plan) {
+    std::string out = "vitrine tcav " + quoted(plan.model);
+    const auto add = [&](const char* option, const std::string& value) {
+        out += ' ' + (option + (' ' + quoted(value)));
+    };
+    add("--class", std::to_string(plan.target));
+    add("--examples", plan.examples.string());
+    for (const auto& [name, path] : plan.concepts) add("--concept", name + '=' + path.string());
+    add("--random", plan.random.string());
+    if (!plan.point.empty()) add("--point", plan.point);
+    add("--features", plan.features);
+    add("--runs", std::to_string(plan.runs));
+    return out;
+}
+
 }  // namespace vitrine::app

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "tcav_run.h"
 #include "workbench.h"
 
 namespace vitrine::app {
@@ -14,5 +15,8 @@ namespace vitrine::app {
 /// @param classes  of the model; without classes the second picture is what is to be alike
 std::string command_line(const std::string& model, std::int64_t classes, const std::filesystem::path& picture,
                          const Wanted& wanted);
+
+/// "vitrine tcav MODEL --class N ..." for a shell.
+std::string command_line(const TcavPlan& plan);
 
 }  // namespace vitrine::app

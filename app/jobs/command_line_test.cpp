@@ -50,6 +50,31 @@ TEST(CommandLine, TheSecondPictureIsNamedForWhatItIs) {
               "vitrine explain m a.png --method grad_cam --reference b.png --out DIR");
 }
 
+TEST(CommandLine, ATestOfConceptsNamesItsFoldersAndLists) {
+    TcavPlan plan;
+    plan.model = "starter";
+    plan.point = "blocks.7";
+    plan.target = 3;
+    plan.examples = "cats";
+    plan.random = "any thing";
+    plan.concepts = {{"fur", "fur"}, {"ears", "my lists/ears.txt"}};
+    plan.runs = 40;
+    EXPECT_EQ(command_line(plan),
+              "vitrine tcav starter --class 3 --examples cats --concept fur=fur --concept 'ears=my lists/ears.txt' "
+              "--random 'any thing' --point blocks.7 --features whole --runs 40");
+}
+
+TEST(Tcav, AnEstimateIsTheMiddleOfTheRuns) {
+    std::vector<double> scores;
+    for (int i = 40; i >= 0; --i) scores.push_back(i / 40.0);
+    const auto found = estimate_of(scores);
+    EXPECT_NEAR(found.mean, 0.5, 1e-12);
+    EXPECT_NEAR(found.low, 0.025, 1e-12);
+    EXPECT_NEAR(found.high, 0.975, 1e-12);
+    EXPECT_EQ(estimate_of({0.25}).high, 0.25);
+    EXPECT_EQ(estimate_of({}).mean, 0);
+}
+
 TEST(CommandLine, WhatAMethodReadsFollowsItsSettings) {
     auto wanted = asked("cdam");
     EXPECT_FALSE(Workbench::reads_other(wanted));

@@ -24,21 +24,6 @@ CalledConcepts called_in(const ConceptNames& names) {
     return out;
 }
 
-SeePicture seer(const Preprocess& preprocess) {
-    return [preprocess](const fs::path& file) {
-        return guarded([&]() -> Result<ImageView> {
-            const auto image = std::make_shared<const Image>(std::move(VITRINE_TRY(load_input(file, preprocess)).seen));
-            ImageView view;
-            view.data = image->pixels.data();
-            view.width = image->width;
-            view.height = image->height;
-            view.row_bytes = image->width * 3;
-            view.keep_alive = image;
-            return view;
-        });
-    };
-}
-
 /// Where something beside the autoencoder is written: there, or among the person's own files where that folder is
 /// read-only, as the program's own is once it is installed.
 fs::path written_at(const fs::path& beside) {
@@ -66,6 +51,21 @@ Status folder_for(const fs::path& file) {
 }
 
 }  // namespace
+
+SeePicture seer(const Preprocess& preprocess) {
+    return [preprocess](const fs::path& file) {
+        return guarded([&]() -> Result<ImageView> {
+            const auto image = std::make_shared<const Image>(std::move(VITRINE_TRY(load_input(file, preprocess)).seen));
+            ImageView view;
+            view.data = image->pixels.data();
+            view.width = image->width;
+            view.height = image->height;
+            view.row_bytes = image->width * 3;
+            view.keep_alive = image;
+            return view;
+        });
+    };
+}
 
 Result<ConceptBook> open_book(Model& model, const fs::path& autoencoder) {
     return guarded([&]() -> Result<ConceptBook> {

@@ -18,12 +18,14 @@
 
 namespace vitrine {
 class Model;
-}
+struct Preprocess;
+}  // namespace vitrine
 
 namespace vitrine::app {
 
 /// Decodes a picture as the model sees it. From any thread, whatever becomes of the model.
 using SeePicture = std::function<Result<ImageView>(const std::filesystem::path& file)>;
+SeePicture seer(const Preprocess& preprocess);
 
 struct ConceptBook {
     std::filesystem::path autoencoder;

@@ -671,6 +671,14 @@ void Session::withCells(std::function<void()> then) {
 
 void Session::prepareRegion() { withCells({}); }
 
+void Session::askGround(const QString& point, std::function<void(Result<Ground>)> then) {
+    jobs_.cancel("ground");
+    post(
+        {.tag = "ground", .title = {}, .urgency = Urgency::Now},
+        [point = point.toStdString()](Workbench& bench, JobControl& job) { return bench.ground(point, job.stop()); },
+        std::move(then));
+}
+
 std::optional<Region> Session::regionUnder(const Box& photo) const {
     return region_cells_ ? cellsUnder(photo, region_cells_->rows, region_cells_->cols) : std::nullopt;
 }

@@ -102,6 +102,9 @@ class Session : public QObject {
     void startRegion();                ///< the pinned patch, or the middle of the picture
     void clearRegion();                ///< the class is explained again
     void prepareRegion();              ///< learns which cells there are, before the person has chosen some
+    /// What regions at a point of the model are drawn on; see Workbench::ground. Not answered once the work on the
+    /// model was dropped (workDropped), or asked again.
+    void askGround(const QString& point, std::function<void(Result<Ground>)> then);
     void setLayer(int layer);
     void setHead(int head);  ///< -1: mean over heads
     void setPlace(int layer, int head);

@@ -13,6 +13,7 @@
 #include <vitrine/seen_through.h>
 #include <vitrine/smoothing.h>
 #include <vitrine/steering.h>
+#include <vitrine/tcav.h>
 #include <vitrine/torch_errors.h>
 
 #include <ATen/core/grad_mode.h>
@@ -847,6 +848,13 @@ Result<RegionFacts> Workbench::region_facts(std::stop_token stop) {
     auto& grid = parts_->region_grid;
     if (!grid) grid = VITRINE_TRY(region_grid(*parts_->model, {}, std::move(stop)));
     return RegionFacts{grid->rows, grid->cols, grid->point};
+}
+
+Result<Ground> Workbench::ground(const std::string& point, std::stop_token stop) {
+    if (!parts_->model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
+    auto& model = *parts_->model;
+    const auto grid = VITRINE_TRY(region_grid(model, point.empty() ? tcav_point(model) : point, std::move(stop)));
+    return Ground{{grid.rows, grid.cols, grid.point}, seer(model.preprocess())};
 }
 
 Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted, std::stop_token stop,

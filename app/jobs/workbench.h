@@ -132,6 +132,12 @@ struct RegionFacts {
     std::string point;  ///< where the activation is read
 };
 
+/// What regions that are kept are drawn on and shown by.
+struct Ground {
+    RegionFacts cells;
+    SeePicture see;
+};
+
 /// A question to a method.
 struct Wanted {
     std::string method;
@@ -371,6 +377,8 @@ class Workbench {
     static std::string no_region(const Wanted& wanted);
     /// The cells that a region can be made of; the model runs once for it. @error Unsupported why there are none
     Result<RegionFacts> region_facts(std::stop_token stop);
+    /// The same at any point; empty: where concepts are tested by default.
+    Result<Ground> ground(const std::string& point, std::stop_token stop);
 
     /// What the concepts of an autoencoder say of the picture.
     /// @error  what reading it says; it does not fit the model

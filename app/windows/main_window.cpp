@@ -55,6 +55,7 @@
 #include "panels/method_picker.h"
 #include "panels/region_row.h"
 #include "panels/small_widgets.h"
+#include "panels/tcav_panel.h"
 #include "panels/train_panel.h"
 #include "windows/actions.h"
 #include "windows/panel_tabs.h"
@@ -474,6 +475,11 @@ void MainWindow::makeViewport() {
         refreshStatus();
     });
     connect(viewport_, &Viewport::dragged, this, [this](const Box& photo, bool done) {
+        if (tcav_->sets()->drawing()) {
+            drawn_ = done ? std::nullopt : std::optional(photo);
+            if (done) tcav_->sets()->draw(photo);
+            return refreshScene();
+        }
         if (concepts_->drawing()) {
             drawn_ = done ? std::nullopt : std::optional(photo);
             if (done) concepts_->draw(photo);
@@ -621,6 +627,10 @@ void MainWindow::buildDocks() {
         gallery_->setOpen(true);
         gallery_view_->look(latent);
     });
+    tcav_ = new TcavPanel(*session_);
+    tcav_dock_ = dock(QStringLiteral("tcav"), tr("Concept test"), scrolled(tcav_), Qt::RightDockWidgetArea);
+    connect(tcav_dock_, &QDockWidget::visibilityChanged, tcav_, &TcavPanel::setLooking);
+    connect(tcav_->sets(), &TcavSets::drawingChanged, this, [this] { refreshScene(), refreshActions(); });
     keys_ = new ShortcutSheet;
     keys_dock_ = dock(QStringLiteral("keys"), tr("Keys"), scrolled(keys_), Qt::RightDockWidgetArea);
     head_strip_ = new HeadStrip(*session_);
@@ -652,7 +662,7 @@ void MainWindow::buildDocks() {
 void MainWindow::resetLayout() {
     panels_hidden_ = false;
     for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, train_dock_, ladder_dock_,
-                       keys_dock_, strip_dock_, layers_dock_, concept_layers_dock_, measures_dock_}) {
+                       tcav_dock_, keys_dock_, strip_dock_, layers_dock_, concept_layers_dock_, measures_dock_}) {
         dock->setFloating(false);
         removeDockWidget(dock);
     }
@@ -663,6 +673,7 @@ void MainWindow::resetLayout() {
     addDockWidget(Qt::RightDockWidgetArea, map_dock_);
     addDockWidget(Qt::RightDockWidgetArea, train_dock_);
     addDockWidget(Qt::RightDockWidgetArea, ladder_dock_);
+    addDockWidget(Qt::RightDockWidgetArea, tcav_dock_);
     addDockWidget(Qt::RightDockWidgetArea, keys_dock_);
     for (auto* dock : {strip_dock_, layers_dock_, concept_layers_dock_, measures_dock_})
         addDockWidget(Qt::BottomDockWidgetArea, dock);
@@ -674,12 +685,14 @@ void MainWindow::resetLayout() {
     tabifyDockWidget(explain_dock_, map_dock_);
     tabifyDockWidget(explain_dock_, train_dock_);
     tabifyDockWidget(explain_dock_, ladder_dock_);
+    tabifyDockWidget(explain_dock_, tcav_dock_);
     tabifyDockWidget(explain_dock_, keys_dock_);
     for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, strip_dock_, layers_dock_,
                        concept_layers_dock_, measures_dock_})
         dock->show();
     train_dock_->hide();
     ladder_dock_->hide();
+    tcav_dock_->hide();
     keys_dock_->hide();
     explain_dock_->raise();
     strip_dock_->raise();
@@ -758,6 +771,7 @@ void MainWindow::restyle() {
     measures_->restyle();
     train_->restyle();
     ladder_->restyle();
+    tcav_->restyle();
     concepts_panel_->restyle();
     empty_->setState(session_->model().has_value(), session_->model() ? text(session_->model()->title) : QString(),
                      remembered(kPictures) + remembered(kModels));
@@ -886,7 +900,9 @@ viz::Scene MainWindow::composeScene() const {
     if (const auto& lit = session_->lit(); lit && !lit->together.empty())
         lay_concepts(scene, view_settings_, lit->together);
     if (const auto box = concepts_->steered(); box && !scene.region) scene.region = box;
-    if (drawn_ && concepts_->drawing()) {
+    if (tcav_->sets()->drawing()) {
+        scene.region = tcav_->sets()->box(drawn_);
+    } else if (drawn_ && concepts_->drawing()) {
         const auto region = concepts_->regionUnder(*drawn_);
         scene.region =
             region ? std::optional(session_->boxOf(*region, concepts_->picture().rows(), concepts_->picture().cols()))
@@ -1042,7 +1058,7 @@ void MainWindow::refreshActions() {
                        : graphics_->trouble());
     enable(a.grid, !look || session_->look()->grid_rows > 0, tr("This model has no patches"));
     enable(a.copy_value, look, no_answer);
-    const bool pinned_concept = concepts_->pinned() >= 0 || concepts_->drawing();
+    const bool pinned_concept = concepts_->pinned() >= 0 || concepts_->drawing() || tcav_->sets()->drawing();
     const bool steered = session_->steering().active();
     enable(a.compare_flip, steered, tr("Nothing is steered: the Concepts panel does that"));
     a.compare_flip->setChecked(session_->showsOriginal());

@@ -46,6 +46,7 @@ class NoticeBar;
 class PanelTabs;
 class SeenThrough;
 class ShortcutSheet;
+class TcavPanel;
 class ThinBar;
 class TrainPanel;
 class TrainingRun;
@@ -67,6 +68,8 @@ class MainWindow : public QMainWindow {
     GalleryView* galleryView() const { return gallery_view_; }
     LadderPanel* ladderPanel() const { return ladder_; }
     QDockWidget* ladderDock() const { return ladder_dock_; }
+    TcavPanel* tcavPanel() const { return tcav_; }
+    QDockWidget* tcavDock() const { return tcav_dock_; }
     Viewport* viewport() const { return viewport_; }
     Graphics* graphics() const { return graphics_.get(); }
     HeadStrip* headStrip() const { return head_strip_; }
@@ -187,7 +190,7 @@ class MainWindow : public QMainWindow {
     QDockWidget *film_dock_ = nullptr, *explain_dock_ = nullptr, *model_dock_ = nullptr, *strip_dock_ = nullptr,
                 *map_dock_ = nullptr, *keys_dock_ = nullptr, *layers_dock_ = nullptr, *measures_dock_ = nullptr,
                 *train_dock_ = nullptr, *ladder_dock_ = nullptr, *concepts_dock_ = nullptr,
-                *concept_layers_dock_ = nullptr;
+                *concept_layers_dock_ = nullptr, *tcav_dock_ = nullptr;
     Filmstrip* filmstrip_ = nullptr;
     ExplainPanel* explain_ = nullptr;
     ModelPanel* model_panel_ = nullptr;
@@ -200,6 +203,7 @@ class MainWindow : public QMainWindow {
     SeenThrough* seen_through_ = nullptr;
     TrainPanel* train_ = nullptr;
     LadderPanel* ladder_ = nullptr;
+    TcavPanel* tcav_ = nullptr;
     ConceptsOnShow* concepts_ = nullptr;
     ConceptsPanel* concepts_panel_ = nullptr;
     ConceptStrip* concept_strip_ = nullptr;

@@ -18,6 +18,7 @@
 #include "panels/explain_panel.h"
 #include "panels/grid_view.h"
 #include "panels/small_widgets.h"
+#include "panels/tcav_panel.h"
 #include "windows/actions.h"
 
 namespace vitrine::app {
@@ -96,6 +97,7 @@ void MainWindow::buildMenus() {
     edit->addSeparator();
     a.unpin = add(edit, tr("Unpin"), key("Esc"), [this] {
         // First what was pinned last, then what is explained.
+        if (tcav_->sets()->drawing()) return tcav_->sets()->setDrawing(false);
         if (concepts_->drawing()) return concepts_->setDrawing(false);
         if (concepts_->pinned() >= 0) return concepts_->pin(-1);
         if (!session_->pinned() && session_->region()) session_->clearRegion();
@@ -180,6 +182,7 @@ void MainWindow::buildMenus() {
     });
     add(explain_menu_, tr("Second picture…"), {}, [this] { openSecondPicture(); });
     add(explain_menu_, tr("From signal to noise…"), {}, [this] { openPanel(ladder_dock_); });
+    add(explain_menu_, tr("Test concepts…"), {}, [this] { openPanel(tcav_dock_); });
     a.methods = add(explain_menu_, tr("Choose methods…"), key("Ctrl+K"), [this] { method_button_->openList(); });
     a.several = add(explain_menu_, tr("Several methods side by side"), key("M"),
                     [this] { comparison_->setOpen(!comparison_->isOpen()); });
@@ -205,7 +208,7 @@ void MainWindow::buildMenus() {
     group = tr("Window");
     auto* window = menu(tr("&Window"));
     for (auto* dock : {film_dock_, explain_dock_, concepts_dock_, model_dock_, map_dock_, train_dock_, ladder_dock_,
-                       strip_dock_, layers_dock_, concept_layers_dock_, measures_dock_})
+                       tcav_dock_, strip_dock_, layers_dock_, concept_layers_dock_, measures_dock_})
         window->addAction(dock->toggleViewAction());
     window->addSeparator();
     add(window, tr("Reset the layout"), {}, [this] { resetLayout(); });
