@@ -181,6 +181,7 @@ TcavSets::TcavSets(Session& session, QWidget* parent)
     draw_ = new QPushButton(tr("Draw"));
     draw_->setObjectName(QStringLiteral("tcavDraw"));
     draw_->setCheckable(true);
+    draw_->setProperty("segment", "alone");  // seen while it is pressed
     drawing->addWidget(name_, 1);
     drawing->addWidget(draw_);
     auto* both = new QWidget;
