@@ -15,7 +15,6 @@
 #include <QPainter>
 #include <QPainterPath>
 #include <QPushButton>
-#include <QStandardPaths>
 #include <QToolButton>
 #include <QVBoxLayout>
 
@@ -232,7 +231,10 @@ TcavSets::~TcavSets() { jobs_.finish(); }
 void TcavSets::restyle() { rebuild(); }
 
 QString TcavSets::listsFolder() {
-    return QStandardPaths::writableLocation(QStandardPaths::GenericDataLocation) + QStringLiteral("/vitrine/regions");
+    // Where the names of concepts are, too, when they cannot lie beside them.
+    auto data = qEnvironmentVariable("XDG_DATA_HOME");
+    if (data.isEmpty()) data = QDir::homePath() + QStringLiteral("/.local/share");
+    return data + QStringLiteral("/vitrine/regions");
 }
 
 QString TcavSets::whyNot() const {
