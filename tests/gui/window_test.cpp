@@ -608,7 +608,7 @@ TEST_F(WindowTest, TabsAreNamesWhileTheyFitAndThenIconsWithTheChosenOnesName) {
             EXPECT_FALSE(bar->tabIcon(i).isNull()) << title;
             EXPECT_EQ(bar->tabToolTip(i).toStdString(), title);
             EXPECT_TRUE(bar->rect().contains(bar->tabRect(i))) << title << ", chosen " << chosen;
-            EXPECT_GE(bar->tabRect(i).width(), 28) << title;
+            EXPECT_GE(bar->tabRect(i).width(), 24) << title;
         }
         // Its icon, its name and what is around them.
         EXPECT_GE(bar->tabRect(chosen).width(), 28 + bar->fontMetrics().horizontalAdvance(bar->tabText(chosen)));
