@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/equal.h>
@@ -41,6 +42,7 @@ class SteeringOnADevice : public testing::TestWithParam<const char*> {
   protected:
     void SetUp() override {
         if (const auto device = device_named("cuda"); !device) GTEST_SKIP() << device.error().message;
+        EXPECT_FALSE(at::globalContext().allowTF32CuDNN()) << "fp32 is fp32 in convolutions too";
         here_ = registry().architecture("vit").value()->tiny(3).value();
         there_ = registry().architecture("vit").value()->tiny(3).value();
         there_->to(at::kCUDA, at::kFloat);
