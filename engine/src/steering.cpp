@@ -126,6 +126,7 @@ class SteeredModel final : public Model {
 
     const std::shared_ptr<Model>& inner() const { return inner_; }
     const SteeredPoint& point() const { return point_; }
+    bool changes() const { return edited_.factor.defined(); }
     const Steering& steering() const { return steering_; }
 
   private:
@@ -193,20 +194,6 @@ class SteeredModel final : public Model {
 const SteeredModel* as_steered(const Model& model) { return dynamic_cast<const SteeredModel*>(&model); }
 
 }  // namespace
-
-std::string_view name_of(ConceptEdit::Mode mode) {
-    switch (mode) {
-        case ConceptEdit::Mode::Set:
-            return "set";
-        case ConceptEdit::Mode::Add:
-            return "add";
-        case ConceptEdit::Mode::Scale:
-            return "scale";
-        case ConceptEdit::Mode::Suppress:
-            break;
-    }
-    return "suppress";
-}
 
 std::vector<PatchBox> boxes_of(std::vector<std::int64_t> patches, std::int64_t cols) {
     std::sort(patches.begin(), patches.end());
@@ -396,6 +383,13 @@ Result<std::unique_ptr<Model>> steered_again(const Model& model, std::vector<Con
 const Steering* steering_of(const Model& model) {
     const SteeredModel* steered = as_steered(model);
     return steered == nullptr ? nullptr : &steered->steering();
+}
+
+std::string changes_of(const Model& model) {
+    std::vector<std::string> parts;
+    for (const SteeredModel* it = as_steered(model); it != nullptr; it = as_steered(*it->inner()))
+        if (it->changes()) parts.push_back(sentence_of(it->steering()));
+    return fmt::format("{}", fmt::join(parts, "; "));
 }
 
 std::shared_ptr<Model> unsteered(const Model& model) {

@@ -5,6 +5,7 @@ Run with torch, safetensors, NumPy and Pillow installed. The files of torch.save
 """
 import argparse
 import io
+import json
 import pathlib
 import pickle
 import struct
@@ -76,7 +77,21 @@ def concept_block():
     return b"J" + head + body
 
 
+def steered(model, autoencoder, tokens, edits, **more):
+    """A file of a steered model."""
+    return json.dumps({"format": "vitrine.steered", "version": 1, "model": model, "autoencoder": {"hash": "0123456789abcdef", **autoencoder},
+                       "edits": edits, "tokens": tokens, **more}, indent=2).encode()
+
+
 def main():
+    edits = [{"concept": 3, "mode": "set", "value": 2.5}, {"concept": 4, "mode": "add", "value": -1e-3}, {"concept": 5, "mode": "scale", "value": 0},
+             {"concept": 6, "mode": "suppress"}]
+    put("steered/named.steered.json", steered({"name": "starter", "weights": "0f"}, {"built_in": "starter/concepts.safetensors"}, "all", edits))
+    put("steered/files.steered.json", steered({"file": "../m.safetensors"}, {"file": "c.pt", "given": {"point": "blocks.9", "kind": "relu"}},
+                                              "0,1-2,3;5,5", edits[:1], grid={"rows": 14, "cols": 14}))
+    put("steered/none.steered.json", steered({"file": "m"}, {"file": "c"}, "class", []))
+    put("steered/tokens", b"T0,1-2,3;5,5;9223372036854775807,0")
+    put("steered/edits", b"E3=2.5,7=-1e-9,8=inf")
     put("concept_index/one.index", concept_index())
     put("concept_index/block", concept_block())
     put("safetensors/two.safetensors", save({"a": torch.ones(2, 2), "b": torch.ones(3, dtype=torch.int64)}, {"format": "pt"}))

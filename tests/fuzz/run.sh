@@ -18,7 +18,7 @@ cmake "${generator[@]}" -S "$source" -B "$build" -DVITRINE_FUZZ=ON -DVITRINE_TES
 cmake --build "$build" --parallel "${VITRINE_JOBS:-$(nproc)}"
 
 status=0
-for target in safetensors torch_save image concept_index; do
+for target in safetensors torch_save image concept_index steered; do
     # Fuzzers write what they find interesting into the first folder: never into the sources.
     mkdir -p "$build/corpus/$target" "$build/findings"
     echo "fuzz: $target for $seconds s"

@@ -24,39 +24,16 @@
 
 #include <vitrine/autoencoder.h>
 #include <vitrine/base/result.h>
+#include <vitrine/base/steered_file.h>
 #include <vitrine/model.h>
 
 namespace vitrine {
 
-struct ConceptEdit {
-    enum class Mode : std::uint8_t {
-        Set,      ///< f = value
-        Add,      ///< f + value
-        Scale,    ///< f * value
-        Suppress  ///< f = 0
-    };
-    std::int64_t index = 0;  ///< which latent
-    Mode mode = Mode::Set;
-    /// In the unit of Codes::active (weighed, where the kind weighs). A slider sets v times the largest f seen.
-    double value = 0;
-};
-std::string_view name_of(ConceptEdit::Mode mode);
-
-/// Patches from one corner to the other, both among them.
-struct PatchBox {
-    std::int64_t row0 = 0, col0 = 0, row1 = 0, col1 = 0;
-    bool operator==(const PatchBox&) const = default;
-};
 /// The same patches as boxes of one row each. @param patches  indices, row by row
 std::vector<PatchBox> boxes_of(std::vector<std::int64_t> patches, std::int64_t cols);
 
 struct Steering {
-    enum class Tokens : std::uint8_t {
-        All,      ///< those that the autoencoder reads
-        Class,    ///< the class token
-        Patches,  ///< all patches, or all places of a map
-        Chosen    ///< the patches of `boxes`
-    };
+    using Tokens = SteeredTokens;
     Autoencoder autoencoder;
     /// One after the other where they name the same latent. Edits that change nothing may be among them.
     std::vector<ConceptEdit> edits = {};
@@ -72,14 +49,10 @@ struct Steering {
 /// "concept 3 set to 2.5, concept 7 suppressed, on the class token"
 std::string sentence_of(const Steering& steering);
 
-/// Reads "all", "class", "patches", or chosen patches: "ROW,COL" or "ROW,COL-ROW,COL", several with semicolons.
-/// @error BadInput  anything else
+/// As read_tokens. @error BadInput  likewise
 Status set_tokens(Steering& steering, const std::string& text);
 /// The same text again.
 std::string tokens_text(const Steering& steering);
-/// Reads "3=2.5,7=-1"; for Suppress "3,7".
-/// @error BadInput  anything else
-Result<std::vector<ConceptEdit>> concept_edits(ConceptEdit::Mode mode, const std::string& text);
 
 /// The model with the edits in it. Without an autoencoder and edits it is the model as it was. It holds the one it was
 /// made of and shares its weights: to() moves both.
@@ -99,24 +72,14 @@ Result<std::unique_ptr<Model>> steered_again(const Model& model, std::vector<Con
 
 /// How a model is steered; null when it is not.
 const Steering* steering_of(const Model& model);
+/// What is changed of a model, that of the models it was made of among it; empty where it answers as it was opened.
+std::string changes_of(const Model& model);
 /// The model that a steered one was made of; null when it is not steered.
 std::shared_ptr<Model> unsteered(const Model& model);
 
 // ---- on disk: NAME.steered.json, which open_model() opens like any other model
 // --------------------------------------------------------------------------------------------------------------------
 
-/// What a file of a steered model says.
-struct SteeredFile {
-    std::string model;           ///< what to open: a path, or a name such as "starter"
-    std::string weights;         ///< weights_hash() of it, or a hash of the file where the weights cannot be reached
-    std::filesystem::path file;  ///< the autoencoder
-    std::string hash;            ///< of its tensors and settings
-    std::map<std::string, std::string> given;
-    std::vector<ConceptEdit> edits;
-    Steering::Tokens tokens = Steering::Tokens::All;
-    std::vector<PatchBox> boxes;
-    std::int64_t rows = 0, cols = 0;
-};
 /// Whether a file of this name is one: "x.steered.json".
 bool is_steered_name(const std::filesystem::path& file);
 /// @error BadInput  no such file, or one that says something else: what is wrong with it
