@@ -33,6 +33,7 @@
 #include <vitrine/capture.h>
 #include <vitrine/checkpoint.h>
 #include <vitrine/explainer.h>
+#include <vitrine/steering.h>
 #include <vitrine/torch_errors.h>
 
 #include "shared_sums.h"
@@ -501,6 +502,12 @@ Status MaskModule::fits(Model& model) const {
 }
 
 std::string MaskModule::doubt(Model& model) const {
+    // The weights are those it learned, what they are made to say is not.
+    if (const std::string changes = changes_of(model); !changes.empty())
+        return fmt::format(
+            "the mask was trained while no concept was steered ({}): it follows the steered model's layers, and how "
+            "well it does was never learned",
+            changes);
     const auto parameters = model.parameters();
     const bool compared = std::any_of(parameters.begin(), parameters.end(),
                                       [&](const auto& item) { return published_.count(item.first) != 0; });

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <vitrine/control.h>
 #include <vitrine/registry.h>
+#include <vitrine/steering.h>
 
 #include <set>
 
@@ -129,6 +130,51 @@ TEST_P(ExplainerContract, EqualSeedsGiveEqualMaps) {
         ASSERT_TRUE(a.has_value() && b.has_value());
         EXPECT_TRUE(a->map.equal(b->map));
     });
+}
+
+// Every map is of the model that answers: an edit of concepts is in what any method reads, and one that changes nothing
+// is in none.
+TEST_P(ExplainerContract, SeesTheModelAsItIsSteered) {
+    for (const auto& [name, point] : {std::pair{"vit", "blocks.0"}, {"cnn", "features"}}) {
+        SCOPED_TRACE(name);
+        const std::shared_ptr<Model> model = registry().architecture(name).value()->tiny(2).value();
+        if (explainer_->why_not(*model)) continue;
+        const Input input = made_input(*model), other = made_input(*model, 8);
+        AutoencoderConfig config;
+        config.kind = "relu";
+        config.point = point;
+        CaptureOptions options;
+        options.mixings = false;
+        options.points = {point};
+        const at::Tensor x = run_captured(*model, input.pixels, options).value()->points.at(point);
+        config.width = x.dim() == 4 ? x.size(1) : x.size(2);
+        config.latents = 3 * config.width;
+        const Autoencoder concepts = Autoencoder::make(config, 7).value();
+        const Settings settings = settings_for(*model);
+        const auto map = [&](Model& of) {
+            ExplainContext context(of, input, {.index = 1, .versus = {}}, 5);
+            context.other = &other;
+            return explainer_->explain(context, settings);
+        };
+        const auto steer = [&](std::vector<ConceptEdit> edits) {
+            return steered(model, {.autoencoder = concepts, .edits = std::move(edits)}).value();
+        };
+        using Mode = ConceptEdit::Mode;
+        const auto null = steer({{2, Mode::Scale, 1}, {5, Mode::Add, 0}}),
+                   changed = steer({{2, Mode::Set, 9}, {5, Mode::Suppress}, {7, Mode::Scale, -8}, {9, Mode::Add, 6}});
+        const auto before = map(*model), same = map(*null);
+        if (!before) continue;
+        ASSERT_TRUE(same) << same.error().message;
+        EXPECT_TRUE(same->map.equal(before->map)) << "nothing was changed";
+        if (explainer_->why_not(*changed)) continue;  // a rule for rectifiers alone: coding has more in it
+        const auto after = map(*changed);
+        if (!after && after.error().code == ErrorCode::Unsupported) continue;
+        ASSERT_TRUE(after) << after.error().message;
+        if (!is_control(*before)) {
+            EXPECT_FALSE(after->map.equal(before->map)) << "the edit is not in it";
+        }
+        return;  // one model shows it
+    }
 }
 
 /// What a method tells of the second picture that it did not declare, or does not tell although it did; empty where

@@ -5,6 +5,7 @@
 #include <ATen/ops/equal.h>
 
 #include <vitrine/engine.h>
+#include <vitrine/steering.h>
 
 #include "made_input.h"
 
@@ -35,6 +36,36 @@ TEST(Variants, AnswerAsTheOriginalWhereNothingIsChanged) {
             ++tried;
         }
     EXPECT_GE(tried, 2);
+}
+
+// Its weights are those that the mask was trained on, so it fits; that nobody taught it the steered model is said.
+TEST(Variants, AMaskOfASteeredModelSaysThatItLearnedAnother) {
+    const std::shared_ptr<Model> model = *open_model("starter");
+    Steering steering{.autoencoder = *Autoencoder::load(built_in_concepts())};
+    const Input input = made_input(*model);
+    const at::Tensor most = *largest_codes(*model, input.pixels, steering.autoencoder);
+    const auto loudest = most.argmax().item<std::int64_t>();
+    const Explainer* explainer = *registry().explainer("ttame");
+    const auto explained = [&](ConceptEdit edit) {
+        steering.edits = {edit};
+        const std::shared_ptr<Model> made = *steered(model, steering);
+        ExplainContext context(*made, input, {.index = 3, .versus = {}});
+        auto found = explainer->explain(context, Settings(explainer->parameters()));
+        EXPECT_TRUE(found) << found.error().message;
+        return found ? *found : Attribution();
+    };
+    const auto notes = [](const Attribution& found) {
+        std::string out;
+        for (const std::string& note : found.notes) out += note + '\n';
+        return out;
+    };
+    const Attribution null = explained({loudest, ConceptEdit::Mode::Scale, 1}),
+                      changed = explained({loudest, ConceptEdit::Mode::Scale, -4});
+    EXPECT_EQ(notes(null).find("steered"), std::string::npos) << notes(null);
+    EXPECT_NE(notes(changed).find("trained while no concept was steered (concept " + std::to_string(loudest)),
+              std::string::npos)
+        << notes(changed);
+    EXPECT_FALSE(at::equal(null.map, changed.map)) << "it reads the steered model's layers";
 }
 
 TEST(Variants, AnswerNonsenseInASentence) {
