@@ -99,6 +99,33 @@ Result<std::shared_ptr<Model>> steered_model(const std::shared_ptr<Model>& model
     return VITRINE_TRY(steered(model, std::move(steering)));
 }
 
+Result<SteerCurve> curve_of(const std::shared_ptr<Model>& model, const Autoencoder& autoencoder, const Steer& steer,
+                            const at::Tensor& pixels, const SteerabilityOptions& options) {
+    Steer one{steer.source, {{options.index, SteeredConcept::Mode::Suppress, 0}}, steer.tokens, steer.region};
+    const auto scope = VITRINE_TRY(steered_model(model, autoencoder, one, false));
+    const auto found = VITRINE_TRY(steerability(*model, *steering_of(*scope), pixels, options));
+    SteerCurve out;
+    out.number = options.index;
+    out.top = model->labels().name(found.top);
+    out.probability = found.probability;
+    out.concepts = std::ssize(found.random_latents);
+    out.directions = std::ssize(found.random_directions);
+    const auto by_chance = [](const std::vector<SteeringCurve>& curves, std::size_t at, double& mean, double& most) {
+        for (const SteeringCurve& curve : curves) {
+            mean += curve.points[at].divergence / static_cast<double>(curves.size());
+            most = std::max(most, curve.points[at].divergence);
+        }
+    };
+    for (std::size_t i = 0; i < found.latent.points.size(); ++i) {
+        const SteeredAnswer& at = found.latent.points[i];
+        SteerCurve::Point point{at.value, at.divergence, at.changed, model->labels().name(at.top), at.probability};
+        by_chance(found.random_latents, i, point.concepts, point.concepts_most);
+        by_chance(found.random_directions, i, point.directions, point.directions_most);
+        out.points.push_back(std::move(point));
+    }
+    return out;
+}
+
 std::string words_of_steering(const Model& model) {
     const auto* steering = steering_of(model);
     return steering ? sentence_of(*steering) : std::string();

@@ -7,6 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <vitrine/autoencoder.h>
+#include <vitrine/steering.h>
 
 #include "workbench.h"
 
@@ -42,6 +43,9 @@ Result<std::map<std::int32_t, ConceptName>> names_of(const std::filesystem::path
 /// @error  as `steered`
 Result<std::shared_ptr<Model>> steered_model(const std::shared_ptr<Model>& model, const Autoencoder& autoencoder,
                                              const Steer& steer, bool again);
+/// How far a concept steers, in the window's own words. @error  as `steerability`
+Result<SteerCurve> curve_of(const std::shared_ptr<Model>& model, const Autoencoder& autoencoder, const Steer& steer,
+                            const at::Tensor& pixels, const SteerabilityOptions& options);
 /// What is changed of a steered model, in words; empty for one that is not.
 std::string words_of_steering(const Model& model);
 

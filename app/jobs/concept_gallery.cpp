@@ -327,7 +327,8 @@ QStringList ConceptGallery::tagsOf(std::int64_t latent) const {
     return out;
 }
 
-void ConceptGallery::call(std::int64_t latent, const QString& name, const QStringList& tags) {
+void ConceptGallery::call(std::int64_t latent, const QString& name, const QStringList& tags, bool again) {
+    if (!again) Q_EMIT callAsked(latent, name.simplified(), tags);
     std::vector<std::string> plain;
     for (const auto& tag : tags)
         if (const auto one = tag.simplified(); !one.isEmpty()) plain.push_back(one.toStdString());

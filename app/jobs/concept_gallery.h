@@ -81,7 +81,8 @@ class ConceptGallery : public QObject {
     QString nameOf(std::int64_t latent) const;   ///< empty where it has none
     QString titleOf(std::int64_t latent) const;  ///< its name, else "Concept 12"
     QStringList tagsOf(std::int64_t latent) const;
-    void call(std::int64_t latent, const QString& name, const QStringList& tags);
+    /// @param again  a step is taken back or taken again
+    void call(std::int64_t latent, const QString& name, const QStringList& tags, bool again = false);
     float figure(const char* column, std::int64_t latent) const;
     /// Its top pictures by patches, else by the class token.
     std::vector<ConceptTop> tops(std::int64_t latent) const;
@@ -102,7 +103,8 @@ class ConceptGallery : public QObject {
     void changed();      ///< all of it
     void listChanged();  ///< which are shown, or what they are called
     void selectedChanged();
-    void callChanged();  ///< one was given a name or tags
+    void callAsked(qint64 latent, const QString& name, const QStringList& tags);  ///< somebody wants others
+    void callChanged();                                                           ///< one was given a name or tags
     void picturesChanged();
     void buildMoved();
 

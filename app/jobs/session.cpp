@@ -840,9 +840,10 @@ void Session::light(std::optional<LitConcept> lit) {
 
 Steer Session::inForce() const { return original_ || !steer_.active() ? Steer{} : steer_; }
 
-void Session::steer(const Steer& steer) {
+void Session::steer(const Steer& steer, quint64 gesture) {
     if (steer == steer_wanted_) return;
-    steer_wanted_ = steer;
+    const auto before = std::exchange(steer_wanted_, steer);
+    Q_EMIT steerAsked(before, gesture);
     // Who changes something wants to see what it does.
     if (original_) original_ = false, steer_ = steer;
     Q_EMIT steerChanged();
@@ -880,9 +881,10 @@ void Session::saveSteered(const QString& file) {
             VITRINE_CHECK(bench.save_steered(steer, path));
             return true;
         },
-        [this, file](Result<bool> saved) {
+        [this, file, steer = steer_wanted_](Result<bool> saved) {
             if (!saved) return tell(saved.error(), QStringLiteral("writing %1").arg(file));
             Q_EMIT noticed({Notice::Kind::Hint, QStringLiteral("Written to %1").arg(file), {}});
+            if (steer == steer_wanted_) Q_EMIT steerSaved();
         });
 }
 

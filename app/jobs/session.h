@@ -116,7 +116,9 @@ class Session : public QObject {
     void light(std::optional<LitConcept> lit);
     /// Changes concepts while the model runs: what it answers, all maps and all numbers follow. While one change is
     /// computed only the latest of those that come is kept.
-    void steer(const Steer& steer);
+    ///
+    /// @param gesture  changes of the same one, other than 0, are one step to take back: the moves of a slider
+    void steer(const Steer& steer, quint64 gesture = 0);
     void saveSteered(const QString& file);  ///< NAME.steered.json
     void showOriginal(bool original);       ///< the model as it was opened, while it is steered
     void setLive(bool live);                ///< whether hovering shows attention
@@ -201,8 +203,10 @@ class Session : public QObject {
     void stripChanged();
     void pieceChanged();
     void replayChanged();
-    void choiceChanged();  ///< method, target, versus
-    void steerChanged();   ///< what was asked for, or whether the original is shown
+    void choiceChanged();                                                 ///< method, target, versus
+    void steerAsked(const vitrine::app::Steer& before, quint64 gesture);  ///< somebody wants other changes
+    void steerChanged();  ///< what was asked for, or whether the original is shown
+    void steerSaved();
     void jobsChanged();
     void noticed(const vitrine::app::Notice& notice);
     void settled();  ///< something that could have failed went well: an old notice is out of date
@@ -220,6 +224,7 @@ class Session : public QObject {
     friend class ConceptGallery;
     friend class LayerMaps;
     friend class SeenThrough;
+    friend class SteerCurves;
     friend class TrainingRun;
     template <class Job, class Then>
     void post(JobLabel label, Job job, Then then) {

@@ -794,6 +794,23 @@ Status Workbench::save_steered(const Steer& steer, const std::filesystem::path& 
     return guarded([&] { return vitrine::save_steered(*run->model, parts_->request, file); });
 }
 
+Result<SteerCurve> Workbench::steer_curve(const Steer& steer, std::int64_t number, double unit, std::stop_token stop,
+                                          const Report& report) {
+    auto& at_hand = *parts_;
+    if (!at_hand.model || !at_hand.input) return fail(ErrorCode::NotFound, "the model has not run on a picture yet");
+    return guarded([&]() -> Result<SteerCurve> {
+        const auto autoencoder = VITRINE_TRY(at_hand.concepts.take(*at_hand.model, steer.source));
+        SteerabilityOptions options;
+        options.index = number;
+        options.unit = unit;
+        options.stop = std::move(stop);
+        options.progress = [&](std::int64_t done, std::int64_t total) { report(done, total, "curves"); };
+        const auto& largest = at_hand.concepts.largest();
+        for (const float seen : largest) options.units.push_back(seen > 0 ? seen : unit);
+        return curve_of(at_hand.model, *autoencoder, steer, at_hand.input->pixels, options);
+    });
+}
+
 Result<std::vector<Finding>> Workbench::check(const Steer& steer, std::stop_token stop, const Report& report) {
     const auto* run = VITRINE_TRY(run_of(steer));
     if (!run->capture) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");

@@ -126,6 +126,24 @@ struct Steer {
     void drop(std::int64_t number);
 };
 
+/// What is answered to the picture while a concept is set to more and to less, beside what chance does.
+struct SteerCurve {
+    struct Point {
+        double value = 0;                            ///< times the largest that was seen of the concept
+        double divergence = 0;                       ///< KL from the answer before, nats
+        std::int64_t changed = 0;                    ///< of the five likeliest classes, how many are others now
+        std::string top;                             ///< the likeliest now
+        double probability = 0;                      ///< of the class that was likeliest before
+        double concepts = 0, concepts_most = 0;      ///< divergence with other concepts set likewise: mean, largest
+        double directions = 0, directions_most = 0;  ///< with tokens moved as far in directions by chance
+    };
+    std::int64_t number = 0;
+    std::string top;  ///< the likeliest before
+    double probability = 0;
+    std::int64_t concepts = 0, directions = 0;  ///< how many there were of chance
+    std::vector<Point> points;                  ///< by value
+};
+
 /// The cells of which regions consist: they lie evenly over what the model sees.
 struct RegionFacts {
     std::int64_t rows = 0, cols = 0;
@@ -361,6 +379,11 @@ class Workbench {
     Result<Look> look(const Steer& steer, std::stop_token stop);
     /// Writes the steered model. @error what steering or writing says
     Status save_steered(const Steer& steer, const std::filesystem::path& file);
+    /// How far a concept steers, on the tokens of `steer`.
+    /// @param unit  what a value of 1 sets it to
+    /// @error Unsupported the model has no classes; what steering says
+    Result<SteerCurve> steer_curve(const Steer& steer, std::int64_t number, double unit, std::stop_token stop,
+                                   const Report& report);
     /// Replays 8 rows of every head and compares with what the model used.
     Result<std::vector<Finding>> check(const Steer& steer, std::stop_token stop, const Report& report);
     /// A map that was made before on the same picture is not made again, unless it is asked for `fresh`.

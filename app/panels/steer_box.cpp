@@ -6,6 +6,7 @@
 #include <QComboBox>
 #include <QDoubleSpinBox>
 #include <QHBoxLayout>
+#include <QKeyEvent>
 #include <QLabel>
 #include <QMenu>
 #include <QPushButton>
@@ -19,8 +20,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "jobs/steer_curves.h"
 #include "panels/format.h"
 #include "panels/small_widgets.h"
+#include "panels/steer_curve_view.h"
 #include "windows/theme.h"
 
 namespace vitrine::app {
@@ -29,6 +32,8 @@ namespace {
 constexpr double kReach = 10;  // times the largest that was seen
 constexpr int kSteps = 10;     // of the slider, to one
 constexpr int kAnswers = 2;
+/// Keys that follow one another sooner are one step to take back.
+constexpr qint64 kOneRow_ms = 1000;
 
 /// The wheel scrolls the panel.
 class CalmSlider : public QSlider {
@@ -37,6 +42,23 @@ class CalmSlider : public QSlider {
 
   protected:
     void wheelEvent(QWheelEvent* event) override { event->ignore(); }
+};
+
+/// Takes back what is being typed; the number itself is a step of the window's.
+class StepSpin : public QDoubleSpinBox {
+  public:
+    using QDoubleSpinBox::QDoubleSpinBox;
+    bool event(QEvent* event) override {
+        if (event->type() == QEvent::ShortcutOverride) {
+            const auto* key = static_cast<QKeyEvent*>(event);
+            if ((key->matches(QKeySequence::Undo) || key->matches(QKeySequence::Redo)) &&
+                cleanText() == textFromValue(value())) {
+                event->ignore();
+                return true;
+            }
+        }
+        return QDoubleSpinBox::event(event);
+    }
 };
 
 QString factorWords(double factor) { return QString::number(factor, 'g', 3); }
@@ -79,6 +101,8 @@ SteerBox::SteerBox(Session& session, ConceptsOnShow& concepts, QWidget* parent)
     };
     original_ = tool("steerOriginal", tr("Original"));
     original_->setCheckable(true);
+    how_far_ = tool("steerHowFar", tr("How far it steers"));
+    how_far_->setCheckable(true);
     reset_ = tool("steerReset", tr("Reset"));
     save_ = tool("steerSave", tr("Save\u2026"));
     column->addLayout(top);
@@ -111,7 +135,7 @@ SteerBox::SteerBox(Session& session, ConceptsOnShow& concepts, QWidget* parent)
     slider_->setAccessibleName(tr("How much"));
     slider_->setRange(static_cast<int>(-kReach * kSteps), static_cast<int>(kReach * kSteps));
     slider_->setPageStep(kSteps);
-    number_ = new QDoubleSpinBox;
+    number_ = new StepSpin;
     number_->setObjectName(QStringLiteral("steerNumber"));
     number_->setAccessibleName(tr("How much"));
     number_->setRange(-kReach, kReach);
@@ -144,7 +168,15 @@ SteerBox::SteerBox(Session& session, ConceptsOnShow& concepts, QWidget* parent)
     answers_ = new PredictionsView(kAnswers);
     answers_->setObjectName(QStringLiteral("steerAnswers"));
     column->addWidget(answers_);
+    curves_ = new SteerCurves(session_, concepts_, this);
+    curve_ = new SteerCurveView;
+    column->addWidget(curve_);
 
+    connect(how_far_, &QToolButton::toggled, this, [this](bool open) {
+        curves_->setOpen(open);
+        refresh();
+    });
+    connect(curves_, &SteerCurves::changed, this, &SteerBox::refreshCurve);
     connect(original_, &QToolButton::clicked, &session_, &Session::showOriginal);
     connect(reset_, &QToolButton::clicked, this, [this] {
         auto none = session_.steering();
@@ -152,6 +184,7 @@ SteerBox::SteerBox(Session& session, ConceptsOnShow& concepts, QWidget* parent)
         session_.steer(none);
     });
     connect(save_, &QToolButton::clicked, this, &SteerBox::saveWanted);
+    connect(slider_, &QSlider::sliderPressed, this, [this] { ++gesture_; });
     connect(slider_, &QSlider::valueChanged, this, [this](int at) { slid(static_cast<double>(at) / kSteps); });
     connect(number_, &QDoubleSpinBox::valueChanged, this, &SteerBox::slid);
     connect(tokens_, &QComboBox::currentIndexChanged, this, [this](int at) {
@@ -177,6 +210,7 @@ SteerBox::SteerBox(Session& session, ConceptsOnShow& concepts, QWidget* parent)
 
 void SteerBox::restyle() {
     original_->setIcon(icon(QStringLiteral("eye")));
+    how_far_->setIcon(icon(QStringLiteral("curve")));
     save_->setIcon(icon(QStringLiteral("save")));
     refresh();
 }
@@ -188,7 +222,7 @@ std::optional<SteeredConcept> SteerBox::first() const {
 }
 
 /// @param factor  of Scale; of Set, times the largest that was seen of each concept
-void SteerBox::apply(std::optional<Mode> mode, double factor) {
+void SteerBox::apply(std::optional<Mode> mode, double factor, quint64 gesture) {
     auto steer = session_.steering();
     steer.source = concepts_.source();
     for (const auto number : concepts_.chosen()) {
@@ -200,12 +234,15 @@ void SteerBox::apply(std::optional<Mode> mode, double factor) {
                        : *mode == Mode::Scale ? factor
                                               : 0.0});
     }
-    session_.steer(steer);
+    session_.steer(steer, gesture);
 }
 
 void SteerBox::slid(double factor) {
     const auto edit = first();
-    if (edit && edit->mode != Mode::Suppress) apply(edit->mode, factor);
+    if (!edit || edit->mode == Mode::Suppress) return;
+    if (!slider_->isSliderDown() && (!slid_.isValid() || slid_.elapsed() > kOneRow_ms)) ++gesture_;
+    slid_.start();
+    apply(edit->mode, factor, gesture_);
 }
 
 void SteerBox::openMenu(qint64 number, const QPoint& global) {
@@ -264,7 +301,13 @@ void SteerBox::refresh() {
     which_->setToolTip(chosen.empty() ? QString() : tr("What is chosen in the list"));
 
     const auto why_not = chosen.empty() ? tr("Click a concept first") : concepts_.whyNoSteering();
-    controls_->setVisible(!chosen.empty());
+    how_far_->setEnabled(!chosen.empty() || curves_->isOpen());
+    how_far_->setToolTip(chosen.empty()
+                             ? tr("Click a concept first")
+                             : tr("How far it steers: the concept set from \u221210 to 10 times the largest that was "
+                                  "seen of it, beside other concepts and directions by chance"));
+    // The curve stands where the controls do: there is no room for both on a small screen.
+    controls_->setVisible(!chosen.empty() && !curves_->isOpen());
     const auto edit = first();
     const int mode = edit ? static_cast<int>(edit->mode) + 1 : 0;
     for (int i = 0; i < 4; ++i) {
@@ -309,14 +352,20 @@ void SteerBox::refresh() {
     tokens_->setToolTip(region && !steer.region ? tr("No patches are chosen yet: drag on the picture")
                                                 : tr("Where the concepts are changed"));
     refreshAnswers();
+    refreshCurve();
 }
 
 void SteerBox::refreshAnswers() {
     const auto& look = session_.look();
-    const bool any = !session_.steering().edits.empty() && look && !look->top.empty();
+    const bool any = !curves_->isOpen() && !session_.steering().edits.empty() && look && !look->top.empty();
     answers_->setVisible(any);
     if (!any) return;
     answers_->setPredictions(look->top, session_.explainedClass(), {}, session_.before());
+}
+
+void SteerBox::refreshCurve() {
+    curve_->setVisible(curves_->isOpen());
+    if (curves_->isOpen()) curve_->setCurve(curves_->curve(), curves_->words());
 }
 
 }  // namespace vitrine::app

@@ -1,6 +1,7 @@
 // Steering: what is done to the concepts that are chosen, on which tokens, and what the model answers then.
 #pragma once
 
+#include <QElapsedTimer>
 #include <QWidget>
 
 #include "jobs/concepts_on_show.h"
@@ -15,6 +16,8 @@ class QToolButton;
 namespace vitrine::app {
 
 class PredictionsView;
+class SteerCurves;
+class SteerCurveView;
 
 class SteerBox : public QWidget {
     Q_OBJECT
@@ -34,13 +37,14 @@ class SteerBox : public QWidget {
     using Mode = SteeredConcept::Mode;
     void refresh();
     void refreshAnswers();
-    void apply(std::optional<Mode> mode, double factor);
+    void refreshCurve();
+    void apply(std::optional<Mode> mode, double factor, quint64 gesture = 0);
     void slid(double factor);
     std::optional<SteeredConcept> first() const;  ///< what is done to the first of those that are chosen
 
     Session& session_;
     ConceptsOnShow& concepts_;
-    QToolButton *original_, *reset_, *save_;
+    QToolButton *original_, *how_far_, *reset_, *save_;
     QLabel* which_;
     QWidget* controls_;
     QPushButton* modes_[4];
@@ -49,6 +53,10 @@ class SteerBox : public QWidget {
     QComboBox* tokens_;
     QPushButton* draw_;
     PredictionsView* answers_;
+    SteerCurves* curves_;
+    SteerCurveView* curve_;
+    quint64 gesture_ = 0;  ///< the drag of the slider, or a row of keys
+    QElapsedTimer slid_;
 };
 
 }  // namespace vitrine::app

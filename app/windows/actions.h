@@ -15,7 +15,7 @@ inline const QString kModels = QStringLiteral("recent/models"), kPictures = QStr
 
 /// The actions that change with what is open.
 struct MainWindow::Actions {
-    QAction *export_picture, *export_map, *copy_picture, *copy_value, *unpin;
+    QAction *export_picture, *export_map, *copy_picture, *copy_value, *unpin, *undo, *redo;
     QAction *fit, *one, *zoom_in, *zoom_out, *grid, *solid, *live, *hide, *theme_system, *theme_dark, *theme_light;
     QAction *layer_up, *layer_down, *head_up, *head_down, *starter;
     QAction *flip, *target, *region, *again, *stop, *several, *methods, *gallery;

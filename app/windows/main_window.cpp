@@ -35,6 +35,7 @@
 #include "jobs/comparison.h"
 #include "jobs/concept_gallery.h"
 #include "jobs/concepts_on_show.h"
+#include "jobs/edit_history.h"
 #include "jobs/layer_maps.h"
 #include "jobs/seen_through.h"
 #include "jobs/training_run.h"
@@ -125,6 +126,7 @@ MainWindow::MainWindow(QWidget* parent)
     concept_run_ = new TrainingRun(*session_, Trained::Concepts);
     concepts_ = new ConceptsOnShow(*session_);
     gallery_ = new ConceptGallery(*session_);
+    history_ = new EditHistory(*session_, *concepts_, *gallery_, session_);
     graphics_ = std::make_unique<Graphics>();
     buildTop();
     buildStage();
@@ -156,6 +158,7 @@ MainWindow::MainWindow(QWidget* parent)
     });
     connect(session_, &Session::evidenceChanged, this, [this] { refreshScene(), refreshStatus(), refreshActions(); });
     connect(session_, &Session::jobsChanged, this, &MainWindow::refreshJobs);
+    connect(history_, &EditHistory::changed, this, &MainWindow::refreshActions);
 
     const auto geometry = settings_->value(QStringLiteral("window/geometry")).toByteArray();
     if (!geometry.isEmpty()) restoreGeometry(geometry);
@@ -1062,6 +1065,14 @@ void MainWindow::refreshActions() {
     const bool steered = session_->steering().active();
     enable(a.compare_flip, steered, tr("Nothing is steered: the Concepts panel does that"));
     a.compare_flip->setChecked(session_->showsOriginal());
+    const auto& steps = history_->stack();
+    const auto step_words = [](const QString& words, const QString& step) {
+        return step.isEmpty() ? words : words + QStringLiteral(": ") + step;
+    };
+    a.undo->setText(step_words(tr("Undo"), steps.undoText()).replace(QLatin1Char('&'), QStringLiteral("&&")));
+    a.redo->setText(step_words(tr("Redo"), steps.redoText()).replace(QLatin1Char('&'), QStringLiteral("&&")));
+    enable(a.undo, steps.canUndo(), tr("Nothing was done to concepts yet"));
+    enable(a.redo, steps.canRedo(), tr("Nothing was taken back"));
     enable(a.unpin, session_->pinned().has_value() || grid || session_->region() || pinned_concept,
            tr("Nothing is pinned"));
     a.unpin->setText(session_->region() && !session_->pinned() ? tr("Clear the region") : tr("Unpin"));
@@ -1303,6 +1314,16 @@ void MainWindow::saveSteered() {
     if (file.isEmpty()) return;
     if (!file.endsWith(QLatin1String(".steered.json"))) file += QStringLiteral(".steered.json");
     session_->saveSteered(file);
+}
+
+void MainWindow::step(bool again) {
+    const auto& steps = history_->stack();
+    const auto words = again ? tr("Done again: %1").arg(steps.redoText()) : tr("Taken back: %1").arg(steps.undoText());
+    if (again)
+        history_->redo();
+    else
+        history_->undo();
+    hint(words);
 }
 
 void MainWindow::askConsent(const QString& request) {

@@ -30,6 +30,7 @@ class ConceptStrip;
 class ConceptsOnShow;
 class ConceptsPanel;
 class ConceptGallery;
+class EditHistory;
 class EmptyState;
 class ExplainPanel;
 class Filmstrip;
@@ -148,6 +149,7 @@ class MainWindow : public QMainWindow {
     void chooseTrainingFile();
     void openConcepts();
     void saveSteered();
+    void step(bool again);  ///< takes back what was done last to concepts, or does it again
     void askConsent(const QString& request);
     void remember(const QString& key, const QString& path);
     QStringList remembered(const QString& key) const;
@@ -178,6 +180,7 @@ class MainWindow : public QMainWindow {
     QToolButton *grid_button_ = nullptr, *search_button_ = nullptr;
     GridView* grid_ = nullptr;
     ConceptGallery* gallery_ = nullptr;
+    EditHistory* history_ = nullptr;
     GalleryView* gallery_view_ = nullptr;
     ThinBar* thin_bar_ = nullptr;
     NoticeBar* notice_ = nullptr;

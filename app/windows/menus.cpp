@@ -83,6 +83,10 @@ void MainWindow::buildMenus() {
 
     group = tr("Edit");
     auto* edit = menu(tr("&Edit"));
+    a.undo = add(edit, tr("Undo"), {QKeySequence(Qt::CTRL | Qt::Key_Z)}, [this] { step(false); });
+    a.redo = add(edit, tr("Redo"), {QKeySequence(Qt::CTRL | Qt::SHIFT | Qt::Key_Z), QKeySequence(Qt::CTRL | Qt::Key_Y)},
+                 [this] { step(true); });
+    edit->addSeparator();
     a.copy_picture = add(edit, tr("Copy picture"), key("Ctrl+C"), [this] {
         if (!viewport_) return;
         const auto frame = viewport_->lastFrame();
