@@ -122,7 +122,8 @@ void SteerCurveView::paintEvent(QPaintEvent*) {
     for (const double v : {curve_->points.front().value, 0.0, curve_->points.back().value}) {
         const QRectF at(std::clamp(xOf(v) - 24, 0.0, static_cast<double>(width()) - 48), box.bottom() + 4, 48, 16);
         painter.drawText(at, xOf(v) + 24 > width() ? Qt::AlignRight : Qt::AlignHCenter,
-                         QString(v < 0 ? QChar(0x2212) : QChar(0x00d7)) + QString::number(std::abs(v), 'g', 3));
+                         (v == 0 ? QString() : QStringLiteral("\u00d7")) +
+                             (v < 0 ? QStringLiteral("\u2212") : QString()) + QString::number(std::abs(v), 'g', 3));
     }
     if (under_) {
         const double x = std::round(xOf(curve_->points[*under_].value)) + 0.5;
