@@ -82,7 +82,9 @@ EditHistory::EditHistory(Session& session, ConceptsOnShow& concepts, ConceptGall
     // Steps are of one model's concepts.
     connect(&session, &Session::modelChanged, this, &EditHistory::forget);
     connect(&concepts, &ConceptsOnShow::changed, this, [this] {
-        if (concepts_.source() != source_) forget();
+        // A file that is refused takes nothing away.
+        if (concepts_.source() != source_ && concepts_.state() == ConceptsOnShow::State::Ready && !concepts_.stale())
+            forget();
     });
     connect(&gallery, &ConceptGallery::changed, this, [this] {
         if (!named_.isEmpty() && gallery_.autoencoder() != named_) forget();
@@ -98,6 +100,7 @@ EditHistory::EditHistory(Session& session, ConceptsOnShow& concepts, ConceptGall
 
 void EditHistory::steered(const Steer& before, quint64 gesture) {
     if (going_) return;
+    if (!before.edits.empty() && before.source != concepts_.source()) return forget();  // of concepts that went
     // Taking the step tells the session what it knows.
     telling_ = false;
     stack_.push(new Steering(*this, before, session_.steering(), gesture));

@@ -167,7 +167,7 @@ TEST_F(SteerWindowTest, StepsEndWithTheirConceptsAndOutliveSaving) {
     const auto other = folder_.filePath("other.safetensors");
     ASSERT_TRUE(QFile::copy(file_, other));
     concepts().choose(other);
-    EXPECT_TRUE(edits().empty());
+    ASSERT_TRUE(wait_until([&] { return edits().empty(); }));
     EXPECT_FALSE(action("Undo")->isEnabled());
 }
 
