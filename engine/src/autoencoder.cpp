@@ -136,12 +136,13 @@ Result<Autoencoder> Autoencoder::of_rows(AutoencoderConfig config, const at::Ten
     // Each component and its opposite, side by side: the first so many latents are whole components.
     const at::Tensor decoder = config.kind == "pca" ? at::stack({given, -given}, 1).flatten(0, 1) : given.clone();
     config.subtract_decoder_bias = true;
+    const bool clusters = config.kind == "k_means";  // asked for when the configuration has been moved
     return of(std::move(config), {}, [&](const std::string& name) -> Result<at::Tensor> {
         if (name == "W_enc") return decoder.t().clone(at::MemoryFormat::Contiguous);
         if (name == "W_dec") return decoder;
         if (name == "b_dec") return bias.detach().clone();
         // |x - c|^2 is least where x c - |c|^2 / 2 is greatest.
-        if (config.kind == "k_means") return decoder.square().sum(1) / -2;
+        if (clusters) return decoder.square().sum(1) / -2;
         return at::zeros({decoder.size(0)}, decoder.options());
     });
 }

@@ -163,6 +163,12 @@ TEST(FactorKinds, ClustersDecodeToTheNearestCentroid) {
     // Far apart they are found as they were made: each centroid is the mean of its thirty tokens.
     const at::Tensor means = x.view({30, 5, 6}).mean(0).repeat({30, 1});
     EXPECT_LT(worst(one.decode(codes.active, codes), means), 1e-9);
+    // The nearest one, not the one that lies furthest in the token's direction.
+    AutoencoderConfig config;
+    config.kind = "k_means";
+    const at::Tensor lengths = at::tensor({1.0, 0.0, 10.0, 0.0}).view({2, 2});
+    const Autoencoder two = *Autoencoder::of_rows(config, lengths, at::zeros({2}));
+    EXPECT_EQ(two.encode(at::tensor({2.0, 0.0}).view({1, 2})).active[0][0].item<double>(), 1);
     // Silenced, a token keeps what tells it from its centroid, about the mean of all.
     const at::Tensor moved = x + one.difference(at::zeros_like(codes.active), codes);
     EXPECT_LT(worst(moved - x.mean(0), x - means), 1e-9);
