@@ -218,6 +218,8 @@ int run(const std::vector<std::string>& arguments) {
     index_command->get_option("model")->required(false);
     index_command->add_option("folder", index_options.folder, "photographs at any depth");
     index_command->add_option("--autoencoder", index_options.autoencoder, "the autoencoder's file");
+    index_command->add_option("--given", index_options.given,
+                              "what another library's file does not say: point=blocks.9,kind=relu");
     index_command->add_option("--out", index_options.out, "the index (default: the autoencoder's file with .index)");
     index_command->add_option("--show", index_options.show, "list this index; no model is needed");
     index_command->add_option("--sort", index_options.sort, "with --show: by which number")

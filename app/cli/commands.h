@@ -86,7 +86,7 @@ struct TrainConceptsArguments {
 Status train_concepts(const Common& common, const TrainConceptsArguments& options);
 
 struct IndexConceptsArguments {
-    std::string folder, autoencoder, out;
+    std::string folder, autoencoder, given, out;
     std::string show;  ///< an index to list instead of building one
     std::string sort = "picture_frequency";
     std::int64_t limit = 20;

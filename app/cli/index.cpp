@@ -1,5 +1,6 @@
 // vitrine index-concepts: which pictures of a folder each concept of an autoencoder is strong in.
 #include <vitrine/base/bytes.h>
+#include <vitrine/beside.h>
 #include <vitrine/concept_index.h>
 #include <vitrine/concept_names.h>
 
@@ -59,7 +60,7 @@ Status show(const Common& common, const IndexConceptsArguments& arguments) {
         return fail(ErrorCode::BadInput, "there is no concept {}, the index has 0 to {}", one, index.latents() - 1);
     fs::path autoencoder = arguments.show;
     if (autoencoder.extension() == ".index") autoencoder.replace_extension();
-    const ConceptNames names = VITRINE_TRY(ConceptNames::load(concept_names_file(autoencoder)));
+    const ConceptNames names = VITRINE_TRY(ConceptNames::load(found_beside(concept_names_file(autoencoder))));
     std::vector<std::uint32_t> chosen =
         one >= 0 ? std::vector<std::uint32_t>{static_cast<std::uint32_t>(one)} : index.order(arguments.sort);
     chosen.resize(std::min(chosen.size(), static_cast<std::size_t>(arguments.limit)));
@@ -115,6 +116,7 @@ Status index_concepts(const Common& common, const IndexConceptsArguments& argume
     IndexConceptsOptions options;
     options.folder = arguments.folder;
     options.autoencoder = arguments.autoencoder;
+    options.given = VITRINE_TRY(given_of(arguments.given));
     options.out = arguments.out;
     options.stop = interrupt.token();
     options.progress = [](const Progress& p) { progress(p); };

@@ -9,6 +9,7 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/ranges.h>
 
+#include <vitrine/beside.h>
 #include <vitrine/concept_index.h>
 #include <vitrine/concept_names.h>
 #include <vitrine/engine.h>
@@ -29,7 +30,7 @@ std::filesystem::path ConceptShelf::file_of(const ConceptSource& source) {
 
 Result<std::map<std::int32_t, ConceptName>> names_of(const std::filesystem::path& autoencoder) {
     std::map<std::int32_t, ConceptName> out;
-    const auto read = VITRINE_TRY(ConceptNames::load(concept_names_file(autoencoder)));
+    const auto read = VITRINE_TRY(ConceptNames::load(found_beside(concept_names_file(autoencoder))));
     for (const auto& [number, one] : read.all())
         if (!one.name.empty() && number <= std::numeric_limits<std::int32_t>::max())
             out[static_cast<std::int32_t>(number)] = {one.name, fmt::format("{}", fmt::join(one.tags, ", ")), one.note};
@@ -54,9 +55,10 @@ Result<std::shared_ptr<const Autoencoder>> ConceptShelf::take(Model& model, cons
     source_ = source;
     written_ = written;
     largest_.clear();
-    if (const auto index = ConceptIndex::open(concept_index_file(file));
+    if (const auto index = ConceptIndex::open(found_beside(concept_index_file(file)));
         index && index->latents() == loaded->config().latents && index_fits(*index, model, *loaded))
-        for (const float most : index->column("maximum")) largest_.push_back(most > 0 ? most : 0);
+        for (const float most : index->column("maximum"))
+            largest_.push_back(!(most > 0) ? 0 : loaded->config().kind == "k_means" ? 1 : most);  // there: closeness
     loaded->to(model.device());
     autoencoder_ = std::make_shared<const Autoencoder>(std::move(*loaded));
     return autoencoder_;

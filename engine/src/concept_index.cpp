@@ -7,6 +7,7 @@
 #include <cstring>
 #include <future>
 #include <optional>
+#include <sstream>
 #include <thread>
 
 #include <ATen/TensorOperators.h>
@@ -25,6 +26,7 @@
 
 #include <vitrine/base/concept_records.h>
 #include <vitrine/base/random.h>
+#include <vitrine/beside.h>
 #include <vitrine/capture.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/preprocess.h>
@@ -55,6 +57,23 @@ fs::path concept_index_file(const fs::path& autoencoder) {
     return out;
 }
 
+Result<std::map<std::string, std::string>> given_of(const std::string& text) {
+    std::map<std::string, std::string> out;
+    std::istringstream parts(text);
+    for (std::string part; std::getline(parts, part, ',');) {
+        const auto equals = part.find('=');
+        if (equals == std::string::npos) return fail(ErrorCode::BadInput, "'{}' is not NAME=VALUE", part);
+        out[part.substr(0, equals)] = part.substr(equals + 1);
+    }
+    return out;
+}
+
+std::string text_of_given(const std::map<std::string, std::string>& given) {
+    std::string out;
+    for (const auto& [name, value] : given) out += (out.empty() ? "" : ",") + name + '=' + value;
+    return out;
+}
+
 std::string concepts_hash(const Autoencoder& autoencoder) {
     const AutoencoderConfig& c = autoencoder.config();
     std::uint64_t key = hash_of(fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", c.kind, c.width, c.latents, c.k,
@@ -71,6 +90,15 @@ std::string concepts_hash(const Autoencoder& autoencoder) {
         }
     }
     return fmt::format("{:016x}", key);
+}
+
+at::Tensor concept_strength(const Autoencoder& autoencoder, const at::Tensor& tokens, const Codes& codes) {
+    if (autoencoder.config().kind != "k_means") return codes.active;
+    Codes unused;
+    // Before the choice stands x c - |c|^2 / 2, so the squared distance is |x|^2 less twice that.
+    const at::Tensor far = (autoencoder.prepared(tokens, unused).square().sum(1, true) - 2 * codes.before).clamp_min(0);
+    const at::Tensor reach = autoencoder.tensor("W_dec").square().sum(1).mean().clamp_min(1e-30);
+    return codes.active * reach / (reach + far);
 }
 
 Status index_fits(const ConceptIndex& index, Model& model, const Autoencoder& autoencoder) {
@@ -161,6 +189,9 @@ Status IndexBuilder::prepare() {
     std::error_code error;
     folder_ = fs::canonical(options_.folder, error);
     if (error) return fail(ErrorCode::NotFound, "there is no folder {}", options_.folder.string());
+    summary_.file = options_.out.empty() ? kept_beside(concept_index_file(options_.autoencoder)) : options_.out;
+    VITRINE_CHECK(make_folder_of(summary_.file));
+    const fs::path from_here = folder_.lexically_relative(fs::canonical(fs::absolute(summary_.file).parent_path()));
     frame_.latents = config.latents;
     frame_.rows = places_.rows;
     frame_.cols = places_.cols;
@@ -172,11 +203,13 @@ Status IndexBuilder::prepare() {
                     {"point", config.point},
                     {"tokens", config.tokens},
                     {"folder", folder_.string()},
+                    {"folder_from_here", from_here.generic_string()},
                     {"preprocess", p.summary()},
                     {"embedding", embedding_point_.empty() ? "the answer" : embedding_point_},
                     {"rounds", std::to_string(settings_.integer("rounds"))}};
+    if (config.kind == "k_means") frame_.facts["value"] = "closeness";
+    if (!options_.given.empty()) frame_.facts["given"] = text_of_given(options_.given);
     summary_.latents = config.latents;
-    summary_.file = options_.out.empty() ? concept_index_file(options_.autoencoder) : options_.out;
     return {};
 }
 
@@ -184,13 +217,14 @@ Status IndexBuilder::prepare() {
 std::string IndexBuilder::key() const {
     const auto& p = model_.preprocess();
     const auto parameters = model_.parameters();
-    return nlohmann::json{{"records", 1},
-                          {"weights", weights_.empty() ? model_.info().name : weights_},
-                          {"dtype", parameters.empty() ? "" : c10::toString(parameters.front().second.scalar_type())},
-                          {"autoencoder", hash_},
-                          {"preprocess", p.summary()},
-                          {"details", {p.apply_exif, p.floor_crop, p.padding}}}
-        .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    nlohmann::json key{{"records", 1},
+                       {"weights", weights_.empty() ? model_.info().name : weights_},
+                       {"dtype", parameters.empty() ? "" : c10::toString(parameters.front().second.scalar_type())},
+                       {"autoencoder", hash_},
+                       {"preprocess", p.summary()},
+                       {"details", {p.apply_exif, p.floor_crop, p.padding}}};
+    if (const auto value = frame_.facts.find("value"); value != frame_.facts.end()) key["value"] = value->second;
+    return key.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 Result<IndexBuilder::Seen> IndexBuilder::look(const at::Tensor& pixels) {
@@ -275,7 +309,10 @@ Status IndexBuilder::add_records(std::vector<PictureRecord*> pictures, const at:
     const at::Tensor value = codes.active.flatten().index_select(0, token * codes.active.size(1) + latent);
     const at::Tensor effect = effects(seen, codes, token, latent, value);
     const auto host = [](const at::Tensor& x, at::ScalarType type) { return x.to(at::kCPU, type).contiguous(); };
-    const at::Tensor t = host(token, at::kLong), l = host(latent, at::kLong), v = host(value, at::kFloat),
+    const at::Tensor shown = concept_strength(*concepts_, seen.tokens, codes)
+                                 .flatten()
+                                 .index_select(0, token * codes.active.size(1) + latent);
+    const at::Tensor t = host(token, at::kLong), l = host(latent, at::kLong), v = host(shown, at::kFloat),
                      e = host(effect, at::kFloat), embedding = host(seen.embedding, at::kFloat),
                      answer = host(seen.answer, at::kFloat);
     const at::Tensor best = answer.argmax(1), probability = at::softmax(answer, 1);

@@ -3,9 +3,11 @@
 
 #include <cmath>
 #include <fstream>
+#include <utility>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 
@@ -270,6 +272,96 @@ TEST_F(IndexConcepts, MapsOfAConvolutionAreTokensToo) {
     EXPECT_EQ(top.cell, mine.argmax().item<std::int64_t>());
     EXPECT_TRUE(std::isfinite(index.column("effect")[latent]));
     EXPECT_TRUE(std::isnan(index.column("class_frequency")[latent]));
+}
+
+/// The codes of k_means are all 1: without it every picture would be as strong as another.
+TEST_F(IndexConcepts, ClustersAreRankedByHowCloseAPatchIsToTheCentroid) {
+    config_.kind = "k_means";
+    config_.latents = 6;
+    at::Tensor centroids;
+    const auto layout = model_->layout(model_->preprocess().input_height, model_->preprocess().input_width);
+    {
+        const at::NoGradGuard no_grad;
+        std::vector<at::Tensor> tokens;
+        for (const char* name : {"0.ppm", "2.ppm", "4.ppm"})
+            tokens.push_back(
+                (*concept_tokens(*model_, input(name).pixels, config_))[0].narrow(0, layout.prefix_count(), 2));
+        centroids = at::cat(tokens);
+    }
+    const at::Tensor bias = centroids.mean(0);
+    ASSERT_TRUE(Autoencoder::of_rows(config_, centroids - bias, bias)->save(folder_ / "c.safetensors"));
+    ASSERT_TRUE(build());
+    const ConceptIndex index = open();
+    EXPECT_EQ(index.fact("value"), "closeness");
+    const double reach = (centroids - bias).square().sum(1).mean().item<double>();
+    const std::int64_t cells = layout.rows * layout.cols;
+    at::Tensor far = at::zeros({5, cells, 6});  // squared distances
+    for (std::int64_t i = 0; i < 5; ++i) {
+        const at::Tensor tokens =
+            (*concept_tokens(*model_, input(std::string(index.picture(i).name)).pixels, config_))[0];
+        far[i] = (tokens.narrow(0, layout.prefix_count(), cells).unsqueeze(1) - centroids).square().sum(2);
+    }
+    const at::Tensor mine = far.argmin(2);
+    int pictures = 0;
+    for (std::int64_t latent = 0; latent < 6; ++latent) {
+        float before = 1;
+        for (const ConceptTop& top : index.tops(latent)) {
+            ASSERT_EQ(mine[top.picture][top.cell].item<std::int64_t>(), latent);
+            const double d = far[top.picture][top.cell][latent].item<double>();
+            EXPECT_NEAR(top.value, reach / (reach + d), 1e-4);
+            EXPECT_LE(top.value, before);
+            before = top.value;
+            ++pictures;
+        }
+        EXPECT_NEAR(index.column("frequency")[static_cast<std::size_t>(latent)],
+                    mine.eq(latent).to(at::kFloat).mean().item<float>(), 1e-6);
+    }
+    EXPECT_GT(pictures, 6);
+    EXPECT_NEAR(index.column("maximum")[index.order("maximum").front()], 1, 1e-3) << "a centroid is one of the tokens";
+}
+
+TEST_F(IndexConcepts, MovedTogetherTheIndexStillFindsItsPictures) {
+    fs::create_directories(folder_ / "a");
+    for (const char* name : {"p", "c.safetensors"}) fs::rename(folder_ / name, folder_ / "a" / name);
+    IndexConceptsOptions here = options("a/i");
+    here.folder = folder_ / "a/p";
+    here.autoencoder = folder_ / "a/c.safetensors";
+    ASSERT_TRUE(index_concepts(*model_, here));
+    EXPECT_EQ(open("a/i").folder(), fs::canonical(folder_ / "a/p"));
+    fs::rename(folder_ / "a", folder_ / "b");
+    EXPECT_EQ(open("b/i").folder(), fs::canonical(folder_ / "b/p"));
+    EXPECT_TRUE(changes_since(open("b/i"))->none());
+    // The index alone: the pictures are where they were, though another folder is called as theirs.
+    fs::create_directories(folder_ / "a");
+    fs::rename(folder_ / "b/p", folder_ / "a/p");
+    folder_.put("b/p/another.jpg", "other");
+    EXPECT_EQ(open("b/i").folder(), fs::canonical(folder_ / "a/p"));
+    EXPECT_TRUE(changes_since(open("b/i"))->none());
+    // Neither: where they were is what is told.
+    fs::rename(folder_ / "a", folder_ / "gone");
+    fs::remove_all(folder_ / "b/p");
+    EXPECT_THAT(changes_since(open("b/i")).error().message, HasSubstr("there is no folder"));
+    EXPECT_THAT(changes_since(open("b/i")).error().message, HasSubstr("a/p"));
+    // Said to be elsewhere, nothing is run again, and the new place is kept.
+    fs::rename(folder_ / "gone/p", folder_ / "q");
+    here.folder = folder_ / "q";
+    here.autoencoder = folder_ / "b/c.safetensors";
+    here.out = folder_ / "b/i";
+    EXPECT_EQ(index_concepts(*model_, here)->run, 0);
+    EXPECT_EQ(open("b/i").folder(), fs::canonical(folder_ / "q"));
+}
+
+TEST_F(IndexConcepts, WhatTheFileDoesNotSayIsKeptInTheIndex) {
+    const std::string point = std::exchange(config_.point, "");
+    save();
+    EXPECT_THAT(refusal(options()), HasSubstr("does not say which activations"));
+    IndexConceptsOptions given = options();
+    given.given = {{"k", "2"}, {"point", point}};
+    ASSERT_TRUE(index_concepts(*model_, given));
+    EXPECT_EQ(open().fact("given"), "k=2,point=" + point);
+    EXPECT_EQ(*given_of(open().fact("given")), given.given);
+    EXPECT_TRUE(index_fits(open(), *model_, *Autoencoder::load(folder_ / "c.safetensors", given.given)));
+    EXPECT_THAT(given_of("k=2,point").error().message, HasSubstr("'point' is not NAME=VALUE"));
 }
 
 TEST_F(IndexConcepts, WhatCannotBeReadIsLeftOutAndSaid) {

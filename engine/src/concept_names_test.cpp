@@ -1,19 +1,22 @@
 // Names of concepts: what is written is read again, lines stay apart, and what cannot be read is said.
 #include <vitrine/concept_names.h>
 
+#include <cstdlib>
 #include <fstream>
 
 #include <gmock/gmock.h>
 
 #include <vitrine/base/file.h>
+#include <vitrine/base/test_bytes.h>
+#include <vitrine/beside.h>
 
 namespace vitrine {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::Pair;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Pair;
 
 std::string refusal(std::string_view text) {
     const auto found = ConceptNames::parse(text);
@@ -77,8 +80,82 @@ TEST(ConceptNames, WhatCannotBeReadIsSaidWithItsLine) {
     EXPECT_TRUE(names.all().empty());
 }
 
+/// What git makes of three versions of the file. @param how  "--union" where .gitattributes says merge=union
+struct Merged {
+    bool conflict = true;
+    std::string text;
+};
+Merged merged(const std::string& base, const std::string& ours, const std::string& theirs, const std::string& how) {
+    vitrine::testing::Folder folder;
+    folder.put("base", base);
+    folder.put("ours", ours);
+    folder.put("theirs", theirs);
+    const auto quoted = [&](const char* name) { return "'" + (folder / name).string() + "' "; };
+    Merged out;
+    out.conflict = std::system(("git merge-file -q " + how + " " + quoted("ours") + quoted("base") + quoted("theirs") +
+                                "2>/dev/null")
+                                   .c_str()) != 0;
+    out.text = *read_text(folder / "ours");
+    return out;
+}
+
+TEST(ConceptNames, WhatTwoPeopleNameMergesWithoutAConflict) {
+    if (std::system("git --version > /dev/null 2>&1") != 0) GTEST_SKIP() << "git is not here";
+    ConceptNames base;
+    for (const int latent : {3, 10, 40, 41, 90}) ASSERT_TRUE(base.rename(latent, fmt::format("thing {}", latent)));
+    ConceptNames ours = base, theirs = base;
+    ASSERT_TRUE(ours.rename(5, "a wheel"));
+    ASSERT_TRUE(ours.set_tags(3, {"dull"}));
+    ASSERT_TRUE(theirs.rename(20, "a leaf"));
+    Merged both = merged(base.text(), ours.text(), theirs.text(), "");
+    EXPECT_FALSE(both.conflict);
+    ASSERT_EQ(refusal(both.text), "read");
+    ConceptNames found = *ConceptNames::parse(both.text);
+    EXPECT_EQ(found.text(), both.text) << "sorted as the program writes it";
+    EXPECT_EQ(found.find(5)->name, "a wheel");
+    EXPECT_EQ(found.find(20)->name, "a leaf");
+    EXPECT_THAT(found.find(3)->tags, ElementsAre("dull"));
+
+    // New names at the very same place: only where git is told that the file is a list of lines.
+    ASSERT_TRUE(ours.rename(61, "ours"));
+    ASSERT_TRUE(theirs.rename(60, "theirs"));
+    EXPECT_TRUE(merged(base.text(), ours.text(), theirs.text(), "").conflict);
+    both = merged(base.text(), ours.text(), theirs.text(), "--union");
+    EXPECT_FALSE(both.conflict);
+    ASSERT_EQ(refusal(both.text), "read");
+    found = *ConceptNames::parse(both.text);
+    EXPECT_EQ(found.find(60)->name, "theirs");
+    EXPECT_EQ(found.find(61)->name, "ours");
+    // The same concept: never settled in silence.
+    ASSERT_TRUE(theirs.rename(61, "otherwise"));
+    EXPECT_TRUE(merged(base.text(), ours.text(), theirs.text(), "").conflict);
+    EXPECT_THAT(refusal(merged(base.text(), ours.text(), theirs.text(), "--union").text),
+                HasSubstr("concept 61 is named by lines"));
+}
+
+/// As that of the program itself where it is installed.
+TEST(ConceptNames, WhereNothingCanBeWrittenBesideTheyAreThePersonsOwn) {
+    vitrine::testing::Folder folder;
+    const char* before = std::getenv("XDG_DATA_HOME");
+    const std::string kept = before ? before : "";
+    ::setenv("XDG_DATA_HOME", (folder / "data").c_str(), 1);
+    const fs::path writable = folder / "c.safetensors.names", not_writable = folder / "none/c.safetensors.names";
+    EXPECT_EQ(kept_beside(writable), writable);
+    EXPECT_EQ(found_beside(writable), writable);
+    const fs::path own = kept_beside(not_writable);
+    EXPECT_EQ(own.parent_path(), folder / "data/vitrine");
+    EXPECT_NE(own, kept_beside(folder / "other/c.safetensors.names")) << "files of one name are kept apart";
+    EXPECT_EQ(found_beside(not_writable), not_writable) << "until there are some";
+    ConceptNames names;
+    ASSERT_TRUE(names.rename(3, "three"));
+    ASSERT_TRUE(make_folder_of(own));
+    ASSERT_TRUE(names.save(own));
+    EXPECT_EQ(found_beside(not_writable), own);
+    before ? ::setenv("XDG_DATA_HOME", kept.c_str(), 1) : ::unsetenv("XDG_DATA_HOME");
+}
+
 TEST(ConceptNames, AFileIsReplacedAndOneThatIsMissingIsEmpty) {
-    const fs::path file = fs::path(testing::TempDir()) / "vitrine_concept_names.safetensors.names";
+    const fs::path file = fs::path(::testing::TempDir()) / "vitrine_concept_names.safetensors.names";
     fs::remove(file);
     EXPECT_EQ(concept_names_file("a/c.safetensors"), fs::path("a/c.safetensors.names"));
     ConceptNames names = *ConceptNames::load(file);

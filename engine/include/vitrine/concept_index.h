@@ -28,9 +28,9 @@
 namespace vitrine {
 
 struct IndexConceptsOptions {
-    std::filesystem::path folder;                                    ///< pictures at any depth
-    std::filesystem::path autoencoder;                               ///< its file
-    std::filesystem::path out;                                       ///< empty: concept_index_file(autoencoder)
+    std::filesystem::path folder;       ///< pictures at any depth
+    std::filesystem::path autoencoder;  ///< its file
+    std::filesystem::path out;          ///< empty: kept_beside(concept_index_file(autoencoder))
     std::vector<std::pair<std::string, std::string>> settings = {};  ///< names of index_parameters()
     std::map<std::string, std::string> given = {};  ///< what the autoencoder's file does not say, as Autoencoder::load
     std::stop_token stop = {};                      ///< looked at between pictures: what is done stays
@@ -60,6 +60,18 @@ std::vector<Parameter> index_parameters();
 /// @error Unsupported  a patch grid of more than 65,535 cells
 /// @error Io           the disk is full: the index before stays
 Result<IndexConceptsSummary> index_concepts(Model& model, const IndexConceptsOptions& options);
+
+/// What concepts are ranked and shown by: the codes, and of k_means, whose codes are 1 or 0, how close a token is to
+/// its centroid: s^2 / (s^2 + |x - centroid|^2), with s^2 the mean squared length of all centroids less b_dec. [n,
+/// latents]
+///
+/// @param tokens  [n, width], as they were encoded to `codes`
+at::Tensor concept_strength(const Autoencoder& autoencoder, const at::Tensor& tokens, const Codes& codes);
+
+/// "point=blocks.9,k=32" as a map, and back.
+/// @error BadInput  a part that is not NAME=VALUE
+Result<std::map<std::string, std::string>> given_of(const std::string& text);
+std::string text_of_given(const std::map<std::string, std::string>& given);
 
 /// FILE.index
 std::filesystem::path concept_index_file(const std::filesystem::path& autoencoder);

@@ -5,7 +5,9 @@
 //     VITRINE_CHECK(names.save(concept_names_file("concepts.safetensors")));
 //
 // UTF-8, one concept a line, sorted by number, so that two people's changes meet only where they changed the same
-// concept: NUMBER<TAB>name<TAB>tag, tag<TAB>note. Lines that begin otherwise are kept and come first.
+// concept: NUMBER<TAB>name<TAB>tag, tag<TAB>note. Lines that begin otherwise are kept and come first. With the line
+// "*.names merge=union" in .gitattributes git also joins what two people add between the same two lines; lines in any
+// order are read, and one concept named twice is refused.
 #pragma once
 
 #include <cstdint>

@@ -88,10 +88,26 @@ std::string ConceptIndex::fact(const std::string& name) const {
     return found == facts_.end() ? std::string() : found->second;
 }
 
+fs::path ConceptIndex::folder() const {
+    const fs::path then = fact("folder"), from_here = fact("folder_from_here");
+    std::error_code failed;
+    const fs::path here = fs::canonical(file_, failed).parent_path();
+    if (failed || from_here.empty()) return then;
+    const fs::path now = (here / from_here).lexically_normal();
+    // A folder of the same name may hold other pictures: one of ours is looked for.
+    std::int64_t first = 0;
+    while (first + 1 < pictures_ && picture(first).skipped) ++first;
+    const fs::path name(std::string(picture(first).name));
+    const auto holds = [&](const fs::path& folder) { return !name.empty() && fs::exists(folder / name, failed); };
+    if (holds(now)) return now;
+    return !holds(then) && fs::is_directory(now, failed) ? now : then;
+}
+
 Result<ConceptIndex> ConceptIndex::open(const fs::path& file) {
     MappedFile mapped = VITRINE_TRY(map_file(file));
     auto index = parse(mapped.bytes, std::move(mapped.keep_alive));
     if (!index) return tl::make_unexpected(std::move(index).error().with_context(file.filename().string()));
+    index->file_ = file;
     return index;
 }
 
@@ -266,7 +282,7 @@ std::string FolderChanges::sentence() const {
 }
 
 Result<FolderChanges> changes_since(const ConceptIndex& index, const fs::path& folder) {
-    const auto now = VITRINE_TRY(pictures_below(folder.empty() ? fs::path(index.fact("folder")) : folder));
+    const auto now = VITRINE_TRY(pictures_below(folder.empty() ? index.folder() : folder));
     FolderChanges out;
     std::int64_t i = 0;
     for (const FolderPicture& picture : now) {

@@ -66,12 +66,18 @@ class ConceptIndex {
     std::int64_t pictures() const { return pictures_; }
     std::int64_t rows() const { return rows_; }  ///< of the patch grid; 0: no grid
     std::int64_t cols() const { return cols_; }
-    /// "model", "weights", "autoencoder" (hashes), "point", "tokens", "folder", "preprocess", "embedding"
+    /// "model", "weights", "autoencoder" (hashes), "point", "tokens", "preprocess", "embedding"; "folder", and
+    /// "folder_from_here" as it lies from the index; "value": "closeness" where the autoencoder is k_means, see below;
+    /// "given": what its file did not say, NAME=VALUE with commas between
     const std::map<std::string, std::string>& facts() const { return facts_; }
     std::string fact(const std::string& name) const;
+    /// Where its pictures are: as they lie from the opened file, where they are there, else where they were when it was
+    /// built. Of a folder that is nowhere, the latter.
+    std::filesystem::path folder() const;
 
     /// One number a concept; NaN where it is not defined. "Patches": tokens of the grid; an autoencoder of the class
-    /// token alone has that as its only patch.
+    /// token alone has that as its only patch. Values are the autoencoder's codes; those of k_means are all 1, and in
+    /// their place stands how close the token is to its centroid (concept_strength): 1 in the middle, above 0.
     ///
     ///   frequency          share of all patches in which it is above 0
     ///   picture_frequency  share of pictures with such a patch
@@ -120,6 +126,7 @@ class ConceptIndex {
                                     const float* values) const;
     std::int64_t latents_ = 0, pictures_ = 0, rows_ = 0, cols_ = 0;
     std::map<std::string, std::string> facts_;
+    std::filesystem::path file_;  // empty: it was parsed from memory
     std::vector<std::span<const float>> columns_;
     std::span<const float> map_, top_value_, class_value_, cosine_, strongest_value_, probability_;
     std::span<const std::uint32_t> top_picture_, top_cell_, class_picture_, histogram_, neighbour_, strongest_;
@@ -148,7 +155,7 @@ struct FolderChanges {
     /// "3 pictures were added and 1 changed since the index was built"; empty when none
     std::string sentence() const;
 };
-/// @param folder  empty: the one that the index names. Looks at names, sizes and times, not into the files
+/// @param folder  empty: index.folder(). Looks at names, sizes and times, not into the files
 Result<FolderChanges> changes_since(const ConceptIndex& index, const std::filesystem::path& folder = {});
 
 }  // namespace vitrine
