@@ -4,8 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <cstdlib>
-
+#include <vitrine/beside.h>
 #include <vitrine/concept_index.h>
 #include <vitrine/concept_names.h>
 #include <vitrine/engine.h>
@@ -22,32 +21,6 @@ CalledConcepts called_in(const ConceptNames& names) {
     CalledConcepts out;
     for (const auto& [latent, name] : names.all()) out[latent] = {name.name, name.note, name.tags, {}};
     return out;
-}
-
-/// Where something beside the autoencoder is written: there, or among the person's own files where that folder is
-/// read-only, as the program's own is once it is installed.
-fs::path written_at(const fs::path& beside) {
-    const auto folder = fs::absolute(beside).parent_path();
-    if (access(folder.c_str(), W_OK) == 0) return beside;
-    const char* data = std::getenv("XDG_DATA_HOME");
-    const char* home = std::getenv("HOME");
-    const fs::path root = data && *data ? fs::path(data) : fs::path(home ? home : "/tmp") / ".local" / "share";
-    return root / "vitrine" /
-           fmt::format("{:08x}-{}", static_cast<std::uint32_t>(std::hash<std::string>()(folder.string())),
-                       beside.filename().string());
-}
-
-fs::path read_at(const fs::path& beside) {
-    auto own = written_at(beside);
-    std::error_code ignored;
-    return fs::exists(own, ignored) ? own : beside;
-}
-
-Status folder_for(const fs::path& file) {
-    std::error_code failed;
-    fs::create_directories(fs::absolute(file).parent_path(), failed);
-    if (failed) return fail(ErrorCode::Io, "{} cannot be written: {}", file.string(), failed.message());
-    return {};
 }
 
 }  // namespace
@@ -67,22 +40,29 @@ SeePicture seer(const Preprocess& preprocess) {
     };
 }
 
-Result<ConceptBook> open_book(Model& model, const fs::path& autoencoder) {
+Result<ConceptBook> open_book(Model& model, const ConceptSource& source) {
     return guarded([&]() -> Result<ConceptBook> {
         ConceptBook book;
+        const auto& autoencoder = source.file;
         book.autoencoder = autoencoder;
+        book.given = source.given;
         book.see = seer(model.preprocess());
-        const auto concepts = VITRINE_TRY(Autoencoder::load(autoencoder));
+        const auto file = found_beside(concept_index_file(autoencoder));
+        auto index = ConceptIndex::open(file);
+        if (index && book.given.empty())
+            if (auto given = given_of(index->fact("given"))) book.given = std::move(*given);
+        const auto concepts = VITRINE_TRY(Autoencoder::load(autoencoder, book.given));
+        if (concepts.config().point.empty())
+            return fail(ErrorCode::BadInput, "{} does not say which point of the model it reads; choose it",
+                        autoencoder.filename().string());
         VITRINE_CHECK(concepts.fits_weights(model));
-        if (auto names = ConceptNames::load(read_at(concept_names_file(autoencoder))))
+        if (auto names = ConceptNames::load(found_beside(concept_names_file(autoencoder))))
             book.called = called_in(*names);
         else
             book.called_trouble = names.error().message;
-        const auto file = read_at(concept_index_file(autoencoder));
         std::error_code failed;
         if (!fs::exists(file, failed)) return book;
-        auto index = ConceptIndex::open(file);
-        if (index) book.folder = index->fact("folder");
+        if (index) book.folder = index->folder();
         if (const auto fits = index ? index_fits(*index, model, concepts) : tl::make_unexpected(index.error()); fits)
             book.index = std::make_shared<const ConceptIndex>(std::move(*index));
         else
@@ -93,9 +73,9 @@ Result<ConceptBook> open_book(Model& model, const fs::path& autoencoder) {
 
 Result<CalledConcepts> call_concept(const fs::path& autoencoder, std::int64_t latent, const std::string& name,
                                     const std::vector<std::string>& tags) {
-    const auto file = written_at(concept_names_file(autoencoder));
-    auto names = VITRINE_TRY(ConceptNames::load(read_at(concept_names_file(autoencoder))));
-    VITRINE_CHECK(folder_for(file));
+    const auto file = kept_beside(concept_names_file(autoencoder));
+    auto names = VITRINE_TRY(ConceptNames::load(found_beside(concept_names_file(autoencoder))));
+    VITRINE_CHECK(make_folder_of(file));
     VITRINE_CHECK(names.rename(latent, name));
     VITRINE_CHECK(names.set_tags(latent, tags));
     VITRINE_CHECK(names.save(file));
@@ -115,9 +95,8 @@ Result<IndexMade> build_index(
     doing("Looking at the pictures", 0, 0);
     IndexConceptsOptions options;
     options.folder = plan.folder;
-    options.autoencoder = plan.autoencoder;
-    options.out = written_at(concept_index_file(plan.autoencoder));
-    VITRINE_CHECK(folder_for(options.out));
+    options.autoencoder = plan.source.file;
+    options.given = plan.source.given;
     options.stop = stop;
     options.progress = [&](const Progress& p) { doing("Indexing pictures", p.done, p.total); };
     auto made = VITRINE_TRY(index_concepts(*model, options));

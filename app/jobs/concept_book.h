@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <stop_token>
 #include <string>
@@ -15,6 +16,7 @@
 #include <vitrine/base/result.h>
 
 #include "concept_choice.h"
+#include "concepts_of_picture.h"
 
 namespace vitrine {
 class Model;
@@ -29,7 +31,8 @@ SeePicture seer(const Preprocess& preprocess);
 
 struct ConceptBook {
     std::filesystem::path autoencoder;
-    std::filesystem::path folder;               ///< of the indexed pictures
+    std::map<std::string, std::string> given;   ///< what its file does not say; of the index where nothing was given
+    std::filesystem::path folder;               ///< where the indexed pictures are now
     std::shared_ptr<const ConceptIndex> index;  ///< null: none that can be used. Mapped, never loaded whole
     std::string index_trouble;                  ///< why not; empty: none was built yet
     CalledConcepts called;
@@ -37,8 +40,8 @@ struct ConceptBook {
     SeePicture see;
 };
 
-/// @error  what opening the autoencoder says; it is of another model
-Result<ConceptBook> open_book(Model& model, const std::filesystem::path& autoencoder);
+/// @error  what opening the autoencoder says; it does not say its point; it is of another model
+Result<ConceptBook> open_book(Model& model, const ConceptSource& source);
 
 /// Writes what a concept is called, beside the autoencoder, into what others may have written meanwhile.
 /// @return  all names, as they are now
@@ -47,7 +50,8 @@ Result<CalledConcepts> call_concept(const std::filesystem::path& autoencoder, st
 
 struct IndexPlan {
     std::string model;  ///< as ModelFacts::request: it is opened once more, so that the window keeps its own
-    std::filesystem::path folder, autoencoder;
+    std::filesystem::path folder;
+    ConceptSource source;
 };
 
 struct IndexMade {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace vitrine::app {
 namespace {
@@ -21,6 +22,11 @@ QString sentence(const std::string& utf8) {
     if (!out.isEmpty()) out[0] = out[0].toUpper();
     return out;
 }
+
+struct FolderSeen {
+    FolderChanges changes;
+    bool known = true;  ///< it is where the index looks for it
+};
 
 /// A square around the patch, or the whole picture; no larger than it is shown.
 ConceptCrop crop_of(const ImageView& seen, std::int64_t rows, std::int64_t cols, std::uint32_t cell, bool whole) {
@@ -66,7 +72,7 @@ ConceptGallery::ConceptGallery(Session& session)
     told_.setInterval(33);
     connect(&told_, &QTimer::timeout, this, &ConceptGallery::picturesChanged);
     connect(&session, &Session::modelChanged, this, &ConceptGallery::followModel);
-    connect(&session, &Session::autoencoderReady, this, &ConceptGallery::choose);
+    connect(&session, &Session::autoencoderReady, this, [this](const QString& file) { choose(file); });
     connect(&session, &Session::workDropped, this, [this](bool stopped) {
         heating_ = false;
         if (state_ != State::Opening) return;
@@ -101,12 +107,24 @@ void ConceptGallery::setOpen(bool open) {
         again();
 }
 
-void ConceptGallery::choose(const QString& autoencoder) {
+void ConceptGallery::choose(const QString& autoencoder, std::map<std::string, std::string> given) {
     if (autoencoder.isEmpty()) return;
     autoencoder_ = QFileInfo(autoencoder).absoluteFilePath();
+    given_ = std::move(given);
     came_with_model_ = false;
     build_words_.clear();
     build_trouble_.clear();
+    again();
+}
+
+void ConceptGallery::give(const std::string& name, const std::string& value) {
+    const auto found = given_.find(name);
+    if (building_ || (found == given_.end() ? value.empty() : found->second == value)) return;
+    if (value.empty())
+        given_.erase(found);
+    else
+        given_[name] = value;
+    Q_EMIT gave(name, value);
     again();
 }
 
@@ -115,6 +133,7 @@ void ConceptGallery::followModel() {
     if (!session_.model() || session_.model()->request == model_) return;
     if (autoencoder_.isEmpty() || came_with_model_) {
         autoencoder_ = text(Workbench::own_concepts(session_.model()->request).string());
+        given_.clear();
         came_with_model_ = true;
     }
     again();
@@ -140,7 +159,9 @@ void ConceptGallery::again() {
     const auto id = ++book_id_;
     session_.post(
         {.tag = "concepts of the gallery", .title = "Opening concepts"},
-        [file = autoencoder_.toStdString()](Workbench& bench, JobControl&) { return bench.concept_book(file); },
+        [source = ConceptSource{autoencoder_.toStdString(), given_}](Workbench& bench, JobControl&) {
+            return bench.concept_book(source);
+        },
         [self = QPointer<ConceptGallery>(this), id](Result<ConceptBook> book) {
             if (self && self->book_id_ == id) self->took(std::move(book));
         });
@@ -148,20 +169,26 @@ void ConceptGallery::again() {
 }
 
 void ConceptGallery::took(Result<ConceptBook> book) {
-    if (book) return show(std::move(*book));
+    if (book) {
+        // The index knew what the file does not say.
+        const auto known = book->given;
+        const auto before = std::exchange(given_, known);
+        show(std::move(*book));
+        for (const auto& [name, value] : known)
+            if (!before.contains(name)) Q_EMIT gave(name, value);
+        return;
+    }
     show({});
     state_ = State::Failed;
     trouble_ = sentence(book.error().message);
+    asks_ = !given_.empty() || trouble_.contains(QLatin1String("does not say")) ||
+            trouble_.contains(QLatin1String("point=NAME"));
     Q_EMIT changed();
 }
 
 void ConceptGallery::show(ConceptBook book) {
     ++book_id_;  // what is under way is another's
-    crops_.clear();
-    wishes_.clear();
-    wished_.clear();
-    heats_.clear();
-    heat_wishes_.clear();
+    dropPictures();
     folder_change_.clear();
     folder_gone_ = false;
     book_ = std::move(book);
@@ -179,14 +206,28 @@ void ConceptGallery::show(ConceptBook book) {
     lookAtFolder();
 }
 
+void ConceptGallery::dropPictures() {
+    crops_.clear();
+    wishes_.clear();
+    wished_.clear();
+    heats_.clear();
+    heat_wishes_.clear();
+}
+
 void ConceptGallery::lookAtFolder() {
     if (!book_.index) return;
     files_.post(
-        {.tag = "folder"}, [index = book_.index](Hands&, JobControl&) { return changes_since(*index); },
-        [this, id = book_id_](Result<FolderChanges> changes) {
+        {.tag = "folder"},
+        [index = book_.index, folder = book_.folder](Hands&, JobControl&) -> Result<FolderSeen> {
+            return FolderSeen{VITRINE_TRY(changes_since(*index, folder)), folder == index->folder()};
+        },
+        [this, id = book_id_](Result<FolderSeen> seen) {
             if (id != book_id_) return;
-            folder_gone_ = !changes;
-            folder_change_ = sentence(changes ? changes->sentence() : changes.error().message);
+            folder_gone_ = !seen;
+            folder_change_ = sentence(seen ? seen->changes.sentence() : seen.error().message);
+            if (seen && !seen->known && folder_change_.isEmpty())
+                folder_change_ = tr("Its pictures are found in %1, which the index does not know yet")
+                                     .arg(text(book_.folder.string()));
             Q_EMIT changed();
         });
 }
@@ -197,6 +238,13 @@ void ConceptGallery::setFolder(const QString& folder) {
     if (folder == folder_ || building_) return;
     folder_ = folder;
     build_trouble_.clear();
+    if (state_ == State::Ready && !folder.isEmpty()) {
+        book_.folder = QFileInfo(folder).absoluteFilePath().toStdString();
+        ++book_id_;  // what is under way is of the folder before
+        dropPictures();
+        lookAtFolder();
+        Q_EMIT picturesChanged();
+    }
     Q_EMIT changed();
 }
 
@@ -215,8 +263,9 @@ void ConceptGallery::build() {
     build_trouble_.clear();
     build_words_ = tr("Starting");
     stop_ = std::stop_source();
-    const IndexPlan plan{session_.model()->request, QFileInfo(folder_).absoluteFilePath().toStdString(),
-                         autoencoder_.toStdString()};
+    const IndexPlan plan{session_.model()->request,
+                         QFileInfo(folder_).absoluteFilePath().toStdString(),
+                         {autoencoder_.toStdString(), given_}};
     builds_.post(
         {.tag = "index"},
         [this, plan, stop = stop_](Hands&, JobControl& job) {
@@ -408,7 +457,7 @@ void ConceptGallery::pump() {
                         made = std::move(*crop);
                     else
                         made.trouble = sentence(crop.error().message);
-                    const auto weight = made.image.sizeInBytes() + 200;
+                    const auto weight = 2 * made.image.sizeInBytes() + 200;  // its face as well
                     crops_.put(key, std::move(made), weight);
                     if (!told_.isActive()) told_.start();
                 }
@@ -435,9 +484,8 @@ void ConceptGallery::heatNow() {
     const auto file = book_.folder / std::string(book_.index->picture(picture).name);
     session_.post(
         {.tag = "concept heat", .title = {}, .urgency = Urgency::Later},
-        [autoencoder = book_.autoencoder, latent = selected_, file](Workbench& bench, JobControl& job) {
-            return bench.concept_heat(autoencoder, latent, file, job.stop());
-        },
+        [source = ConceptSource{book_.autoencoder, book_.given}, latent = selected_, file](
+            Workbench& bench, JobControl& job) { return bench.concept_heat(source, latent, file, job.stop()); },
         [self = QPointer<ConceptGallery>(this), picture, latent = selected_, id = book_id_](Result<Plane> heat) {
             if (!self) return;
             self->heating_ = false;

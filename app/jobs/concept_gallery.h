@@ -23,9 +23,10 @@ namespace vitrine::app {
 
 /// A picture around the patch in which a concept is strongest, or the whole of it.
 struct ConceptCrop {
-    QImage image;     ///< null where it cannot be shown
-    QRectF patch;     ///< the strongest patch, in shares of the image; empty without one
-    QString trouble;  ///< why it cannot be shown
+    QImage image;         ///< null where it cannot be shown
+    QRectF patch;         ///< the strongest patch, in shares of the image; empty without one
+    QString trouble;      ///< why it cannot be shown
+    mutable QImage face;  ///< as it was painted last: a page of cells is a hundred of them, thirty times a second
 };
 
 class ConceptGallery : public QObject {
@@ -45,9 +46,13 @@ class ConceptGallery : public QObject {
     // ---- opening ------------------------------------------------------------------------------------------------
     void setOpen(bool open);  ///< whether it is seen
     bool isOpen() const { return open_; }
-    void choose(const QString& autoencoder);
-    void again();                 ///< reads the files anew
-    void show(ConceptBook book);  ///< one that was opened elsewhere
+    void choose(const QString& autoencoder, std::map<std::string, std::string> given = {});
+    /// What its file does not say, by AutoencoderConfig's names; empty takes it back.
+    void give(const std::string& name, const std::string& value);
+    const std::map<std::string, std::string>& given() const { return given_; }
+    bool asksForMore() const { return asks_; }  ///< it failed for what could be given
+    void again();                               ///< reads the files anew
+    void show(ConceptBook book);                ///< one that was opened elsewhere
     State state() const { return state_; }
     const QString& autoencoder() const { return autoencoder_; }
     const QString& trouble() const { return trouble_; }
@@ -58,7 +63,7 @@ class ConceptGallery : public QObject {
     bool folderGone() const { return folder_gone_; }
 
     // ---- the index ----------------------------------------------------------------------------------------------
-    void setFolder(const QString& folder);
+    void setFolder(const QString& folder);  ///< where an index is shown: its pictures are there now
     const QString& folder() const { return folder_; }
     QString whyNoBuild() const;  ///< empty when an index can be built
     void build();                ///< builds, goes on, or brings up to date
@@ -107,6 +112,7 @@ class ConceptGallery : public QObject {
     void callChanged();                                                           ///< one was given a name or tags
     void picturesChanged();
     void buildMoved();
+    void gave(const std::string& name, const std::string& value);
 
   private:
     struct Hands {};  ///< what threads for pictures and files have of their own: nothing
@@ -117,6 +123,7 @@ class ConceptGallery : public QObject {
     void fold();
     void list();
     void lookAtFolder();
+    void dropPictures();
     void pump();
     void heatNow();
 
@@ -124,7 +131,8 @@ class ConceptGallery : public QObject {
     bool open_ = false;
     State state_ = State::Nothing;
     QString autoencoder_, trouble_, names_trouble_, folder_, folder_change_;
-    bool folder_gone_ = false, came_with_model_ = false;
+    bool folder_gone_ = false, came_with_model_ = false, asks_ = false;
+    std::map<std::string, std::string> given_;
     std::string model_;  ///< whose book it is
     ConceptBook book_;
     std::uint64_t book_id_ = 0;

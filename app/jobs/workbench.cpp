@@ -5,6 +5,7 @@
 #include <vitrine/base/image_file.h>
 #include <vitrine/base/readers.h>
 #include <vitrine/base/resize.h>
+#include <vitrine/concept_index.h>
 #include <vitrine/engine.h>
 #include <vitrine/folder_measure.h>
 #include <vitrine/mask_module.h>
@@ -925,17 +926,17 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
     return std::shared_ptr<const Made>(made);
 }
 
-Result<ConceptBook> Workbench::concept_book(const std::filesystem::path& autoencoder) const {
+Result<ConceptBook> Workbench::concept_book(const ConceptSource& source) const {
     if (!parts_->model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
-    return open_book(*parts_->model, autoencoder);
+    return open_book(*parts_->model, source);
 }
 
-Result<Plane> Workbench::concept_heat(const std::filesystem::path& autoencoder, std::int64_t latent,
+Result<Plane> Workbench::concept_heat(const ConceptSource& source, std::int64_t latent,
                                       const std::filesystem::path& picture, std::stop_token stop) {
     if (!parts_->model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
     return guarded([&]() -> Result<Plane> {
         auto& model = *parts_->model;
-        const auto held = VITRINE_TRY(parts_->concepts.take(model, {autoencoder, {}}));
+        const auto held = VITRINE_TRY(parts_->concepts.take(model, source));
         const auto& concepts = *held;
         if (latent < 0 || latent >= concepts.config().latents)
             return fail(ErrorCode::BadInput, "there is no concept {}", latent);
@@ -948,9 +949,13 @@ Result<Plane> Workbench::concept_heat(const std::filesystem::path& autoencoder, 
             return fail(ErrorCode::Unsupported, "these concepts are read from no patches");
         const at::NoGradGuard no_grad;
         const at::Tensor patches =
-            found.tokens[0].narrow(0, static_cast<std::int64_t>(found.prefix.size()), found.rows * found.cols);
-        const at::Tensor values =
-            concepts.encode(patches.to(at::kCPU, at::kFloat)).active.select(1, latent).to(at::kFloat).contiguous();
+            found.tokens[0]
+                .narrow(0, static_cast<std::int64_t>(found.prefix.size()), found.rows * found.cols)
+                .to(at::kFloat);
+        const at::Tensor values = concept_strength(concepts, patches, concepts.encode(patches))
+                                      .select(1, latent)
+                                      .to(at::kCPU, at::kFloat)
+                                      .contiguous();
         const auto* first = values.const_data_ptr<float>();
         return make_plane(found.rows, found.cols, {first, first + values.numel()}, false, false);
     });

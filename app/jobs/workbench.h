@@ -412,11 +412,11 @@ class Workbench {
     /// The point that methods with a layer read when none is set; empty without a model.
     std::string own_layer() const;
     /// The concepts of an autoencoder with their index. @error NotFound there is no model; what open_book() says
-    Result<ConceptBook> concept_book(const std::filesystem::path& autoencoder) const;
+    Result<ConceptBook> concept_book(const ConceptSource& source) const;
     /// Where a concept is in a picture, over its patches.
     /// @error Unsupported  the autoencoder reads no patches
-    Result<Plane> concept_heat(const std::filesystem::path& autoencoder, std::int64_t latent,
-                               const std::filesystem::path& picture, std::stop_token stop);
+    Result<Plane> concept_heat(const ConceptSource& source, std::int64_t latent, const std::filesystem::path& picture,
+                               std::stop_token stop);
     /// Layers that a trained mask would read. Runs the model once where it has no blocks.
     Result<std::vector<std::string>> mask_layers(const std::string& version) const;
     /// How the map measures; the map is made first where it is not at hand.

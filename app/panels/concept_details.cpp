@@ -287,7 +287,13 @@ void ConceptDetails::refresh() {
     tags_->clearFocus();
     fill();
     const auto tops = gallery_.tops(of_);
-    pictures_words_->setText(tops.empty() ? tr("It is silent on all these pictures") : tr("Strongest here"));
+    // The codes of k_means are all 1: what counts there is how close a patch is to the centre.
+    const bool close = gallery_.index()->fact("value") == "closeness";
+    pictures_words_->setText(tops.empty() ? tr("It is silent on all these pictures")
+                             : close      ? tr("Closest to its centre")
+                                          : tr("Strongest here"));
+    histogram_words_->setText(close ? tr("Closest patch of each picture") : tr("Greatest value of each picture"));
+    const auto closeness = tr("How close a patch is to the centre: 1 in it, towards 0 far from it. ");
     pictures_->updateGeometry();
     pictures_->update();
     clearLayout(figures_);
@@ -298,8 +304,10 @@ void ConceptDetails::refresh() {
         {tr("Pictures"), share_words(gallery_.figure("picture_frequency", of_)), tr("Share with such a patch")},
         {tr("Class token"), share_words(gallery_.figure("class_frequency", of_)),
          tr("Share of pictures in whose class token it speaks")},
-        {tr("Mean"), figure_words(gallery_.figure("mean", of_)), tr("Over the patches in which it speaks")},
-        {tr("Greatest"), figure_words(gallery_.figure("maximum", of_)), tr("Over all patches")},
+        {tr("Mean"), figure_words(gallery_.figure("mean", of_)),
+         (close ? closeness : QString()) + tr("Over the patches in which it speaks")},
+        {tr("Greatest"), figure_words(gallery_.figure("maximum", of_)),
+         (close ? closeness : QString()) + tr("Over all patches")},
         {tr("Effect on the answer"), figure_words(gallery_.figure("effect", of_)),
          tr("What the logit of the pictures' own answers loses without it, to first order, over its top pictures. "
             "Above "

@@ -17,6 +17,7 @@
 #include "panels/choice_button.h"
 #include "panels/concept_list.h"
 #include "panels/format.h"
+#include "panels/given_form.h"
 #include "panels/method_settings.h"
 #include "panels/small_widgets.h"
 #include "panels/steer_box.h"
@@ -27,7 +28,6 @@ namespace {
 
 using State = ConceptsOnShow::State;
 
-constexpr const char* kAsFile = "as the file says";
 constexpr int kNamedFirst = 3;  // beside what ConceptOrder has
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
@@ -224,32 +224,10 @@ void ConceptsPanel::buildForm() {
     const auto of = model ? text(model->request) : QString();
     if (of == form_of_ && !form_->empty()) return;
     form_of_ = of;
-    std::vector<SettingFacts> lines;
-    const auto words = [&lines](const std::string& name, const std::string& caption, const std::string& meaning) {
-        auto& facts = lines.emplace_back();
-        facts.name = name;
-        facts.caption = caption;
-        facts.meaning = meaning;
-    };
-    const auto choice = [&](const std::string& name, const std::string& caption, const std::string& meaning,
-                            const std::vector<std::string>& choices) {
-        words(name, caption, meaning);
-        auto& facts = lines.back();
-        facts.kind = SettingFacts::Kind::Choice;
-        facts.standard = kAsFile;
-        facts.choices.emplace_back(kAsFile);
-        for (const auto& one : choices) facts.choices.push_back(one);
-    };
-    choice("point", "Point", "whose activations it reads", model ? model->points : std::vector<std::string>());
-    choice("kind", "Kind", "how concepts are made active", {"relu", "gated", "top_k", "batch_top_k", "jump_relu"});
-    words("k", "k", "how many concepts a token has, of the two top-k kinds");
-    choice("normalise", "Normalised", "what is done to a token before it is encoded",
-           {"none", "layer_norm", "constant_norm", "expected_average"});
-    words("scale", "Scale", "the factor of expected_average");
-    choice("tokens", "Tokens", "which it was trained on", {"all", "class", "patches"});
-    form_->build(lines, [this](const std::string& name, const std::string& value) {
-        concepts_.give(name, value == kAsFile ? std::string() : value);
-    });
+    form_->build(given_settings(model ? model->points : std::vector<std::string>()),
+                 [this](const std::string& name, const std::string& value) {
+                     concepts_.give(name, value == kAsFile ? std::string() : value);
+                 });
 }
 
 void ConceptsPanel::refresh() {

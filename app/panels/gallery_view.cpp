@@ -21,6 +21,8 @@
 #include "panels/concept_grid.h"
 #include "panels/concept_map.h"
 #include "panels/format.h"
+#include "panels/given_form.h"
+#include "panels/method_settings.h"
 #include "panels/small_widgets.h"
 #include "panels/train_panel.h"
 #include "windows/theme.h"
@@ -128,6 +130,10 @@ GalleryView::GalleryView(Session& session, ConceptGallery& gallery, QWidget* par
     update_ = new QPushButton(tr("Update the index"));
     update_->setObjectName(QStringLiteral("galleryUpdate"));
     changed->addWidget(update_);
+    find_ = new QPushButton(tr("Find its pictures…"));
+    find_->setObjectName(QStringLiteral("galleryFind"));
+    find_->setToolTip(tr("Chooses the folder in which they are now"));
+    changed->addWidget(find_);
     column->addWidget(changed_);
 
     building_ = new QWidget;
@@ -173,6 +179,15 @@ GalleryView::GalleryView(Session& session, ConceptGallery& gallery, QWidget* par
     auto* choose_folder = new QPushButton(tr("Choose…"));
     folder->addWidget(choose_folder);
     middle->addWidget(folder_row_);
+    given_row_ = new QWidget;
+    auto* given = row_in(given_row_, 8, 8);
+    given_ = new SettingsForm;
+    given_->setObjectName(QStringLiteral("galleryGiven"));
+    given_->setMaximumWidth(360);
+    given->addStretch(1);
+    given->addWidget(given_, 4);
+    given->addStretch(1);
+    middle->addWidget(given_row_);
     auto* buttons = new QHBoxLayout;
     buttons->setSpacing(8);
     buttons->addStretch(1);
@@ -215,7 +230,7 @@ GalleryView::GalleryView(Session& session, ConceptGallery& gallery, QWidget* par
 
     for (auto* one : {file_, action_}) connect(one, &QPushButton::clicked, this, &GalleryView::fileWanted);
     connect(second_, &QPushButton::clicked, this, &GalleryView::trainingWanted);
-    connect(choose_folder, &QPushButton::clicked, this, &GalleryView::folderWanted);
+    for (auto* one : {choose_folder, find_}) connect(one, &QPushButton::clicked, this, &GalleryView::folderWanted);
     connect(folder_, &PathLine::chosen, &gallery_, &ConceptGallery::setFolder);
     for (auto* one : {build_, update_}) connect(one, &QPushButton::clicked, &gallery_, &ConceptGallery::build);
     connect(stop_, &QPushButton::clicked, &gallery_, &ConceptGallery::stopBuilding);
@@ -311,7 +326,22 @@ void GalleryView::refresh() {
     changed_words_->setText(breakable(said.join(QLatin1Char('\n'))));
     changed_->setVisible(!said.isEmpty());
     update_->setVisible(ready && !gallery_.folderChange().isEmpty() && !gallery_.folderGone());
+    find_->setVisible(ready && gallery_.folderGone());
     const bool setup = state == State::NoIndex;
+    // What a file of another library leaves open is asked for, and can be taken back until the index is there.
+    const bool asks = session_.model() && !gallery_.building() &&
+                      ((state == State::Failed && gallery_.asksForMore()) || (setup && !gallery_.given().empty()));
+    given_row_->setVisible(asks);
+    if (asks) {
+        if (const auto& model = session_.model()->request; given_->empty() || given_of_ != model) {
+            given_of_ = model;
+            given_->build(given_settings(session_.model()->points),
+                          [this](const std::string& name, const std::string& value) {
+                              gallery_.give(name, value == kAsFile ? std::string() : value);
+                          });
+        }
+        given_->fill(gallery_.given());
+    }
     folder_row_->setVisible(setup && !gallery_.building());
     folder_->setPath(gallery_.folder());
     build_->setVisible(setup && !gallery_.building());
@@ -348,7 +378,8 @@ void GalleryView::refresh() {
             }
             break;
         case State::Failed:
-            title_->setText(tr("These concepts cannot be shown"));
+            title_->setText(asks ? tr("What %1 does not say").arg(breakable(file))
+                                 : tr("These concepts cannot be shown"));
             words_->setText(breakable(gallery_.trouble()));
             break;
         case State::Ready:

@@ -20,6 +20,7 @@ class ConceptDetails;
 class ConceptGrid;
 class ConceptMap;
 class PathLine;
+class SettingsForm;
 class ThinBar;
 
 class GalleryView : public QWidget {
@@ -56,14 +57,16 @@ class GalleryView : public QWidget {
 
     Session& session_;
     ConceptGallery& gallery_;
-    QPushButton *file_, *as_grid_, *as_map_, *action_, *second_, *build_, *stop_, *update_;
+    QPushButton *file_, *as_grid_, *as_map_, *action_, *second_, *build_, *stop_, *update_, *find_;
     QToolButton *close_, *upwards_;
     QLineEdit* search_;
     QComboBox *order_, *only_;
     QLabel *count_, *title_, *words_, *build_words_, *changed_words_;
-    QWidget *tools_, *state_, *building_, *folder_row_;
+    QWidget *tools_, *state_, *building_, *folder_row_, *given_row_;
     QFrame* changed_;
     PathLine* folder_;
+    SettingsForm* given_;
+    std::string given_of_;  // whose points the form offers
     ThinBar* bar_;
     QStackedWidget *body_, *pages_;
     QWidget* both_;

@@ -434,7 +434,11 @@ void MainWindow::buildGallery() {
     // The panel and the gallery show the same concepts.
     connect(session_, &Session::autoencoderReady, concepts_, &ConceptsOnShow::choose);
     connect(concepts_, &ConceptsOnShow::opened, gallery_, [this](const QString& file) {
-        if (file != gallery_->autoencoder()) gallery_->choose(file);
+        const auto& given = concepts_->source().given;
+        if (file != gallery_->autoencoder() || given != gallery_->given()) gallery_->choose(file, given);
+    });
+    connect(gallery_, &ConceptGallery::gave, concepts_, [this](const std::string& name, const std::string& value) {
+        if (concepts_->source().file == gallery_->autoencoder().toStdString()) concepts_->give(name, value);
     });
     connect(gallery_, &ConceptGallery::callChanged, concepts_, &ConceptsOnShow::reread);
     connect(gallery_view_, &GalleryView::onPictureWanted, this, [this](std::int64_t latent) {

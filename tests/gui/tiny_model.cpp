@@ -61,14 +61,14 @@ Status write_wide_model(const std::filesystem::path& folder, std::int64_t side) 
     return write_model(folder, *architecture, *model, "vit_wide_test");
 }
 
-Status write_tiny_concepts(const std::filesystem::path& file) {
+Status write_tiny_concepts(const std::filesystem::path& file, bool says_point) {
     const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
     const auto model = VITRINE_TRY(architecture->tiny(7));
     AutoencoderConfig config;
     config.width = model->info().width;
     config.latents = 64;
     config.k = 3;
-    config.point = model->info().layers > 1 ? "blocks.1" : "blocks.0";
+    if (says_point) config.point = model->info().layers > 1 ? "blocks.1" : "blocks.0";
     auto one = VITRINE_TRY(Autoencoder::make(config, 3));
     return one.save(file);
 }
