@@ -12,23 +12,20 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/argmax.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/cosine_similarity.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/index_select.h>
-#include <ATen/ops/log_softmax.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <nlohmann/json.hpp>
 
+#include <vitrine/autoencoder_fidelity.h>
 #include <vitrine/base/image_file.h>
 #include <vitrine/capture.h>
 #include <vitrine/concept_factors.h>
@@ -178,89 +175,40 @@ at::Tensor with_changed_tokens(const at::Tensor& x, const TokenLayout& layout, c
     return at::cat({x.narrow(1, 0, from), changed, x.narrow(1, from + count, x.size(1) - from - count)}, 1);
 }
 
-Result<ConceptFigures> concept_figures(
-    Model& model, const Autoencoder& autoencoder, std::int64_t count,
-    const std::function<Result<at::Tensor>(std::int64_t from, std::int64_t count)>& pixels) {
-    return guarded([&]() -> Result<ConceptFigures> {
-        const at::NoGradGuard no_grad;
-        const AutoencoderConfig& config = autoencoder.config();
-        constexpr std::int64_t kPiece = 16;
-        ConceptFigures out;
-        at::Tensor sum = at::zeros({config.width}, at::kDouble), heard = at::zeros({config.latents}, at::kDouble);
-        double squares = 0, errors = 0, cosines = 0, active = 0, in_class = 0, in_patches = 0, zeroed = 0;
-        std::int64_t classes = 0, patches = 0;
-        for (std::int64_t from = 0; from < count; from += kPiece) {
-            const at::Tensor some = VITRINE_TRY(pixels(from, std::min(kPiece, count - from)));
-            if (some.size(0) == 0) continue;
-            const TokenLayout layout = model.layout(some.size(2), some.size(3));
-            const at::Tensor tokens = VITRINE_TRY(concept_tokens(model, some, config));
-            const at::Tensor x = tokens.reshape({-1, config.width}).to(at::kFloat);
-            const Codes codes = autoencoder.encode(x);
-            const at::Tensor again = autoencoder.decode(codes.active, codes);
-            const at::Tensor on = codes.active.ne(0);
-            out.pictures += some.size(0);
-            out.tokens += x.size(0);
-            sum += x.sum(0, false, at::kDouble).to(at::kCPU);
-            squares += x.square().sum(at::kDouble).item<double>();
-            errors += (x - again).square().sum(at::kDouble).item<double>();
-            cosines += at::cosine_similarity(x, again, 1).sum(at::kDouble).item<double>();
-            heard += on.sum(0).to(at::kCPU, at::kDouble);
-            const at::Tensor each = on.sum(1).to(at::kDouble).view({some.size(0), -1});
-            active += each.sum().item<double>();
-            out.distinct += on.view({some.size(0), -1, config.latents}).any(1).sum().item<double>();
-            if (config.tokens == "all" && tokens.size(1) == layout.tokens() && layout.known() &&
-                !layout.prefix.empty() && layout.prefix.front() == "cls") {
-                in_class += each.select(1, 0).sum().item<double>();
-                classes += some.size(0);
-                const at::Tensor grid = each.narrow(1, layout.prefix_count(), layout.rows * layout.cols);
-                in_patches += grid.sum().item<double>();
-                patches += grid.numel();
-            }
-            if (model.info().classes == 0) continue;
-            const auto answered =
-                [&](const std::function<at::Tensor(const at::Tensor&)>& change) -> Result<at::Tensor> {
-                CaptureOptions options;
-                options.mixings = false;
-                Edit edit;
-                edit.kind = Edit::Kind::ReplacePoint;
-                edit.where = config.point;
-                edit.replace = [&](const at::Tensor& activation) {
-                    return with_changed_tokens(activation, layout, config, change);
-                };
-                options.edits = {edit};
-                const auto run = VITRINE_TRY(run_captured(model, some, options));
-                return at::log_softmax(run->output.to(at::kFloat), 1);
-            };
-            const at::Tensor whole = at::log_softmax(model.forward(some).to(at::kFloat), 1);
-            const at::Tensor put = VITRINE_TRY(answered([&](const at::Tensor& tokens) {
-                const Codes of = autoencoder.encode(tokens);
-                return autoencoder.decode(of.active, of);
-            }));
-            const at::Tensor none =
-                VITRINE_TRY(answered([](const at::Tensor& tokens) { return at::zeros_like(tokens); }));
-            out.agreement += at::argmax(whole, 1).eq(at::argmax(put, 1)).sum().item<double>();
-            out.divergence += (whole.exp() * (whole - put)).sum().item<double>();
-            zeroed += (whole.exp() * (whole - none)).sum().item<double>();
-        }
-        if (out.tokens == 0) return out;
-        const auto n = static_cast<double>(out.tokens), p = static_cast<double>(out.pictures);
-        const double spread = squares - sum.square().sum().item<double>() / n;
-        out.explained_variance = spread > 0 ? 1 - errors / spread : 0;
-        out.cosine = cosines / n;
-        out.active = active / n;
-        out.distinct /= p;
-        if (classes > 0) out.active_class = in_class / static_cast<double>(classes);
-        if (patches > 0) out.active_patches = in_patches / static_cast<double>(patches);
-        const at::Tensor share = heard / n;
-        const auto of_latents = [&](const at::Tensor& which) { return which.to(at::kDouble).mean().item<double>(); };
-        out.never = of_latents(share.eq(0));
-        out.rare = of_latents(share.lt(1e-5));
-        out.dense = of_latents(share.gt(1e-2));
-        out.substitution = zeroed > 0 ? 1 - out.divergence / zeroed : 0;
-        out.agreement /= p;
-        out.divergence /= p;
-        return out;
-    });
+Result<ConceptFigures> concept_figures(Model& model, const Autoencoder& autoencoder, std::int64_t count,
+                                       const std::function<Result<at::Tensor>(std::int64_t picture)>& pixels) {
+    FidelityOptions options;
+    options.pictures = count;
+    options.resamples = 0;
+    std::atomic<bool> any = false;
+    options.pixels = [&](std::int64_t picture) {
+        auto found = pixels(picture);
+        if (found) any = true;
+        return found;
+    };
+    const auto measured = autoencoder_fidelity(model, autoencoder, options);
+    if (!measured && !any) return ConceptFigures{};
+    const Fidelity found = VITRINE_TRY(measured);
+    const FidelityOfTokens& all = found.tokens.front();
+    ConceptFigures out;
+    out.pictures = found.pictures;
+    out.tokens = all.tokens;
+    out.explained_variance = all.explained_variance.value;
+    out.cosine = all.cosine.value;
+    out.active = all.active.value;
+    for (const FidelityOfTokens& kind : found.tokens) {
+        if (kind.name == "class" && found.tokens.size() > 1) out.active_class = kind.active.value;
+        if (kind.name == "patches" && found.tokens.size() > 1) out.active_patches = kind.active.value;
+    }
+    out.distinct = found.distinct.value;
+    out.never = found.never;
+    out.rare = found.rare;
+    out.dense = found.dense;
+    if (model.info().classes == 0) return out;
+    out.agreement = found.agreement.value;
+    out.divergence = found.divergence.value;
+    out.substitution = found.zeroed.value > 0 ? found.substitution.value : 0;
+    return out;
 }
 
 namespace {
@@ -925,13 +873,7 @@ Status ConceptTraining::look() {
 }
 
 Result<ConceptFigures> ConceptTraining::held_figures(const Autoencoder& autoencoder, std::int64_t most) {
-    const auto pixels = [&](std::int64_t from, std::int64_t count) -> Result<at::Tensor> {
-        std::vector<at::Tensor> some{
-            at::empty({0, 3, model_.preprocess().input_height, model_.preprocess().input_width})};
-        for (std::int64_t i = from; i < from + count; ++i)
-            if (auto read = pictures_->pixels(held_[static_cast<std::size_t>(i)])) some.push_back(std::move(*read));
-        return at::cat(some);
-    };
+    const auto pixels = [&](std::int64_t i) { return pictures_->pixels(held_[static_cast<std::size_t>(i)]); };
     return concept_figures(model_, autoencoder, std::min(most, static_cast<std::int64_t>(held_.size())), pixels);
 }
 

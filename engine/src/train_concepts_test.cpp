@@ -563,9 +563,9 @@ TEST(ConceptFigures, AreCountedOverAllTokens) {
     config.point = "cells";
     auto concepts = Autoencoder::make(config, 1).value();
     auto g = at::make_generator<at::CPUGeneratorImpl>(std::uint64_t{7});
-    const at::Tensor pictures = at::rand({19, 3, 32, 32}, g);  // more than one piece
-    const auto figures = concept_figures(model, concepts, 19, [&](std::int64_t from, std::int64_t count) {
-                             return Result<at::Tensor>(pictures.narrow(0, from, count));
+    const at::Tensor pictures = at::rand({19, 3, 32, 32}, g);
+    const auto figures = concept_figures(model, concepts, 19, [&](std::int64_t i) {
+                             return Result<at::Tensor>(pictures.narrow(0, i, 1));
                          }).value();
     const at::Tensor x = concept_tokens(model, pictures, config).value().reshape({-1, 6}).to(at::kDouble);
     const Codes codes = concepts.encode(x.to(at::kFloat));

@@ -2,20 +2,25 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
+#include <vitrine/autoencoder.h>
 #include <vitrine/explainer.h>
 #include <vitrine/measure.h>
+#include <vitrine/picture_set.h>
 
 namespace vitrine::plugin::concepts {
 
 std::unique_ptr<Explainer> make_concepts();
+std::unique_ptr<Measure> make_autoencoder_fidelity();
 std::unique_ptr<Measure> make_uncertainty_response();
 std::unique_ptr<Explainer> make_craft();
 std::unique_ptr<Explainer> make_deep_feature_factorisation();
@@ -41,5 +46,19 @@ at::Tensor whole_of(const at::Tensor& cells, const Seen& of);
 /// Pictures of a folder by name, at any depth, `most` at the most.
 /// @error NotFound, BadInput  no such folder, no picture in it
 Result<std::vector<std::string>> pictures_of(const std::string& folder, std::int64_t most);
+
+/// What stands between commas, empty items left out.
+std::vector<std::string> items_of(const std::string& text);
+/// The autoencoders that a measure's settings name, with their names, on the model's device.
+///
+/// @param files  with commas between; empty: the one that came with the built-in model
+/// @param given  NAME=VALUE with commas between, what the files do not say
+/// @error BadInput  no file named and none built in, an item that is not NAME=VALUE; as Autoencoder::load
+Result<std::vector<std::pair<std::string, Autoencoder>>> autoencoders_of(const std::string& files,
+                                                                         const std::string& given,
+                                                                         const std::string& measure, Model& model);
+/// Lines of FILE,NUMBER, a heading aside; NaN for pictures that no line names.
+/// @error BadInput  a number for none of them
+Result<std::vector<double>> numbers_of_pictures(const std::filesystem::path& file, const PictureSet& pictures);
 
 }  // namespace vitrine::plugin::concepts

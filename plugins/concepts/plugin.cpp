@@ -6,6 +6,7 @@
 
 VITRINE_PLUGIN(concepts) {
     using namespace vitrine::plugin::concepts;
+    registry.add(make_autoencoder_fidelity());
     registry.add(make_concepts());
     registry.add(make_craft());
     registry.add(make_deep_feature_factorisation());

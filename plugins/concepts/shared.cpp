@@ -1,11 +1,16 @@
-// Points, activations and pictures for explainers that find their concepts themselves.
+// Points, activations and pictures for explainers that find their concepts themselves; what measures' settings name.
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
+#include <limits>
+#include <map>
+#include <sstream>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 
+#include <vitrine/base/file.h>
 #include <vitrine/base/image_file.h>
 
 #include "concepts.h"
@@ -76,6 +81,71 @@ Result<std::vector<std::string>> pictures_of(const std::string& folder, std::int
     if (out.empty()) return fail(ErrorCode::BadInput, "{} has no pictures in it", folder);
     std::sort(out.begin(), out.end());
     if (std::ssize(out) > most) out.resize(static_cast<std::size_t>(most));
+    return out;
+}
+
+std::vector<std::string> items_of(const std::string& text) {
+    std::vector<std::string> out;
+    std::istringstream items(text);
+    for (std::string item; std::getline(items, item, ',');)
+        if (!item.empty()) out.push_back(item);
+    return out;
+}
+
+Result<std::vector<std::pair<std::string, Autoencoder>>> autoencoders_of(const std::string& files,
+                                                                         const std::string& given,
+                                                                         const std::string& measure, Model& model) {
+    std::map<std::string, std::string> said;
+    for (const std::string& item : items_of(given)) {
+        const std::size_t equals = item.find('=');
+        if (equals == std::string::npos)
+            return fail(ErrorCode::BadInput, "'{}' in {}.given is not NAME=VALUE", item, measure);
+        said[item.substr(0, equals)] = item.substr(equals + 1);
+    }
+    std::vector<std::string> names = items_of(files);
+    if (names.empty()) {
+        const fs::path built_in = built_in_concepts();
+        if (built_in.empty())
+            return fail(ErrorCode::BadInput,
+                        "name autoencoders with --set {}.autoencoders=FILE,FILE (vitrine train-concepts makes them)",
+                        measure);
+        names.push_back(built_in.string());
+    }
+    std::vector<std::pair<std::string, Autoencoder>> out;
+    for (const std::string& name : names) {
+        Autoencoder one = VITRINE_TRY(Autoencoder::load(name, said));
+        one.to(model.device());
+        out.emplace_back(name, std::move(one));
+    }
+    return out;
+}
+
+Result<std::vector<double>> numbers_of_pictures(const fs::path& file, const PictureSet& pictures) {
+    std::map<std::string, double> by_name;
+    std::istringstream lines(VITRINE_TRY(read_text(file)));
+    for (std::string line; std::getline(lines, line);) {
+        if (!line.empty() && line.back() == '\r') line.pop_back();
+        const std::size_t comma = line.find_last_of(",\t");
+        if (comma == std::string::npos) continue;
+        double number = 0;
+        const auto [end, code] = std::from_chars(line.data() + comma + 1, line.data() + line.size(), number);
+        if (code != std::errc() || end != line.data() + line.size()) continue;
+        by_name[line.substr(0, comma)] = number;
+    }
+    std::vector<double> out(static_cast<std::size_t>(pictures.count()), std::numeric_limits<double>::quiet_NaN());
+    std::size_t known = 0;
+    for (std::int64_t i = 0; i < pictures.count(); ++i) {
+        const PictureSet::Picture& picture = pictures.picture(i);
+        for (const std::string& name : {picture.file.string(), picture.name, picture.file.filename().string()})
+            if (const auto found = by_name.find(name); found != by_name.end()) {
+                out[static_cast<std::size_t>(i)] = found->second;
+                ++known;
+                break;
+            }
+    }
+    if (known == 0)
+        return fail(ErrorCode::BadInput, "{} has a number for none of the {} pictures; expected lines of FILE,NUMBER",
+                    file.string(), pictures.count());
     return out;
 }
 

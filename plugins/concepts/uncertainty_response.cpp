@@ -2,17 +2,13 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <map>
-#include <mutex>
 #include <set>
-#include <sstream>
 
 #include <ATen/TensorOperators.h>
 #include <nlohmann/json.hpp>
 
-#include <vitrine/base/file.h>
 #include <vitrine/control_concepts.h>
 #include <vitrine/engine.h>
 #include <vitrine/folder_measure.h>
@@ -31,56 +27,16 @@ using nlohmann::json;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr std::int64_t kConceptsInTables = 40;
 
-std::vector<std::string> list_of(const std::string& text) {
-    std::vector<std::string> out;
-    std::istringstream items(text);
-    for (std::string item; std::getline(items, item, ',');)
-        if (!item.empty()) out.push_back(item);
-    return out;
-}
-
 template <class T>
 Result<std::vector<T>> numbers_of(const std::string& text, const char* name) {
     std::vector<T> out;
-    for (const std::string& item : list_of(text)) {
+    for (const std::string& item : items_of(text)) {
         T value{};
         const auto [end, code] = std::from_chars(item.data(), item.data() + item.size(), value);
         if (code != std::errc() || end != item.data() + item.size())
             return fail(ErrorCode::BadInput, "'{}' in uncertainty_response.{} is no number", item, name);
         out.push_back(value);
     }
-    return out;
-}
-
-/// Lines of FILE,SCORE; a line whose second part is no number is a heading.
-Result<std::vector<double>> scores_in(const fs::path& file, const PictureSet& pictures) {
-    std::map<std::string, double> by_name;
-    std::istringstream lines(VITRINE_TRY(read_text(file)));
-    for (std::string line; std::getline(lines, line);) {
-        if (!line.empty() && line.back() == '\r') line.pop_back();
-        const std::size_t comma = line.find_last_of(",\t");
-        if (comma == std::string::npos) continue;
-        double score = 0;
-        const auto [end, code] = std::from_chars(line.data() + comma + 1, line.data() + line.size(), score);
-        if (code != std::errc() || end != line.data() + line.size()) continue;
-        by_name[line.substr(0, comma)] = score;
-    }
-    std::vector<double> out;
-    std::size_t known = 0;
-    for (std::int64_t i = 0; i < pictures.count(); ++i) {
-        const PictureSet::Picture& picture = pictures.picture(i);
-        double score = kNaN;
-        for (const std::string& name : {picture.file.string(), picture.name, picture.file.filename().string()})
-            if (const auto found = by_name.find(name); found != by_name.end()) {
-                score = found->second;
-                ++known;
-                break;
-            }
-        out.push_back(score);
-    }
-    if (known == 0)
-        return fail(ErrorCode::BadInput, "{} has a score for none of the {} pictures; expected lines of FILE,SCORE",
-                    file.string(), pictures.count());
     return out;
 }
 
@@ -416,7 +372,7 @@ class UncertaintyMeasure final : public FolderMeasure {
         options.ladder.tiles = VITRINE_TRY(numbers_of<std::int64_t>(settings.text("tiles"), "tiles"));
         options.ladder.blends = VITRINE_TRY(numbers_of<double>(settings.text("blends"), "blends"));
         options.ladder.blend_noise = settings.text("blend_noise");
-        options.ladder.noises = list_of(settings.text("noises"));
+        options.ladder.noises = items_of(settings.text("noises"));
         options.pictures = settings.integer("pictures");
         options.seeds = settings.integer("seeds");
         options.reference = settings.integer("reference");
@@ -439,27 +395,8 @@ class UncertaintyMeasure final : public FolderMeasure {
         options.stop = subject.stop;
         options.progress = subject.progress;
 
-        std::map<std::string, std::string> given;
-        for (const std::string& item : list_of(settings.text("given"))) {
-            const std::size_t equals = item.find('=');
-            if (equals == std::string::npos)
-                return fail(ErrorCode::BadInput, "'{}' in uncertainty_response.given is not NAME=VALUE", item);
-            given[item.substr(0, equals)] = item.substr(equals + 1);
-        }
-        std::vector<std::string> files = list_of(settings.text("autoencoders"));
-        if (files.empty()) {
-            const fs::path built_in = built_in_concepts();
-            if (built_in.empty())
-                return fail(ErrorCode::BadInput,
-                            "name autoencoders with --set uncertainty_response.autoencoders=FILE,FILE (vitrine "
-                            "train-concepts makes them)");
-            files.push_back(built_in.string());
-        }
-        for (const std::string& file : files) {
-            Autoencoder one = VITRINE_TRY(Autoencoder::load(file, given));
-            one.to(subject.model.device());
-            options.autoencoders.emplace_back(file, std::move(one));
-        }
+        options.autoencoders = VITRINE_TRY(autoencoders_of(settings.text("autoencoders"), settings.text("given"),
+                                                           "uncertainty_response", subject.model));
         const PictureSet& pictures = subject.pictures;
         for (std::int64_t i = 0; i < pictures.count(); ++i) {
             options.names.push_back(pictures.picture(i).name);
@@ -470,7 +407,7 @@ class UncertaintyMeasure final : public FolderMeasure {
         if (options.risk == "scores") {
             if (settings.text("scores").empty())
                 return fail(ErrorCode::BadInput, "risk=scores needs a file: --set uncertainty_response.scores=FILE");
-            options.scores = VITRINE_TRY(scores_in(settings.text("scores"), subject.pictures));
+            options.scores = VITRINE_TRY(numbers_of_pictures(settings.text("scores"), subject.pictures));
         }
         FolderFindings out;
         if (control == "train") {
@@ -491,7 +428,7 @@ class UncertaintyMeasure final : public FolderMeasure {
                 out.notes.emplace_back(
                     "The control's autoencoders were trained on the pictures that climb: there are no others.");
         } else if (options.control && control != "same" && control != "1") {
-            for (const std::string& file : list_of(control)) {
+            for (const std::string& file : items_of(control)) {
                 Autoencoder own = VITRINE_TRY(Autoencoder::load(file));
                 own.to(subject.model.device());
                 options.control_autoencoders.emplace_back(file, std::move(own));

@@ -101,12 +101,11 @@ std::vector<Parameter> concept_parameters();
 /// @error Io           the disk is full: the checkpoint before stays
 Result<TrainConceptsSummary> train_concepts(Model& model, const TrainConceptsOptions& options);
 
-/// @param pixels  makes the normalised pictures [count, 3, height, width] from a first one, without those that cannot
-/// be
-///                read
-Result<ConceptFigures> concept_figures(
-    Model& model, const Autoencoder& autoencoder, std::int64_t count,
-    const std::function<Result<at::Tensor>(std::int64_t from, std::int64_t count)>& pixels);
+/// The figures of autoencoder_fidelity.h that a training tells, without intervals; all 0 where no picture can be read.
+///
+/// @param pixels  a picture, normalised: float32 [1, 3, height, width]; called from several threads at once
+Result<ConceptFigures> concept_figures(Model& model, const Autoencoder& autoencoder, std::int64_t count,
+                                       const std::function<Result<at::Tensor>(std::int64_t picture)>& pixels);
 
 /// The activation with those of its tokens changed that `config` reads.
 ///

@@ -1,0 +1,113 @@
+// The measure autoencoder_fidelity on the built-in model: its document, tables and labels, and what it refuses.
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <nlohmann/json.hpp>
+
+#include <vitrine/autoencoder.h>
+#include <vitrine/engine.h>
+#include <vitrine/folder_measure.h>
+
+namespace vitrine {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::HasSubstr;
+
+class FidelityMeasure : public testing::Test {
+  protected:
+    void SetUp() override {
+        fs::create_directories(folder_);
+        model_ = *open_model("starter");
+        AutoencoderConfig config;
+        config.kind = "relu";
+        config.width = model_->info().width;
+        config.latents = 128;
+        config.point = "blocks.3";
+        ASSERT_TRUE(Autoencoder::make(config, 3)->save(file_));
+        measure_ = dynamic_cast<const FolderMeasure*>(*registry().measure("autoencoder_fidelity"));
+        ASSERT_NE(measure_, nullptr);
+        set_ = {{"autoencoders", file_.string()}, {"pictures", "3"}, {"resamples", "50"}};
+    }
+    void TearDown() override { fs::remove_all(folder_); }
+    Result<FolderFindings> measure() {
+        Settings settings(measure_->parameters());
+        for (const auto& [name, value] : set_) VITRINE_CHECK(settings.set(name, value));
+        const auto builtin = builtin_pictures();
+        const PictureSet pictures =
+            VITRINE_TRY(PictureSet::open({builtin.begin(), builtin.end()}, model_->preprocess()));
+        return measure_->measure_folder(
+            {*model_, pictures, [](const PictureSet::Picture&) { return Result<std::int64_t>(3); }, 0, 0, {}, {}},
+            settings);
+    }
+    std::string refusal() {
+        const auto found = measure();
+        return found ? std::string("measured") : found.error().message;
+    }
+
+    fs::path folder_ =
+        fs::path(testing::TempDir()) /
+        ("vitrine_fidelity_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+    fs::path file_ = folder_ / "c.safetensors";
+    std::shared_ptr<Model> model_;
+    const FolderMeasure* measure_ = nullptr;
+    std::map<std::string, std::string> set_;
+};
+
+TEST_F(FidelityMeasure, DocumentAndTablesHoldTheFiguresOfEachKindOfToken) {
+    set_["autoencoders"] += "," + built_in_concepts().string();
+    const auto found = measure();
+    ASSERT_TRUE(found.has_value()) << found.error().message;
+    const json document = json::parse(found->document);
+    ASSERT_EQ(document.at("autoencoders").size(), 2u);
+    const json &random = document.at("autoencoders").at(0), &trained = document.at("autoencoders").at(1);
+    EXPECT_EQ(random.at("point"), "blocks.3");
+    EXPECT_EQ(random.at("pictures"), 3);
+    const auto variance = [](const json& one) {
+        return one.at("tokens").at(0).at("explained_variance").at("value").get<double>();
+    };
+    EXPECT_EQ(random.at("tokens").size(), 4u);  // all, class, registers, patches
+    EXPECT_NEAR(random.at("tokens").at(0).at("normalised_mse"), 1 - variance(random), 1e-12);
+    // The one that was trained stands for its layer, and the answer stays.
+    EXPECT_LT(variance(random), 0.5);
+    EXPECT_GT(variance(trained), 0.7);
+    EXPECT_GT(trained.at("substitution").at("score").at("value"), 0.7);
+    EXPECT_EQ(trained.at("cross_entropy").at("pictures"), 3);
+    EXPECT_GT(trained.at("cross_entropy").at("as_it_is").at("value"), 0);
+    ASSERT_EQ(found->tables.size(), 6u);
+    EXPECT_EQ(found->tables[0].name, "c tokens");
+    EXPECT_EQ(found->tables[0].rows, (std::vector<std::string>{"all", "class", "registers", "patches"}));
+    EXPECT_EQ(found->tables[0].values[0].size(), found->tables[0].cols.size());
+    EXPECT_EQ(found->tables[0].values[0][4], variance(random));
+}
+
+TEST_F(FidelityMeasure, LabelsComeFromAFileToo) {
+    if (builtin_pictures().size() < 3) GTEST_SKIP() << "the built-in pictures are missing";
+    const fs::path labels = folder_ / "labels.csv";
+    std::ofstream(labels) << "file,class\n" << fs::path(builtin_pictures()[0]).filename().string() << ",7\n";
+    set_["labels"] = labels.string();
+    const auto found = measure();
+    ASSERT_TRUE(found.has_value()) << found.error().message;
+    EXPECT_EQ(json::parse(found->document).at("autoencoders").at(0).at("cross_entropy").at("pictures"), 1);
+    std::ofstream(labels) << fs::path(builtin_pictures()[0]).filename().string() << ",1.5\n";
+    EXPECT_THAT(refusal(), HasSubstr("expected whole numbers from 0"));
+    std::ofstream(labels) << "nobody.jpg,1\n";
+    EXPECT_THAT(refusal(), HasSubstr("has a number for none of the"));
+}
+
+TEST_F(FidelityMeasure, WhatItCannotUnderstandIsRefusedInWords) {
+    set_["given"] = "point";
+    EXPECT_THAT(refusal(), HasSubstr("'point' in autoencoder_fidelity.given is not NAME=VALUE"));
+    set_["given"] = "";
+    set_["autoencoders"] = (folder_ / "nothing.safetensors").string();
+    EXPECT_THAT(refusal(), HasSubstr("nothing.safetensors"));
+    set_["autoencoders"] = file_.string();
+    set_["classes"] = file_.string();
+    EXPECT_THAT(refusal(), HasSubstr("expected one, [classes, features]"));
+}
+
+}  // namespace
+}  // namespace vitrine
