@@ -167,9 +167,6 @@ TcavSets::TcavSets(Session& session, QWidget* parent)
     add_folder_ = tool("tcavAddFolder", tr("Add folder\u2026"), tr("A folder of pictures that show the concept"));
     open_list_ = tool("tcavOpenList", tr("Open list\u2026"), tr("Regions that were drawn before, or written by hand"));
     column->addLayout(top);
-    rows_ = new QVBoxLayout;
-    rows_->setSpacing(4);
-    column->addLayout(rows_);
     auto* drawing = new QHBoxLayout;
     drawing->setSpacing(8);
     name_ = new QLineEdit;
@@ -199,6 +196,10 @@ TcavSets::TcavSets(Session& session, QWidget* parent)
     trouble_words_->setWordWrap(true);
     trouble_words_->setTextInteractionFlags(Qt::TextSelectableByMouse);
     column->addWidget(trouble_words_);
+    // Last: what is pressed again and again stays where it is while they grow.
+    rows_ = new QVBoxLayout;
+    rows_->setSpacing(4);
+    column->addLayout(rows_);
 
     connect(add_folder_, &QToolButton::clicked, this, [this] {
         const auto folder = QFileDialog::getExistingDirectory(this, tr("Choose pictures that show the concept"));
@@ -503,6 +504,8 @@ void TcavSets::add() {
             set = before;
     }
     if (fresh && set.list.regions.empty()) sets_.pop_back();
+    // What is greyed hands the focus on, and the panel would scroll to who gets it.
+    if (add_->hasFocus()) draw_->setFocus();
     rebuild();
     Q_EMIT drawingChanged();
 }
