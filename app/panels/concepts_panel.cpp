@@ -302,8 +302,10 @@ void ConceptsPanel::refreshFacts() {
     QStringList words;
     words << tr("%1, %2 concepts at %3").arg(kindWords(facts), count(facts.concepts), breakable(text(facts.point)));
     auto second = tr("%1 active in a token").arg(QString::number(facts.active, 'f', facts.active < 10 ? 1 : 0));
-    if (facts.explained)
-        second = tr("Explains %1 of this picture, ").arg(percent(std::max(0.0, *facts.explained))) + second;
+    if (facts.explained && *facts.explained < 0)
+        second = tr("Explains this picture worse than its mean would (%1), ").arg(percent(*facts.explained)) + second;
+    else if (facts.explained)
+        second = tr("Explains %1 of this picture, ").arg(percent(*facts.explained)) + second;
     words << second;
     if (!facts.no_map.empty()) {
         auto no_map = text(facts.no_map);
