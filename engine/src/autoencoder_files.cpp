@@ -5,8 +5,13 @@
 #include <charconv>
 #include <fstream>
 #include <functional>
+#include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <regex>
+#include <set>
+#include <sstream>
+#include <string_view>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/isfinite.h>
@@ -101,135 +106,322 @@ Status Autoencoder::save(const std::filesystem::path& file) const {
 
 namespace {
 
+using Given = std::map<std::string, std::string>;
+
 /// What a file holds, in our names.
 struct Found {
     AutoencoderConfig config;
     std::map<std::string, std::string> facts;
     std::map<std::string, TensorEntry> tensors;
     std::map<std::string, at::Tensor> made;  ///< those that had to be turned or computed
-    std::string hook;                        ///< the library's name of what is read; empty: it does not say
-    std::vector<std::string> asks;           ///< settings that the file leaves open
+    std::set<std::string> used;     ///< tensors that `made` took up, and those that say nothing of the concepts
+    std::string hook;               ///< the library's name of what is read; empty: it does not say
+    std::vector<std::string> asks;  ///< settings that the file leaves open
+    bool ours = false;
 };
 
 /// The library's names of points that are ours. The norms' (`hook_normalized`) are left out: with a norm's weights
 /// folded into the next layer, as the libraries can do, they mean something else.
 std::string point_of_hook(const std::string& hook) {
-    static const std::regex block(R"(blocks\.(\d{1,4})\.(hook_resid_post|hook_resid_pre|hook_mlp_out|hook_attn_out))");
+    static const std::regex block(
+        R"(blocks\.(\d{1,4})\.(hook_resid_post|hook_resid_mid|hook_resid_pre|hook_mlp_out|hook_attn_out))");
     std::smatch match;
     if (!std::regex_match(hook, match, block)) return {};
     const int layer = std::stoi(match[1]);
     const std::string what = match[2];
     if (what == "hook_resid_post") return fmt::format("blocks.{}", layer);
-    if (what == "hook_resid_pre") return layer == 0 ? "" : fmt::format("blocks.{}", layer - 1);
-    return fmt::format("blocks.{}.{}", layer, what == "hook_mlp_out" ? "mlp" : "attn");
+    if (what == "hook_resid_pre") return layer == 0 ? "embed" : fmt::format("blocks.{}", layer - 1);
+    return fmt::format("blocks.{}.{}", layer,
+                       what == "hook_mlp_out"     ? "mlp"
+                       : what == "hook_resid_mid" ? "mid"
+                                                  : "attn");
 }
 
-nlohmann::json json_beside(const std::filesystem::path& file) {
+std::string why_no_point(const std::string& hook) {
+    static const std::regex norm(R"(blocks\.(\d{1,4})\.ln([12])\.hook_normalized)");
+    std::smatch match;
+    if (std::regex_match(hook, match, norm))
+        return fmt::format(
+            "it reads '{0}', which is the norm with or without its weights, as the model was loaded; if they were not "
+            "folded into the next layer, give point=blocks.{1}.norm{2}, which is the same",
+            hook, match[1].str(), match[2].str());
+    return fmt::format(
+        "it reads '{}', which is no point here; known are blocks.N.hook_resid_pre, hook_resid_mid, hook_resid_post, "
+        "hook_attn_out and hook_mlp_out; give point=NAME, one of those that vitrine info MODEL --points lists",
+        hook);
+}
+
+/// Scalars of a configuration by their names, "a.b" for b within a, as the reader of torch.save names them.
+using Said = std::map<std::string, std::string>;
+
+void flatten(const nlohmann::json& value, const std::string& name, Said& out, int depth = 0) {
+    constexpr int kDeepest = 8;  // no library nests so far, and a file may nest as far as it likes
+    if (value.is_null()) return;
+    if (depth > kDeepest) {
+        out[name] = "more within";
+        return;
+    }
+    if (value.is_object() || (value.is_array() && !(value.size() == 1 && value.front().is_number()))) {
+        for (const auto& [key, inner] : value.items())
+            flatten(inner, name.empty() ? key : name + '.' + key, out, depth + 1);
+        return;
+    }
+    const nlohmann::json& one = value.is_array() ? value.front() : value;
+    out[name] = one.is_string() ? one.get<std::string>() : one.dump();
+}
+
+std::string value_of(const Said& said, const std::string& key) {
+    const auto it = said.find(key);
+    return it == said.end() ? std::string() : it->second;
+}
+std::string first_of(const Said& said, std::initializer_list<const char*> keys) {
+    for (const char* key : keys)
+        if (std::string value = value_of(said, key); !value.empty()) return value;
+    return {};
+}
+
+Said said_beside(const std::filesystem::path& file) {
+    Said out;
     for (const char* name : {"cfg.json", "config.json"}) {
         std::error_code ignored;
         const auto path = file.parent_path() / name;
         const auto size = std::filesystem::file_size(path, ignored);
         if (ignored || size > 16'000'000) continue;
         std::ifstream in(path, std::ios::binary);
-        auto read = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
-        if (read.is_object()) return read;
+        const auto read = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
+        if (!read.is_object()) continue;
+        flatten(read, "", out);
+        break;
     }
-    return nlohmann::json::object();
+    return out;
 }
 
-/// A value of a JSON object or of a flattened dictionary, as text; empty where there is none.
-std::string text_of(const nlohmann::json& object, const std::string& key) {
-    const auto it = object.find(key);
-    if (it == object.end() || it->is_null()) return {};
-    if (it->is_string()) return it->get<std::string>();
-    if (it->is_array()) return it->size() == 1 && it->front().is_number() ? it->front().dump() : std::string();
-    return it->dump();
+std::set<std::string> words(const std::string& text) {
+    std::istringstream in(text);
+    return {std::istream_iterator<std::string>(in), {}};
+}
+
+/// Settings of SAELens (1 to 6.54) and ViT-Prisma that are read below.
+const std::set<std::string>& settings_that_matter() {
+    static const std::set<std::string> names = words(
+        "activation_fn activation_fn_kwargs activation_fn_str apply_b_dec_to_input architecture cls_token "
+        "cls_token_only d_in d_sae finetuning_scaling_factor hook_head_index hook_name hook_name_out "
+        "hook_point hook_point_head_index is_transcoder k normalize_activations rescale_acts_by_decoder_norm "
+        "reshape_activations seqpos_slice use_patches_only");
+    return names;
+}
+
+/// Settings of theirs that the concepts of a finished autoencoder do not hang on: how it was trained and begun, from
+/// what, and where that was kept. Of a transcoder's, which says it otherwise too, what it writes.
+const std::set<std::string>& settings_of_no_matter() {
+    static const std::set<std::string> names = words(
+        "_device _dtype act_store_device activations_mixing_fraction adam_beta1 adam_beta2 autocast "
+        "autocast_lm aux_loss_coefficient b_dec_init_method begin_batch_token begin_sequence_token "
+        "buffer_size_gb cached_activations_path checkpoint_path column_name compile_llm compile_sae "
+        "context_size d_out data_dir data_files dataset_name dataset_path dataset_train_path "
+        "dataset_trust_remote_code dataset_val_path dead_feature_estimation_method dead_feature_threshold "
+        "dead_feature_window decoder_heuristic_init decoder_heuristic_init_norm decoder_init_norm "
+        "decoder_orthogonal_init device disable_concat_sequences dtype eval_batch_size_prompts "
+        "eval_every_n_wandb_logs exclude_special_tokens expansion_factor feature_reinit_scale "
+        "feature_sampling_method feature_sampling_window finetuning_method finetuning_tokens "
+        "from_pretrained_path hf_is_private_repo hf_num_shards hf_repo_id hf_revision hook_eval hook_layer "
+        "hook_point_eval hook_point_layer image_size init_encoder_as_decoder_transpose initialization_method "
+        "is_dataset_tokenized is_training jumprelu_bandwidth jumprelu_init_threshold "
+        "jumprelu_sparsity_loss_mode jumprelu_ste_to_input jumprelu_tanh_scale l0_coefficient "
+        "l0_warm_up_steps l1_coefficient l1_loss_wd_norm l1_warm_up_steps layer_out_subtype layer_subtype "
+        "llm_compilation_mode llm_device log_activations_store_to_wandb log_optimizer_state_to_wandb "
+        "log_to_wandb log_weights_to_wandb logger lp_norm lr lr_decay_steps lr_end lr_scheduler_name "
+        "lr_warm_up_steps matryoshka_widths max_grad_norm metadata min_explained_variance min_l0 "
+        "model_batch_size model_class_name model_classs_name model_from_pretrained_kwargs model_kwargs "
+        "model_name model_path mse_loss_normalization n_batches_for_norm_estimate n_batches_in_buffer "
+        "n_checkpoints n_eval_batches n_eval_seqs n_restart_cycles n_shuffles_final n_shuffles_in_entire_dir "
+        "n_shuffles_with_last_section n_validation_runs neuronpedia_id new_cached_activations_path "
+        "noise_scale normalize_sae_decoder num_epochs num_patch num_proc num_workers out_hook_point_layer "
+        "output_path pre_act_loss_coefficient prefetch_llm_batches prepend_bos pretokenize_batch_size "
+        "resample_batches resume resume_from_checkpoint run_name sae_compilation_mode "
+        "sae_lens_training_version sae_lens_version save_final_checkpoint save_path "
+        "scale_sparsity_penalty_by_decoder_norm seed sequence_separator_token shuffle "
+        "shuffle_every_n_buffers sparsity_coefficient split store_batch_size store_batch_size_prompts "
+        "streaming tokenizer_name tokens_per_buffer topk_threshold_lr total_training_images "
+        "total_training_samples total_training_steps total_training_tokens train_batch_size "
+        "train_batch_size_samples train_batch_size_tokens training_tokens transcoder_with_skip_connection "
+        "use_cached_activations use_chat_formatting use_ghost_grads use_matryoshka_aux_loss "
+        "use_sparse_activations verbose vit_model_cfg vit_prisma_version wandb_entity wandb_id "
+        "wandb_log_frequency wandb_project");
+    return names;
+}
+
+/// The first entry that nobody here knows and that says something.
+Status nothing_unknown(const Said& said) {
+    for (const auto& [key, value] : said) {
+        const std::string name = key.substr(0, key.find('.'));
+        if (settings_that_matter().count(name) != 0 || settings_of_no_matter().count(name) != 0) continue;
+        if (value.empty() || value == "false" || value == "none") continue;
+        return fail(ErrorCode::Unsupported,
+                    "its configuration has '{}' = '{}', which is not known here; take that line out of its JSON if the "
+                    "concepts do not hang on it",
+                    key, value.substr(0, 60));
+    }
+    return {};
 }
 
 Status normalised_by(Found& found, const std::string& name) {
-    if (name.empty() || name == "none") {
+    // SAELens' earlier files say true or false.
+    if (name.empty() || name == "none" || name == "false") {
         found.config.normalise = "none";
     } else if (name == "layer_norm") {
         found.config.normalise = name;
     } else if (name == "constant_norm_rescale") {
         found.config.normalise = "constant_norm";
-    } else if (name == "expected_average_only_in") {
+    } else if (name == "expected_average_only_in" || name == "true") {
         found.config.normalise = "expected_average";
         found.asks.push_back("scale");  // the libraries fold it into the weights or do not write it
     } else {
-        return fail(ErrorCode::Unsupported, "it normalises its input by '{}', which is not known here", name);
+        return fail(ErrorCode::Unsupported,
+                    "it normalises its input by '{}', which is not known here; give normalise=none, layer_norm, "
+                    "constant_norm or expected_average to take that in its place",
+                    name);
     }
     return {};
 }
 
-/// SAELens and ViT-Prisma: tensors in our names, a configuration of theirs.
-///
-/// @param said  a value of the configuration as text, or empty
-Status of_saelens_or_prisma(Found& found, const std::function<std::string(const std::string&)>& said) {
-    const bool prisma = !said("activation_fn_str").empty() && !said("hook_point_layer").empty();
-    std::string kind = said("architecture");
-    const std::string activation = said("activation_fn_str");
-    if (said("is_transcoder") == "true" || kind.find("transcoder") != std::string::npos)
-        return fail(ErrorCode::Unsupported, "it is a transcoder, which reads one point and writes another");
-    if (const std::string reshape = said("reshape_activations"); !reshape.empty() && reshape != "none")
-        return fail(ErrorCode::Unsupported, "it reads activations reshaped by '{}', which is not done here", reshape);
-    std::string k = said("k");
-    if (k.empty()) k = said("activation_fn_kwargs.k");
-    if (kind.empty() && activation.empty()) {
-        found.asks = {"kind", "normalise"};
-        if (found.tensors.count("b_gate") != 0) found.config.kind = "gated", found.asks = {"normalise"};
-        if (found.tensors.count("threshold") != 0) found.config.kind = "jump_relu", found.asks = {"normalise"};
-        return {};
+/// The kind that SAELens' and ViT-Prisma's words mean.
+Result<std::string> kind_of(const std::string& architecture, const std::string& activation) {
+    const bool plain = activation.empty() || activation == "relu", chooses = activation == "topk";
+    if ((architecture.empty() || architecture == "standard") && plain) return "relu";
+    if ((architecture.empty() || architecture == "standard" || architecture == "topk") && chooses) return "top_k";
+    if (architecture == "topk" && plain) return "top_k";
+    if (architecture == "gated" && plain) return "gated";
+    if (architecture == "jumprelu" && plain) return "jump_relu";
+    if ((architecture == "batchtopk" || architecture == "matryoshka_batchtopk") && plain) return "batch_top_k";
+    return fail(
+        ErrorCode::Unsupported,
+        "its architecture is '{}' with the activation '{}', which is not known here; give kind=VALUE, one of {}, "
+        "to take that in its place",
+        architecture, activation, fmt::join(autoencoder_kinds(), ", "));
+}
+
+/// What an earlier SAELens multiplied codes by before decoding. Into the decoder's rows, where it does the same.
+Status take_scaling_factor(Found& found, const std::string& allowed) {
+    for (const char* name : {"scaling_factor", "finetuning_scaling_factor"}) {
+        const auto it = found.tensors.find(name);
+        if (it == found.tensors.end()) continue;
+        found.used.insert(name);
+        const at::Tensor factor = VITRINE_TRY(to_tensor(it->second));
+        if ((factor - 1).abs().le(1e-5).all().item<bool>()) continue;
+        const auto rows = found.tensors.find("W_dec");
+        if (rows == found.tensors.end()) continue;
+        const at::Tensor decoder = VITRINE_TRY(to_tensor(rows->second));
+        if (allowed != "true" || found.config.weigh_by_decoder || factor.dim() != 1 || decoder.dim() != 2 ||
+            factor.size(0) != decoder.size(0))
+            return fail(ErrorCode::BadInput,
+                        "it has {} [{}], expected one number for each of W_dec's rows and finetuning_scaling_factor "
+                        "true in its configuration; say so there, or take the tensor out",
+                        name, fmt::join(factor.sizes(), ", "));
+        found.made["W_dec"] = decoder * factor.unsqueeze(1);
     }
-    if (kind.empty() || kind == "standard") {
-        if (!activation.empty() && activation != "relu" && activation != "topk")
-            return fail(ErrorCode::Unsupported, "its activation is '{}', which is not known here", activation);
-        found.config.kind = activation == "topk" ? "top_k" : "relu";
-    } else if (kind == "gated" && (activation.empty() || activation == "relu")) {
-        found.config.kind = "gated";
-    } else if (kind == "topk") {
-        found.config.kind = "top_k";
-    } else if (kind == "batchtopk" || kind == "matryoshka_batchtopk") {
-        found.config.kind = "batch_top_k";
-        if (const auto it = found.tensors.find("topk_threshold"); it != found.tensors.end())
-            found.made["threshold"] = VITRINE_TRY(to_tensor(it->second)).reshape({-1});
-    } else if (kind == "jumprelu") {
-        found.config.kind = "jump_relu";
-        if (const auto it = found.tensors.find("log_threshold"); it != found.tensors.end())
-            found.made["threshold"] = VITRINE_TRY(to_tensor(it->second)).exp();
-    } else {
+    return {};
+}
+
+/// SAELens and ViT-Prisma: tensors in our names, a configuration of theirs. What is given is not asked of it.
+Status of_saelens_or_prisma(Found& found, const Said& said, const Given& given) {
+    const auto is_given = [&](const char* name) { return given.count(name) != 0; };
+    for (const char* name : {"b_enc", "b_gate", "r_mag", "b_mag", "threshold", "log_threshold", "topk_threshold",
+                             "scaling_factor", "finetuning_scaling_factor"})
+        if (is_given("kind") && found.tensors.count(name) != 0) found.used.insert(name);
+    const std::string architecture = value_of(said, "architecture"), activation = value_of(said, "activation_fn_str"),
+                      earlier = value_of(said, "activation_fn");
+    if (value_of(said, "is_transcoder") == "true" || architecture.find("transcoder") != std::string::npos ||
+        !first_of(said, {"hook_name_out", "metadata.hook_name_out"}).empty())
         return fail(ErrorCode::Unsupported,
-                    "its architecture is '{}' with the activation '{}', which is not known here", kind, activation);
+                    "it is a transcoder, which reads one point and writes another; open an autoencoder of one point");
+    if (const std::string head =
+            first_of(said, {"hook_head_index", "hook_point_head_index", "metadata.hook_head_index"});
+        !head.empty())
+        return fail(ErrorCode::Unsupported, "it reads head {} alone, which is no point here; open one of whole tokens",
+                    head);
+    if (const std::string reshape = value_of(said, "reshape_activations"); !reshape.empty() && reshape != "none")
+        return fail(ErrorCode::Unsupported,
+                    "it reads activations reshaped by '{}', which is not done here; open one of whole tokens", reshape);
+    for (const auto& [key, value] : said) {
+        if (key.starts_with("activation_fn_kwargs.") && key != "activation_fn_kwargs.k")
+            return fail(ErrorCode::Unsupported, "its activation has '{}' = '{}', which is not known here",
+                        key.substr(key.find('.') + 1), value.substr(0, 60));
+        if ((key.starts_with("seqpos_slice") || key.starts_with("metadata.seqpos_slice")) && !is_given("tokens"))
+            return fail(ErrorCode::Unsupported,
+                        "it was trained on some places of the row ({} = {}), which has no name here; give tokens=all, "
+                        "class or patches",
+                        key, value);
     }
+    if (!activation.empty() && !earlier.empty() && activation != earlier)
+        return fail(ErrorCode::BadInput, "its activation is both '{}' and '{}'; take one out of its configuration",
+                    activation, earlier);
+    VITRINE_CHECK(nothing_unknown(said));
+    const bool silent = architecture.empty() && activation.empty() && earlier.empty();
+    if (is_given("kind")) {
+        found.config.kind = given.at("kind");
+    } else if (silent) {
+        found.asks = {"kind"};
+        if (found.tensors.count("b_gate") != 0) found.config.kind = "gated", found.asks.clear();
+        if (found.tensors.count("threshold") != 0) found.config.kind = "jump_relu", found.asks.clear();
+    } else {
+        found.config.kind = VITRINE_TRY(kind_of(architecture, activation.empty() ? earlier : activation));
+    }
+    if (found.config.kind == "batch_top_k")
+        if (const auto it = found.tensors.find("topk_threshold"); it != found.tensors.end()) {
+            found.made["threshold"] = VITRINE_TRY(to_tensor(it->second)).reshape({-1});
+            found.used.insert("topk_threshold");
+        }
+    if (found.config.kind == "jump_relu")
+        if (const auto it = found.tensors.find("log_threshold"); it != found.tensors.end()) {
+            found.made["threshold"] = VITRINE_TRY(to_tensor(it->second)).exp();
+            found.used.insert("log_threshold");
+        }
+    if (found.config.kind == "gated") found.used.insert("b_enc");  // ViT-Prisma keeps one that it does not read
     if (found.config.kind == "top_k" || found.config.kind == "batch_top_k") {
+        std::string k = first_of(said, {"k", "activation_fn_kwargs.k"});
         if (k.ends_with(".0")) k.resize(k.size() - 2);
         if (k.empty())
             found.asks.push_back("k");
-        else
+        else if (!is_given("k"))
             VITRINE_CHECK(set(found.config, "k", k));
-        found.config.weigh_by_decoder = said("rescale_acts_by_decoder_norm") == "true";
+        found.config.weigh_by_decoder = value_of(said, "rescale_acts_by_decoder_norm") == "true";
     }
-    VITRINE_CHECK(normalised_by(found, said("normalize_activations")));
-    found.config.subtract_decoder_bias = prisma || said("apply_b_dec_to_input") != "false";
-    if (said("cls_token_only") == "true") found.config.tokens = "class";
-    if (said("use_patches_only") == "true") found.config.tokens = "patches";
-    found.hook = prisma ? fmt::format("blocks.{}.{}", said("hook_point_layer"), said("layer_subtype"))
-                        : said("metadata.hook_name");
-    if (found.hook.empty()) found.hook = said("hook_name");
-    for (const char* name : {"metadata.model_name", "model_name"})
-        if (const std::string model = said(name); !model.empty()) found.facts.emplace("model", model);
+    if (silent)
+        found.asks.push_back("normalise");
+    else if (!is_given("normalise"))
+        VITRINE_CHECK(normalised_by(found, value_of(said, "normalize_activations")));
+    found.config.subtract_decoder_bias = value_of(said, "apply_b_dec_to_input") != "false";
+    VITRINE_CHECK(take_scaling_factor(found, value_of(said, "finetuning_scaling_factor")));
+    if (value_of(said, "cls_token_only") == "true" || value_of(said, "cls_token") == "true")
+        found.config.tokens = "class";
+    if (value_of(said, "use_patches_only") == "true") found.config.tokens = "patches";
+    found.hook = first_of(said, {"metadata.hook_name", "hook_name", "hook_point"});
+    if (const std::string part = value_of(said, "layer_subtype"); found.hook.empty() && !part.empty())
+        found.hook = fmt::format("blocks.{}.{}", value_of(said, "hook_point_layer"), part);
+    if (const std::string model = first_of(said, {"metadata.model_name", "model_name"}); !model.empty())
+        found.facts.emplace("model", model);
+    const std::vector<std::int64_t> encoder = found.tensors.at("W_enc").shape;
+    for (const std::size_t axis : {0, 1}) {
+        const std::string size = value_of(said, axis == 0 ? "d_in" : "d_sae");
+        if (!size.empty() && encoder.size() == 2 && size != std::to_string(encoder[axis]))
+            return fail(ErrorCode::BadInput,
+                        "its configuration says {} = {} and W_enc is [{}]: they are not of one autoencoder; put the "
+                        "right configuration beside it",
+                        axis == 0 ? "d_in" : "d_sae", size, fmt::join(encoder, ", "));
+    }
     return {};
 }
 
 /// OpenAI: matrices the other way round. What is chosen by size is read after a norm.
-Status of_openai(Found& found, const std::map<std::string, std::string>& metadata) {
-    const auto said = [&](const char* key) { return metadata.count(key) != 0 ? metadata.at(key) : std::string(); };
+Status of_openai(Found& found, const std::map<std::string, std::string>& metadata, const Given& given) {
     const auto take = [&](const char* from, const char* to, bool turned) -> Status {
         const auto it = found.tensors.find(from);
-        if (it == found.tensors.end()) return fail(ErrorCode::BadInput, "it lacks {}", from);
+        if (it == found.tensors.end()) return fail(ErrorCode::BadInput, "it lacks {}; save it whole", from);
         at::Tensor tensor = VITRINE_TRY(to_tensor(it->second));
         if (turned && tensor.dim() != 2) return fail(ErrorCode::BadInput, "{} is no matrix", from);
         found.made[to] = turned ? tensor.t().contiguous() : tensor;
+        found.used.insert(from);
         return {};
     };
     VITRINE_CHECK(take("encoder.weight", "W_enc", true));
@@ -237,48 +429,86 @@ Status of_openai(Found& found, const std::map<std::string, std::string>& metadat
     VITRINE_CHECK(take("pre_bias", "b_dec", false));
     const bool tied = found.tensors.count("decoder.weight") == 0 && found.tensors.count("decoder.linear.weight") != 0;
     VITRINE_CHECK(tied ? take("encoder.weight", "W_dec", false) : take("decoder.weight", "W_dec", true));
-    const std::string activation = said("activation");
-    if (activation.empty()) {
+    for (const char* name :
+         {"decoder.linear.weight", "stats_last_nonzero", "latents_activation_frequency", "latents_mean_square"})
+        found.used.insert(name);
+    const std::string activation = value_of(metadata, "activation"),
+                      after = value_of(metadata, "activation_state_dict.postact_fn");
+    const auto kind = given.find("kind");
+    if (kind != given.end()) {
+        found.config.kind = kind->second;
+    } else if (activation.empty()) {
         found.asks = {"kind"};
     } else if (activation == "ReLU") {
         found.config.kind = "relu";
     } else if (activation == "TopK") {
         found.config.kind = "top_k";
-        found.config.normalise = "layer_norm";
-        found.config.keep_negative = said("activation_state_dict.postact_fn") == "Identity";
-        if (const std::string k = said("activation_state_dict.k"); k.empty())
-            found.asks.push_back("k");
-        else
-            VITRINE_CHECK(set(found.config, "k", k));
     } else {
-        return fail(ErrorCode::Unsupported, "its activation is '{}', which is not known here", activation);
+        return fail(
+            ErrorCode::Unsupported,
+            "its activation is '{}', which is not known here; give kind=VALUE, one of {}, to take that in its place",
+            activation, fmt::join(autoencoder_kinds(), ", "));
+    }
+    if (activation == "TopK") {
+        found.config.normalise = "layer_norm";
+        if (!after.empty() && after != "ReLU" && after != "Identity")
+            return fail(ErrorCode::Unsupported, "after its choice of latents comes '{}', known are ReLU and Identity",
+                        after);
+        found.config.keep_negative = after == "Identity";
+        if (const std::string k = value_of(metadata, "activation_state_dict.k"); k.empty())
+            found.asks.push_back("k");
+        else if (given.count("k") == 0)
+            VITRINE_CHECK(set(found.config, "k", k));
     }
     return {};
 }
 
 /// saev: a line of JSON, then a file of torch.save. Neither the decoder's bias is taken off nor ReLU put on the chosen.
-Status of_saev(Found& found, const nlohmann::json& header) {
-    const nlohmann::json& config = header.contains("cfg") && header["cfg"].is_object() ? header["cfg"] : header;
-    std::string kind = text_of(header, "cls"), k = text_of(config, "top_k");
-    if (const auto it = config.find("activation"); it != config.end() && it->is_object()) {
-        kind = text_of(*it, "cls");
-        if (const auto params = it->find("params"); params != it->end() && params->is_object())
-            k = text_of(*params, "top_k");
+Status of_saev(Found& found, const nlohmann::json& header, const Given& given) {
+    static const std::set<std::string> known = words(
+        "schema cfg cls commit lib d_model d_vit d_sae exp_factor activation top_k seed reinit_blend "
+        "reinit_enc_dec_tranpose sparsity_coeff ghost_grads l1_coeff use_ghost_grads n_reinit_samples "
+        "remove_parallel_grads normalize_w_dec");
+    static const std::set<std::string> of_activation = words("key kind top_k sparsity aux momentum");
+    Said said;
+    flatten(header, "", said);
+    const std::string schema = value_of(said, "schema");
+    if (!schema.empty() && schema != "1" && schema != "2" && schema != "3" && schema != "4" && schema != "5")
+        return fail(ErrorCode::Unsupported,
+                    "its schema is {}, expected 1 to 5, saev's known ones; save it by one of these", schema);
+    for (const auto& [key, value] : said) {
+        std::string name = key;
+        if (name.starts_with("cfg.")) name.erase(0, 4);
+        constexpr std::string_view kParams = "activation.params.";
+        const bool within = name.starts_with(kParams);
+        if (within) name.erase(0, kParams.size());
+        name = name.substr(0, name.find('.'));
+        if (!(within ? of_activation : known).contains(name))
+            return fail(ErrorCode::Unsupported, "its header has '{}' = '{}', which is not known here", key,
+                        value.substr(0, 60));
     }
-    if (kind.empty() && !header.contains("schema")) kind = "Relu";
+    found.used.insert("activation.threshold");
     found.config.subtract_decoder_bias = false;
-    if (kind == "Relu") {
-        found.config.kind = "relu";
-        return {};
+    std::string kind = first_of(said, {"cfg.activation.cls", "activation.cls"});
+    if (kind.empty()) kind = value_of(said, "cls");
+    if (kind.empty() && schema.empty()) kind = "Relu";
+    if (const auto it = given.find("kind"); it != given.end()) {
+        found.config.kind = it->second;
+    } else if (kind.empty() || kind == "SparseAutoencoderConfig") {
+        found.asks.push_back("kind");
+    } else if (kind == "Relu" || kind == "TopK" || kind == "BatchTopK") {
+        found.config.kind = kind == "Relu" ? "relu" : kind == "TopK" ? "top_k" : "batch_top_k";
+    } else {
+        return fail(
+            ErrorCode::Unsupported,
+            "its activation is '{}', which is not known here; give kind=VALUE, one of {}, to take that in its place",
+            kind, fmt::join(autoencoder_kinds(), ", "));
     }
-    if (kind != "TopK" && kind != "BatchTopK")
-        return fail(ErrorCode::Unsupported, "its activation is '{}', which is not known here", kind);
-    found.config.kind = kind == "TopK" ? "top_k" : "batch_top_k";
+    if (found.config.kind != "top_k" && found.config.kind != "batch_top_k") return {};
     found.config.keep_negative = true;
-    if (k.empty())
-        found.asks.push_back("k");
-    else
-        VITRINE_CHECK(set(found.config, "k", k));
+    const std::string k =
+        first_of(said, {"cfg.activation.params.top_k", "cfg.top_k", "activation.params.top_k", "top_k"});
+    if (given.count("k") == 0) VITRINE_CHECK(set(found.config, "k", k.empty() ? "32" : k));  // 32 is saev's own
     if (const auto it = found.tensors.find("activation.threshold"); it != found.tensors.end())
         found.made["threshold"] = VITRINE_TRY(to_tensor(it->second)).reshape({-1});
     return {};
@@ -305,13 +535,13 @@ Result<std::pair<nlohmann::json, TensorFile>> read_saev(const std::filesystem::p
     return std::pair{std::move(header), std::move(read)};
 }
 
-Result<Found> find_autoencoder(const std::filesystem::path& file) {
+Result<Found> find_autoencoder(const std::filesystem::path& file, const Given& given) {
     const FileKind kind = VITRINE_TRY(sniff(file));
     Found found;
     if (kind == FileKind::Json) {
         auto [header, read] = VITRINE_TRY(read_saev(file));
         found.tensors = std::move(read.tensors);
-        VITRINE_CHECK(of_saev(found, header));
+        VITRINE_CHECK(of_saev(found, header, given));
         found.facts["format"] = "saev";
         return found;
     }
@@ -322,6 +552,7 @@ Result<Found> find_autoencoder(const std::filesystem::path& file) {
     const auto format = read.metadata.find("format");
     if (!saved && format != read.metadata.end() && format->second == kFormat) {
         found.tensors = std::move(read.tensors);
+        found.ours = true;
         for (const auto& [key, value] : read.metadata) {
             if (key == "format") continue;
             if (is_config_key(key))
@@ -336,46 +567,46 @@ Result<Found> find_autoencoder(const std::filesystem::path& file) {
     for (auto& [name, entry] : read.tensors)
         found.tensors.emplace(name.starts_with("state_dict.") ? name.substr(11) : name, std::move(entry));
     if (found.tensors.count("encoder.weight") != 0 && found.tensors.count("latent_bias") != 0) {
-        VITRINE_CHECK(of_openai(found, read.metadata));
+        VITRINE_CHECK(of_openai(found, read.metadata, given));
         found.facts["format"] = "OpenAI";
         return found;
     }
     if (found.tensors.count("W_enc") == 0)
-        return fail(ErrorCode::BadInput, "it has no W_enc [width, latents] and no encoder.weight [latents, width]");
-    const nlohmann::json beside = json_beside(file);
-    const bool own = std::any_of(read.metadata.begin(), read.metadata.end(),
-                                 [](const auto& item) { return item.first.starts_with("cfg."); });
-    VITRINE_CHECK(of_saelens_or_prisma(found, [&](const std::string& key) -> std::string {
-        if (own) return read.metadata.count("cfg." + key) != 0 ? read.metadata.at("cfg." + key) : std::string();
-        const std::size_t dot = key.find('.');
-        if (dot == std::string::npos) return text_of(beside, key);
-        const auto it = beside.find(key.substr(0, dot));
-        return it != beside.end() && it->is_object() ? text_of(*it, key.substr(dot + 1)) : std::string();
-    }));
-    found.facts["format"] = own || beside.contains("hook_point_layer") ? "ViT-Prisma" : "SAELens";
+        return fail(
+            ErrorCode::BadInput,
+            "it has no W_enc [width, latents] and no encoder.weight [latents, width]; open the file of an autoencoder");
+    Said said;
+    for (const auto& [key, value] : read.metadata)
+        if (key.starts_with("cfg.")) said[key.substr(4)] = value;
+    const bool own = !said.empty();
+    if (!own) said = said_beside(file);
+    VITRINE_CHECK(of_saelens_or_prisma(found, said, given));
+    found.facts["format"] = said.count("layer_subtype") != 0 ? "ViT-Prisma" : "SAELens";
     return found;
 }
 
-Result<Autoencoder> assembled(Found found, const std::map<std::string, std::string>& given) {
+Result<Autoencoder> assembled(Found found, const Given& given) {
     for (const auto& [key, value] : given) VITRINE_CHECK(set(found.config, key, value));
     for (const std::string& ask : found.asks)
         if (given.count(ask) == 0) return fail(ErrorCode::BadInput, "it does not say its {0}; give {0}=VALUE", ask);
     if (found.config.point.empty() && !found.hook.empty()) {
         found.config.point = point_of_hook(found.hook);
-        if (found.config.point.empty())
-            return fail(ErrorCode::Unsupported,
-                        "it reads '{}', which is no point here; known are blocks.N.hook_resid_post, hook_resid_pre (of "
-                        "the second block on), hook_mlp_out and hook_attn_out; point=NAME names one of the model's own",
-                        found.hook);
+        if (found.config.point.empty()) return fail(ErrorCode::Unsupported, "{}", why_no_point(found.hook));
     }
-    return Autoencoder::of(std::move(found.config), std::move(found.facts),
-                           [&](const std::string& name) -> Result<at::Tensor> {
-                               if (const auto made = found.made.find(name); made != found.made.end())
-                                   return made->second;
-                               if (const auto it = found.tensors.find(name); it != found.tensors.end())
-                                   return to_tensor(it->second);
-                               return fail(ErrorCode::BadInput, "it lacks {}", name);
-                           });
+    std::vector<std::string> wanted;
+    for (const auto& [name, shape] : autoencoder_shapes(found.config)) wanted.push_back(name);
+    for (const auto& [name, entry] : found.tensors)
+        if (!found.ours && found.used.count(name) == 0 && std::find(wanted.begin(), wanted.end(), name) == wanted.end())
+            return fail(ErrorCode::Unsupported,
+                        "it has the tensor {}, which the kind {} has not; give kind=VALUE if it is of another kind",
+                        name, found.config.kind);
+    return Autoencoder::of(found.config, std::move(found.facts), [&](const std::string& name) -> Result<at::Tensor> {
+        if (const auto made = found.made.find(name); made != found.made.end()) return made->second;
+        if (const auto it = found.tensors.find(name); it != found.tensors.end()) return to_tensor(it->second);
+        return fail(ErrorCode::BadInput,
+                    "it lacks {}, expected {} for the kind {}; save it whole, or give kind=VALUE if it is of another",
+                    name, fmt::join(wanted, ", "), found.config.kind);
+    });
 }
 
 }  // namespace
@@ -397,7 +628,10 @@ Result<Autoencoder> Autoencoder::of(AutoencoderConfig config, std::map<std::stri
             return fail(ErrorCode::BadInput, "{} is [{}], expected [{}]", name, fmt::join(one.sizes(), ", "),
                         fmt::join(shape, ", "));
         if (!at::isfinite(one).all().item<bool>())
-            return fail(ErrorCode::BadInput, "{} has numbers that are not finite", name);
+            return fail(ErrorCode::BadInput,
+                        "{} has numbers that are not finite, expected none: its training went wrong; open an earlier "
+                        "save of it, or train it again",
+                        name);
         if (out.config_.kind == "nmf" && name == "W_dec" && one.lt(0).any().item<bool>())
             return fail(ErrorCode::BadInput, "W_dec has negative numbers, which a dictionary of nmf has not");
         out.tensors_.emplace_back(name, std::move(one));
@@ -418,7 +652,7 @@ Result<Autoencoder> Autoencoder::load(const std::filesystem::path& given_path,
     if (!std::filesystem::exists(file, ignored))
         return fail(ErrorCode::NotFound, "there is no autoencoder at {}", file.string());
     auto made = guarded([&]() -> Result<Autoencoder> {
-        Found found = VITRINE_TRY(find_autoencoder(file));
+        Found found = VITRINE_TRY(find_autoencoder(file, given));
         return assembled(std::move(found), given);
     });
     if (!made) return tl::make_unexpected(std::move(made.error()).with_context("reading " + file.string()));

@@ -32,6 +32,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::HasSubstr;
+using Given = std::map<std::string, std::string>;
 
 constexpr std::int64_t kWidth = 16, kLatents = 64, kTokens = 7;
 
@@ -441,12 +442,85 @@ TEST_F(PublishedAutoencoder, HooksBecomeOurPointsWhereTheyMeanTheSame) {
     EXPECT_EQ(reading(hook("blocks.9.hook_resid_pre")), "point blocks.8");
     EXPECT_EQ(reading(hook("blocks.9.hook_mlp_out")), "point blocks.9.mlp");
     EXPECT_EQ(reading(hook("blocks.9.hook_attn_out")), "point blocks.9.attn");
-    for (const char* other : {"blocks.0.hook_resid_pre", "blocks.9.hook_resid_mid", "blocks.9.ln2.hook_normalized",
-                              "blocks.99999.hook_mlp_out", "hook_embed"})
-        EXPECT_THAT(reading(hook(other)), testing::AllOf(HasSubstr(other), HasSubstr("known are"))) << other;
-    EXPECT_EQ(reading(hook("blocks.9.hook_resid_mid"), [](auto&) {}, {{"point", "blocks.9.norm2"}}),
+    EXPECT_EQ(reading(hook("blocks.9.hook_resid_mid")), "point blocks.9.mid");
+    EXPECT_EQ(reading(hook("blocks.0.hook_resid_pre")), "point embed");
+    for (const char* other : {"blocks.99999.hook_mlp_out", "hook_embed"})
+        EXPECT_THAT(reading(hook(other)),
+                    testing::AllOf(HasSubstr(other), HasSubstr("known are"), HasSubstr("give point=NAME")))
+            << other;
+    EXPECT_THAT(reading(hook("blocks.9.ln2.hook_normalized")), HasSubstr("give point=blocks.9.norm2"));
+    EXPECT_EQ(reading(hook("blocks.9.ln2.hook_normalized"), [](auto&) {}, {{"point", "blocks.9.norm2"}}),
               "point blocks.9.norm2");
     EXPECT_EQ(reading(config("")), "point ");
+    EXPECT_EQ(reading(config(R"("hook_point": "blocks.4.hook_resid_post")")), "point blocks.4") << "before SAELens 6";
+    EXPECT_EQ(reading(R"({"activation_fn_str": "relu", "hook_point_layer": 4, "layer_subtype": "hook_mlp_out"})"),
+              "point blocks.4.mlp")
+        << "ViT-Prisma";
+}
+
+TEST_F(PublishedAutoencoder, EarlierConfigurationsAreReadAsTheirLibraryReadsThem) {
+    const auto loaded = [&](const std::string& text, const Given& given = {}) {
+        reading(text);
+        return Autoencoder::load(folder, given);
+    };
+    // SAELens' handle_pre_6_0_config: the activation's name moved, and normalisation was said by true or false.
+    const auto chosen =
+        loaded(R"({"architecture": "standard", "activation_fn": "topk", "activation_fn_kwargs": {"k": 8},
+                                   "hook_point": "blocks.7.hook_resid_post", "normalize_activations": false})");
+    ASSERT_TRUE(chosen.has_value()) << chosen.error().message;
+    EXPECT_EQ(chosen->config().kind, "top_k");
+    EXPECT_EQ(chosen->config().k, 8);
+    EXPECT_EQ(chosen->config().normalise, "none");
+    const Codes codes = chosen->encode(some_tokens());
+    EXPECT_LE((codes.active > 0).sum(1).max().item<std::int64_t>(), 8);
+    EXPECT_THAT(reading(R"({"architecture": "standard", "normalize_activations": true})"),
+                HasSubstr("give scale=VALUE"));
+    const auto class_only = loaded(config(R"("cls_token": true)"));
+    ASSERT_TRUE(class_only.has_value()) << class_only.error().message;
+    EXPECT_EQ(class_only->config().tokens, "class");
+    EXPECT_THAT(reading(R"({"activation_fn": "topk", "activation_fn_str": "relu"})"),
+                HasSubstr("both 'relu' and 'topk'"));
+}
+
+TEST_F(PublishedAutoencoder, AScalingFactorIsAppliedWhereItsConfigurationSaysSo) {
+    const at::Tensor factor = at::full({kLatents}, 3.F);
+    const auto with = [&](const at::Tensor& value) {
+        return [value](NamedTensors& tensors) { tensors.emplace_back("scaling_factor", value); };
+    };
+    EXPECT_THAT(reading(config(""), with(factor)), HasSubstr("finetuning_scaling_factor true"));
+    EXPECT_THAT(reading(config(R"("finetuning_scaling_factor": true)"), with(at::full({3}, 3.F))),
+                HasSubstr("scaling_factor [3]"));
+    EXPECT_EQ(reading(config(""), with(at::ones({kLatents}))), "point ") << "ones say nothing";
+    ASSERT_EQ(reading(config(R"("finetuning_scaling_factor": true)"), with(factor)), "point ");
+    const auto scaled = Autoencoder::load(folder);
+    ASSERT_EQ(reading(config("")), "point ");
+    const auto plain = Autoencoder::load(folder);
+    const Codes codes = plain->encode(some_tokens());
+    EXPECT_TRUE(at::equal(scaled->encode(some_tokens()).active, codes.active));
+    EXPECT_TRUE(at::allclose(scaled->decode(codes.active, codes), plain->decode(codes.active * 3, codes), 1e-4, 1e-4));
+}
+
+TEST_F(PublishedAutoencoder, WhatIsGivenHoldsBeforeTheFilesOwn) {
+    const auto whitened = R"({"architecture": "standard", "normalize_activations": "covariance_whitening"})";
+    EXPECT_THAT(reading(whitened), HasSubstr("give normalise=none"));
+    EXPECT_EQ(reading(whitened, [](auto&) {}, {{"normalise", "none"}}), "point ");
+    EXPECT_THAT(reading(R"({"architecture": "vae"})"), HasSubstr("give kind=VALUE"));
+    EXPECT_EQ(reading(R"({"architecture": "vae"})", [](auto&) {}, {{"kind", "relu"}}), "point ");
+    EXPECT_EQ(reading(R"({"architecture": "topk", "k": 2.5})", [](auto&) {}, {{"k", "4"}}), "point ");
+    // OpenAI's: Identity has no kind of ours.
+    const Autoencoder one = random_one(config_of("relu"));
+    const auto openai = [&](const std::string& activation, const Given& given) {
+        const NamedTensors tensors = {{"encoder.weight", one.tensor("W_enc").t().contiguous()},
+                                      {"latent_bias", one.tensor("b_enc")},
+                                      {"pre_bias", one.tensor("b_dec")},
+                                      {"decoder.weight", one.tensor("W_dec").t().contiguous()}};
+        EXPECT_TRUE(write_tensors(folder / "o.safetensors", tensors, {{"activation", activation}}).has_value());
+        const auto read = Autoencoder::load(folder / "o.safetensors", given);
+        return read ? read->config().kind : read.error().message;
+    };
+    EXPECT_EQ(openai("ReLU", {}), "relu");
+    EXPECT_THAT(openai("Identity", {}), testing::AllOf(HasSubstr("'Identity'"), HasSubstr("give kind=VALUE")));
+    EXPECT_EQ(openai("Identity", {{"kind", "relu"}}), "relu");
 }
 
 TEST_F(PublishedAutoencoder, WhatTheFileDoesNotSayIsAskedFor) {
@@ -468,6 +542,47 @@ TEST_F(PublishedAutoencoder, WhatIsNotKnownIsRefused) {
     EXPECT_THAT(reading(R"({"architecture": "standard", "activation_fn_str": "tanh-relu"})"), HasSubstr("tanh-relu"));
     EXPECT_THAT(reading(R"({"architecture": "topk", "k": 2.5})"), HasSubstr("k is '2.5'"));
     EXPECT_THAT(reading("{ not json"), HasSubstr("give kind=VALUE"));
+    EXPECT_THAT(reading(config(R"("hook_head_index": 3)")), HasSubstr("head 3 alone"));
+    EXPECT_EQ(reading(config(R"("hook_head_index": null)")), "point ");
+    EXPECT_THAT(reading(config(R"("hook_name_out": "blocks.1.hook_mlp_out")")), HasSubstr("transcoder"));
+    EXPECT_THAT(reading(config(R"("activation_fn_kwargs": {"postact_fn": "tanh"})")),
+                HasSubstr("'postact_fn' = 'tanh'"));
+    EXPECT_THAT(reading(config(R"("seqpos_slice": [1, 9])")), HasSubstr("give tokens=all"));
+    EXPECT_EQ(reading(config(R"("seqpos_slice": [null])")), "point ");
+    EXPECT_THAT(reading(config(R"("decoder_gain": 2)")), HasSubstr("has 'decoder_gain' = '2', which is not known"));
+    EXPECT_EQ(reading(config(R"("decoder_gain": false, "lr": 3e-4, "metadata": {"mine": 1})")), "point ");
+    EXPECT_THAT(reading(config("\"mine\": " + std::string(100000, '[') + std::string(100000, ']'))),
+                HasSubstr("'mine.0.0.0.0.0.0.0.0' = 'more within'"));
+    EXPECT_THAT(reading(config(R"("d_in": 768)")), HasSubstr("d_in = 768 and W_enc is [16, 64]"));
+    const auto more = [](const char* name) {
+        return [name](NamedTensors& tensors) { tensors.emplace_back(name, at::ones({kLatents})); };
+    };
+    EXPECT_THAT(reading(config(""), more("W_skip")), HasSubstr("the tensor W_skip, which the kind relu has not"));
+    EXPECT_THAT(reading(config(""), more("threshold")), HasSubstr("the tensor threshold"));
+}
+
+TEST_F(PublishedAutoencoder, SaevsSchemasAndHeadersAreKnownOrRefused) {
+    std::ifstream in(fs::path(VITRINE_SOURCE_DIR) / "tests/parity/data/autoencoders/saev_topk.pt", std::ios::binary);
+    std::string text((std::istreambuf_iterator<char>(in)), {});
+    const std::string rest = text.substr(text.find('\n'));
+    const auto message = [&](const std::string& header) {
+        std::ofstream(folder / "x.pt", std::ios::binary) << header << rest;
+        const auto read = Autoencoder::load(folder / "x.pt");
+        return read ? fmt::format("{} {}", read->config().kind, read->config().k) : read.error().message;
+    };
+    const std::string cfg =
+        R"("cfg": {"d_model": 16, "d_sae": 64, "activation": {"cls": "TopK", "params": {"top_k": 8}}})";
+    EXPECT_EQ(message(R"({"schema": 5, )" + cfg + "}"), "top_k 8");
+    EXPECT_EQ(message(R"({"schema": 1, "cls": "TopK", "cfg": {"d_vit": 16, "exp_factor": 4, "top_k": 6}})"), "top_k 6");
+    EXPECT_EQ(message(R"({"schema": 2, "cfg": {"activation": {"cls": "TopK", "params": {}}}})"), "top_k 32");
+    EXPECT_EQ(message(R"({"d_vit": 16, "exp_factor": 4, "sparsity_coeff": 1e-4})"), "relu 32");
+    EXPECT_THAT(message(R"({"schema": 9, )" + cfg + "}"), HasSubstr("its schema is 9, expected 1 to 5"));
+    EXPECT_THAT(message(R"({"schema": 5, "cfg": {"gain": 2, "activation": {"cls": "Relu", "params": {}}}})"),
+                HasSubstr("'cfg.gain' = '2'"));
+    EXPECT_THAT(message(R"({"schema": 5, "cfg": {"activation": {"cls": "Relu", "params": {"slope": 0.1}}}})"),
+                HasSubstr("slope"));
+    EXPECT_THAT(message(R"({"schema": 5, "cfg": {"activation": {"cls": "Gelu", "params": {}}}})"),
+                HasSubstr("'Gelu', which is not known here; give kind=VALUE"));
 }
 
 TEST_F(PublishedAutoencoder, BrokenTensorsAreNamed) {
@@ -478,10 +593,12 @@ TEST_F(PublishedAutoencoder, BrokenTensorsAreNamed) {
         };
     };
     EXPECT_THAT(reading(config(""), with("W_enc", {})), HasSubstr("no W_enc"));
-    EXPECT_THAT(reading(config(""), with("b_dec", {})), HasSubstr("it lacks b_dec"));
+    EXPECT_THAT(
+        reading(config(""), with("b_dec", {})),
+        testing::AllOf(HasSubstr("it lacks b_dec, expected W_enc, b_enc, W_dec, b_dec"), HasSubstr("save it whole")));
     EXPECT_THAT(reading(config(""), with("W_dec", at::zeros({kWidth, kLatents}))), HasSubstr("W_dec is [16, 64]"));
     EXPECT_THAT(reading(config(""), with("W_dec", at::full({kLatents, kWidth}, std::nan("")))),
-                HasSubstr("not finite"));
+                testing::AllOf(HasSubstr("not finite"), HasSubstr("open an earlier save")));
     EXPECT_THAT(reading(R"({"architecture": "jumprelu"})"), HasSubstr("it lacks threshold"));
     EXPECT_THAT(reading(R"({"architecture": "gated"})"), HasSubstr("it lacks b_gate"));
 }
@@ -544,6 +661,26 @@ TEST(Autoencoder, ReadsTheTokensThatAreAskedFor) {
     EXPECT_TRUE(at::equal(first, all.narrow(1, 0, 1)));
     EXPECT_TRUE(at::equal(patches, all.narrow(1, layout.prefix_count(), layout.rows * layout.cols)));
     EXPECT_FALSE(at::equal(all[0], all[1]));
+}
+
+TEST(Autoencoder, PointsBetweenTheHalvesOfABlockAddUp) {
+    const auto model = open_model("starter");
+    ASSERT_TRUE(model.has_value()) << model.error().message;
+    const auto& p = (*model)->preprocess();
+    auto g = generator(3);
+    const at::Tensor pixels = at::randn({1, 3, p.input_height, p.input_width}, g, at::kFloat);
+    AutoencoderConfig config = config_of("relu");
+    config.width = (*model)->info().width;
+    config.tokens = "all";
+    const auto tokens = [&](const std::string& point) {
+        config.point = point;
+        const auto read = concept_tokens(**model, pixels, config);
+        EXPECT_TRUE(read.has_value()) << (read ? "" : read.error().message);
+        return *read;
+    };
+    EXPECT_TRUE(at::equal(tokens("embed") + tokens("blocks.0.attn"), tokens("blocks.0.mid")));
+    EXPECT_TRUE(at::equal(tokens("blocks.0.mid") + tokens("blocks.0.mlp"), tokens("blocks.0")));
+    EXPECT_TRUE(at::equal(tokens("blocks.6") + tokens("blocks.7.attn"), tokens("blocks.7.mid")));
 }
 
 }  // namespace

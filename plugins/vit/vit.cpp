@@ -12,8 +12,8 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/gather.h>
-#include <ATen/ops/index_select.h>
 #include <ATen/ops/gelu.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/meshgrid.h>
@@ -318,11 +318,13 @@ TokenLayout VitModel::layout(std::int64_t input_height, std::int64_t input_width
 std::vector<NamedPoint> VitModel::points() const {
     std::vector<NamedPoint> out;
     out.push_back({"patch_embed", "patches before positions [batch, patches, width]"});
+    out.push_back({"embed", "tokens before the first block, positions added [batch, tokens, width]"});
     for (std::int64_t i = 0; i < config_.depth; ++i) {
         out.push_back(
             {fmt::format("blocks.{}.norm1", i), "tokens after the norm before attention [batch, tokens, width]"});
         out.push_back(
             {fmt::format("blocks.{}.attn", i), "what attention adds, before layer scale [batch, tokens, width]"});
+        out.push_back({fmt::format("blocks.{}.mid", i), "tokens after what attention adds [batch, tokens, width]"});
         out.push_back(
             {fmt::format("blocks.{}.norm2", i), "tokens after the norm before the MLP [batch, tokens, width]"});
         out.push_back(
@@ -589,7 +591,7 @@ at::Tensor VitModel::embed(const at::Tensor& pixels, const TokenLayout& tokens) 
     }
     if (prefix > 0) x = at::cat({parts.front().expand({batch, prefix, width}), x}, 1);
     if (config_.pre_norm) x = norm(x, pre_norm_, width);
-    return x;
+    return at_point(std::move(x), "embed");
 }
 
 at::Tensor VitModel::run_block(std::int64_t i, at::Tensor x, const Place& place) const {
@@ -598,7 +600,7 @@ at::Tensor VitModel::run_block(std::int64_t i, at::Tensor x, const Place& place)
     auto normed = at_point(norm(x, block.norm1, width), "blocks.{}.norm1", i);
     auto branch = at_point(attend(i, block, normed, place), "blocks.{}.attn", i);
     if (block.scale1.defined()) branch = branch * cast(block.scale1);
-    x = x + drop_path(branch, i);
+    x = at_point(x + drop_path(branch, i), "blocks.{}.mid", i);
     normed = at_point(norm(x, block.norm2, width), "blocks.{}.norm2", i);
     branch = at_point(mlp(normed, block.fc1, block.fc2, config_.gated_mlp), "blocks.{}.mlp", i);
     if (block.scale2.defined()) branch = branch * cast(block.scale2);
