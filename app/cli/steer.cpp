@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <sstream>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/log_softmax.h>
+#include <vitrine/beside.h>
+#include <vitrine/concept_names.h>
 
 #include "cli/commands.h"
 
@@ -108,6 +111,12 @@ Status steer(const Common& common, const SteerArguments& arguments) {
     VITRINE_CHECK(add_edits(steering, Mode::Scale, arguments.scale, *model, input.pixels, largest));
     VITRINE_CHECK(add_edits(steering, Mode::Suppress, arguments.suppress, *model, input.pixels, largest));
 
+    // Names help to read, and a broken file of them stops nothing.
+    const auto names = ConceptNames::load(found_beside(concept_names_file(steering.file)));
+    const auto name_of_concept = [&](std::int64_t index) {
+        const ConceptName* found = names ? names->find(index) : nullptr;
+        return found == nullptr ? std::string() : found->name;
+    };
     const auto changed = VITRINE_TRY(steered(model, steering));
     const at::Tensor before = VITRINE_TRY(run(*model, input.pixels)), after = VITRINE_TRY(run(*changed, input.pixels));
     const auto was = top(before, model->labels(), arguments.top), is = top(after, model->labels(), arguments.top);
@@ -132,8 +141,10 @@ Status steer(const Common& common, const SteerArguments& arguments) {
             return out;
         };
         auto edits = nlohmann::json::array();
-        for (const ConceptEdit& edit : steering.edits)
+        for (const ConceptEdit& edit : steering.edits) {
             edits.push_back({{"concept", edit.index}, {"mode", name_of(edit.mode)}, {"value", edit.value}});
+            if (const std::string name = name_of_concept(edit.index); !name.empty()) edits.back()["name"] = name;
+        }
         nlohmann::json out{{"image", arguments.image},  {"point", steering.autoencoder.config().point},
                            {"edits", std::move(edits)}, {"tokens", tokens_text(*steering_of(*changed))},
                            {"before", answers(was)},    {"after", answers(is)},
@@ -142,21 +153,31 @@ Status steer(const Common& common, const SteerArguments& arguments) {
         if (curve) {
             out["curve"] = describe_curve(curve->latent);
             out["curve"]["unit"] = curve->unit;
+            if (const std::string name = name_of_concept(curve->latent.index); !name.empty())
+                out["curve"]["name"] = name;
             out["curve"]["random_concepts"] = describe_curves(curve->random_latents);
             out["curve"]["random_directions"] = describe_curves(curve->random_directions);
         }
         fmt::print("{}\n", out.dump(2));
         return {};
     }
-    fmt::print("{}\n", sentence_of(*steering_of(*changed)));
+    std::set<std::int64_t> said;
+    for (const ConceptEdit& edit : steering.edits) said.insert(edit.index);
+    if (curve) said.insert(curve->latent.index);
+    for (const std::int64_t index : said)
+        if (const std::string name = name_of_concept(index); !name.empty()) fmt::print("concept {}: {}\n", index, name);
     const auto line = [&](const std::vector<Answer>& all, std::size_t i) {
         if (i >= all.size()) return std::string();
         return fmt::format("{:>6.2f} %  {:>8.3f}  {:<.24}", 100 * all[i].probability, all[i].logit,
                            all[i].label.empty() ? std::to_string(all[i].index) : all[i].label);
     };
-    fmt::print("{:<46}{}\n", "before", "steered");
-    for (std::size_t i = 0; i < was.size(); ++i) fmt::print("{:<46}{}\n", line(was, i), line(is, i));
-    fmt::print("KL of the two answers: {:.4f} nats\n", divergence);
+    // Who asks for a curve alone wants no comparison of an answer with itself.
+    if (!curve || !steering.edits.empty()) {
+        fmt::print("{}\n", sentence_of(*steering_of(*changed)));
+        fmt::print("{:<46}{}\n", "before", "steered");
+        for (std::size_t i = 0; i < was.size(); ++i) fmt::print("{:<46}{}\n", line(was, i), line(is, i));
+        fmt::print("KL of the two answers: {:.4f} nats\n", divergence);
+    }
     if (curve) {
         fmt::print(
             "concept {} set to so many times {:.4g}; KL from the answer before, beside {} random concepts and {} "
@@ -168,8 +189,8 @@ Status steer(const Common& common, const SteerArguments& arguments) {
             const auto concepts = of_controls(curve->random_latents, i),
                        directions = of_controls(curve->random_directions, i);
             fmt::print("{:>6.3g} {:>10.4f} {:>8}  {:>9.4f} {:>10.4f}  {:>9.4f} {:>10.4f}  {}\n", at.value,
-                       at.divergence, fmt::format("-{}", at.changed), concepts.first, concepts.second, directions.first,
-                       directions.second, model->labels().name(at.top));
+                       at.divergence, at.changed == 0 ? "0" : fmt::format("-{}", at.changed), concepts.first,
+                       concepts.second, directions.first, directions.second, model->labels().name(at.top));
         }
     }
     if (!arguments.out.empty()) fmt::print("{}: opens as a model\n", arguments.out);
