@@ -15,7 +15,7 @@
 #include <vitrine/ladder.h>
 #include <vitrine/uncertainty_response.h>
 
-#include "workbench.h"
+#include "tiny_model.h"
 
 namespace vitrine::app {
 namespace {
@@ -27,8 +27,10 @@ class LadderWalk : public testing::Test {
   protected:
     void SetUp() override {
         fs::create_directories(folder_ / "pictures");
-        model_ = *open_model("starter");
-        for (const char* point : {"blocks.1", "blocks.3"}) {
+        ASSERT_TRUE(test::write_tiny_model(folder_ / "tiny"));
+        plan_.model = (folder_ / "tiny").string();
+        model_ = *open_model(plan_.model);
+        for (const char* point : {"blocks.0", "blocks.1"}) {
             AutoencoderConfig config;
             config.kind = "relu";
             config.width = model_->info().width;
@@ -43,7 +45,6 @@ class LadderWalk : public testing::Test {
         for (const auto& picture : builtin_pictures())
             if (pictures_ < 3) fs::copy(picture, folder_ / "pictures" / picture.filename()), ++pictures_;
         ASSERT_EQ(pictures_, 3);
-        plan_.model = "starter";
         plan_.folder = folder_ / "pictures";
         plan_.pictures = 2;
         plan_.seeds = 1;
@@ -174,7 +175,7 @@ TEST_F(LadderWalk, SeveralLayersHaveControlsOfTheirOwn) {
 TEST_F(LadderWalk, APlayedPictureRingsWhatWasHeardAllTheWay) {
     const at::NoGradGuard no_grad;
     const fs::path picture = builtin_pictures().front();
-    const auto steps = play_ladder("starter", plan_.autoencoders[0], picture, {});
+    const auto steps = play_ladder(plan_.model, plan_.autoencoders[0], picture, {});
     ASSERT_TRUE(steps) << steps.error().message;
     ASSERT_EQ(steps->size(), 17u) << "the picture, five shuffles, ten shares of noise, noise";
     EXPECT_EQ(steps->front().rung, "clean");
@@ -203,7 +204,7 @@ TEST_F(LadderWalk, APlayedPictureRingsWhatWasHeardAllTheWay) {
         EXPECT_NEAR(said.sum, four.select(1, said.latent).sum().item<double>(), 1e-3 * std::abs(said.sum));
     }
     EXPECT_LE(steps->back().stay, steps->back().heard);
-    EXPECT_FALSE(play_ladder("starter", plan_.autoencoders[0], folder_ / "none.jpg", {}));
+    EXPECT_FALSE(play_ladder(plan_.model, plan_.autoencoders[0], folder_ / "none.jpg", {}));
 }
 
 }  // namespace
