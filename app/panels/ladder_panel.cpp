@@ -185,6 +185,8 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     column->addWidget(plot_);
     about_ = quiet();
     column->addWidget(about_);
+    player_ = new LadderPlayer(session_, gallery_);
+    column->addWidget(player_);
     insensitive_words_ = heading(tr("Heard on nearly all noise"));
     column->addWidget(insensitive_words_);
     insensitive_ = new QVBoxLayout;
@@ -192,8 +194,6 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     column->addLayout(insensitive_);
     notes_ = quiet();
     column->addWidget(notes_);
-    player_ = new LadderPlayer(session_, gallery_);
-    column->addWidget(player_);
     column->addStretch(1);
 
     connect(choose, &QPushButton::clicked, this, &LadderPanel::folderWanted);
@@ -517,10 +517,10 @@ void LadderPanel::refreshFound() {
     notes_->setVisible(whole);
     if (!any) return;
     const auto& layer = facts_->layers.front();
-    QStringList about{tr("%1: %2 pictures%3, %4 draws of each, mean and 95 % over resampled pictures.")
-                          .arg(of_)
-                          .arg(facts_->pictures)
-                          .arg(whole ? QString() : tr(" of %1 so far").arg(wanted_pictures_))
+    const auto pictures =
+        whole ? QString::number(facts_->pictures) : tr("so far %1 of %2").arg(facts_->pictures).arg(wanted_pictures_);
+    QStringList about{tr("%1. Pictures: %2, draws of each: %3. Means, and 95 % over resampled pictures.")
+                          .arg(of_, pictures)
                           .arg(facts_->seeds)};
     if (layer.fixed)
         about << tr("Each token has the same number of concepts by its kind, so only those of a picture can change.");

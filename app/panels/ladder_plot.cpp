@@ -208,6 +208,13 @@ void LadderPlot::paintEvent(QPaintEvent*) {
                 const auto stroke = [&] {
                     painter.setPen(pen);
                     if (line.size() > 1) painter.drawPolyline(line);
+                    // What stands alone has no line.
+                    if (line.size() == 1) {
+                        painter.setPen(Qt::NoPen);
+                        painter.setBrush(colour);
+                        painter.drawEllipse(line[0], 2, 2);
+                        painter.setBrush(Qt::NoBrush);
+                    }
                     line.clear();
                 };
                 for (std::size_t i = 0; i < content_.places.size(); ++i) {
