@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <csignal>
 
+#include <vitrine/autoencoder.h>
 #include <vitrine/base/concept_index.h>
 
 #include "cli/commands.h"
@@ -217,7 +218,8 @@ int run(const std::vector<std::string>& arguments) {
     add_common(index_command, common);
     index_command->get_option("model")->required(false);
     index_command->add_option("folder", index_options.folder, "photographs at any depth");
-    index_command->add_option("--autoencoder", index_options.autoencoder, "the autoencoder's file");
+    index_command->add_option("--autoencoder", index_options.autoencoder,
+                              "the autoencoder's file (default: that of the model)");
     index_command->add_option("--given", index_options.given,
                               "what another library's file does not say: point=blocks.9,kind=relu");
     index_command->add_option("--out", index_options.out, "the index (default: the autoencoder's file with .index)");
@@ -229,9 +231,12 @@ int run(const std::vector<std::string>& arguments) {
     index_command->add_option("--concept", index_options.concept_number, "with --show: all about this one")
         ->check(CLI::Range(0, 1 << 24));
     index_command->callback([&] {
+        if (index_options.show.empty() && index_options.autoencoder.empty())
+            index_options.autoencoder = built_in_concepts().string();
         if (index_options.show.empty() &&
             (common.model.empty() || index_options.folder.empty() || index_options.autoencoder.empty()))
-            throw CLI::ValidationError("a model, a folder and --autoencoder are required, or --show");
+            throw CLI::ValidationError(
+                "a model and a folder are required, and --autoencoder where none is built in; or --show");
         chosen = [&] { return index_concepts(common, index_options); };
     });
 

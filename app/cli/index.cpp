@@ -4,7 +4,9 @@
 #include <vitrine/concept_index.h>
 #include <vitrine/concept_names.h>
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "cli/commands.h"
 #include "cli/jobs.h"
@@ -47,6 +49,27 @@ nlohmann::json concept_facts(const ConceptIndex& index, const ConceptNames& name
     return out;
 }
 
+/// Pictures of the folder that could not be read: they count nowhere.
+std::int64_t unread(const ConceptIndex& index) {
+    std::int64_t out = 0;
+    for (std::int64_t i = 0; i < index.pictures(); ++i) out += index.picture(i).skipped ? 1 : 0;
+    return out;
+}
+
+/// A bar for every bin between the first and the last with a picture.
+void print_histogram(std::span<const std::uint32_t> counts) {
+    constexpr std::size_t kLongest = 40;
+    const auto some = [](std::uint32_t count) { return count > 0; };
+    const auto first = std::find_if(counts.begin(), counts.end(), some);
+    if (first == counts.end()) return;
+    const auto last = std::find_if(counts.rbegin(), counts.rend(), some).base();
+    const std::uint32_t most = *std::max_element(first, last);
+    fmt::print("\npictures by how strong it is in them, from\n");
+    for (auto bin = first; bin != last; ++bin)
+        fmt::print("  {:>8.3g}  {:>7}  {}\n", ConceptIndex::bin_edge(bin - counts.begin()), *bin,
+                   std::string((kLongest * *bin + most - 1) / most, '#'));
+}
+
 std::string place(const ConceptIndex& index, const ConceptTop& top) {
     const std::string name = bytes::printable(index.picture(top.picture).name);
     if (top.cell == kNoCell || index.cols() == 0) return fmt::format("{} {:.4g}", name, top.value);
@@ -68,15 +91,21 @@ Status show(const Common& common, const IndexConceptsArguments& arguments) {
     const std::string changed = changes ? changes->sentence() : changes.error().message;
     if (!changed.empty()) say(changed);
     if (common.json) {
-        nlohmann::json out{{"facts", index.facts()}, {"changed", changed}};
+        auto facts = index.facts();
+        facts["pictures"] = std::to_string(index.pictures() - unread(index));
+        facts["skipped"] = std::to_string(unread(index));
+        nlohmann::json out{{"facts", facts}, {"changed", changed}};
         for (const std::uint32_t latent : chosen)
             out["concepts"].push_back(concept_facts(index, names, latent, one >= 0));
         fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
         return {};
     }
     if (one < 0) {
-        fmt::print("{} concepts of {} over {} pictures, by {}\n\n{:>8}", index.latents(), index.fact("point"),
-                   index.pictures(), arguments.sort, "concept");
+        const std::int64_t broken = unread(index);
+        fmt::print("{} concepts of {} over {} pictures{}, by {}\n\n{:>8}", index.latents(), index.fact("point"),
+                   index.pictures() - broken,
+                   broken > 0 ? fmt::format(" ({} more could not be read)", broken) : std::string(), arguments.sort,
+                   "concept");
         for (const auto& column : ConceptIndex::column_names()) fmt::print("  {:>17}", column);
         fmt::print("  strongest in\n");
         for (const std::uint32_t latent : chosen) {
@@ -102,6 +131,7 @@ Status show(const Common& common, const IndexConceptsArguments& arguments) {
     };
     list("pictures by their greatest patch", index.tops(latent));
     list("pictures by the class token", index.class_tops(latent));
+    print_histogram(index.histogram(latent));
     fmt::print("\nnearest by decoder row\n");
     for (const ConceptNeighbour& near : index.neighbours(latent))
         fmt::print("  {:>8}  cosine {:.3f}\n", near.latent, near.cosine);
@@ -148,9 +178,11 @@ Status index_concepts(const Common& common, const IndexConceptsArguments& argume
         fmt::print("stopped after {} pictures; run the same command again to go on\n", summary.run);
         return {};
     }
-    fmt::print("{}: {} concepts over {} pictures ({} added, {} changed, {} removed), {}; its records {}\n",
-               summary.file.string(), summary.latents, summary.pictures, summary.added, summary.changed,
-               summary.removed, size_text(summary.size_bytes), size_text(summary.records_bytes));
+    const std::int64_t broken = std::ssize(summary.skipped);
+    fmt::print("{}: {} concepts over {} pictures ({} added, {} changed, {} removed{}), {}; its records {}\n",
+               summary.file.string(), summary.latents, summary.pictures - broken, summary.added, summary.changed,
+               summary.removed, broken > 0 ? fmt::format(", {} more could not be read", broken) : std::string(),
+               size_text(summary.size_bytes), size_text(summary.records_bytes));
     if (summary.run > 0)
         fmt::print("{} pictures run, {:.1f} a second; put together in {:.1f} s\n", summary.run,
                    summary.pictures_per_second, summary.assembly_seconds);

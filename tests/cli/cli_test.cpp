@@ -125,6 +125,7 @@ TEST_F(CommandLine, ConceptsAreIndexedAndListed) {
                    index = folder_ / "c.safetensors.index";
     fs::create_directories(pictures);
     fs::copy_file(fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/puppy.jpg", pictures / "puppy.jpg");
+    std::ofstream(pictures / "broken.png") << "no picture";
     vitrine::AutoencoderConfig config;
     config.k = 4;
     config.width = 192;
@@ -135,7 +136,8 @@ TEST_F(CommandLine, ConceptsAreIndexedAndListed) {
                                          concepts,         "--set",   "rounds=5"};
     const Outcome built = vitrine(build);
     ASSERT_EQ(built.status, 0) << built.err;
-    EXPECT_NE(built.out.find("64 concepts over 1 pictures (1 added, 0 changed, 0 removed)"), std::string::npos)
+    EXPECT_NE(built.out.find("64 concepts over 1 pictures (2 added, 0 changed, 0 removed, 1 more could not be read)"),
+              std::string::npos)
         << built.out;
 
     std::ofstream(folder_ / "c.safetensors.names") << "3\tears\tanimal\n";
@@ -147,8 +149,16 @@ TEST_F(CommandLine, ConceptsAreIndexedAndListed) {
     EXPECT_EQ(all["concepts"][0]["tops"][0]["picture"], "puppy.jpg");
     EXPECT_EQ(all["concepts"][0]["tops"][0]["patch"].size(), 2U);
     EXPECT_EQ(all["changed"], "");
+    EXPECT_EQ(all["facts"]["pictures"], "1");
+    EXPECT_EQ(all["facts"]["skipped"], "1");
+    const Outcome table = vitrine({"index-concepts", "--show", index, "--limit", "1"});
+    EXPECT_NE(table.out.find("over 1 pictures (1 more could not be read)"), std::string::npos) << table.out;
 
     fs::copy_file(pictures / "puppy.jpg", pictures / "again.jpg");
+    const int strongest = all["concepts"][0]["concept"];
+    const Outcome whole = vitrine({"index-concepts", "--show", index, "--concept", std::to_string(strongest)});
+    EXPECT_NE(whole.out.find("pictures by how strong it is in them"), std::string::npos) << whole.out;
+    EXPECT_NE(whole.out.find("        1  ########"), std::string::npos) << whole.out;
     const Outcome one = vitrine({"index-concepts", "--show", index, "--concept", "3"});
     EXPECT_NE(one.out.find("ears [animal]"), std::string::npos) << one.out;
     EXPECT_NE(one.err.find("1 was added since the index was built"), std::string::npos) << one.err;
