@@ -353,8 +353,9 @@ Status of_saelens_or_prisma(Found& found, const Said& said, const Given& given) 
                         "class or patches",
                         key, value);
     }
-    if (!activation.empty() && !earlier.empty() && activation != earlier)
-        return fail(ErrorCode::BadInput, "its activation is both '{}' and '{}'; take one out of its configuration",
+    if (!activation.empty() && !earlier.empty() && activation != earlier && !is_given("kind"))
+        return fail(ErrorCode::BadInput,
+                    "its activation is both '{}' and '{}'; take one out of its configuration, or give kind=VALUE",
                     activation, earlier);
     VITRINE_CHECK(nothing_unknown(said));
     const bool silent = architecture.empty() && activation.empty() && earlier.empty();

@@ -507,6 +507,8 @@ TEST_F(PublishedAutoencoder, WhatIsGivenHoldsBeforeTheFilesOwn) {
     EXPECT_THAT(reading(R"({"architecture": "vae"})"), HasSubstr("give kind=VALUE"));
     EXPECT_EQ(reading(R"({"architecture": "vae"})", [](auto&) {}, {{"kind", "relu"}}), "point ");
     EXPECT_EQ(reading(R"({"architecture": "topk", "k": 2.5})", [](auto&) {}, {{"k", "4"}}), "point ");
+    EXPECT_EQ(reading(R"({"activation_fn": "topk", "activation_fn_str": "relu"})", [](auto&) {}, {{"kind", "relu"}}),
+              "point ");
     // OpenAI's: Identity has no kind of ours.
     const Autoencoder one = random_one(config_of("relu"));
     const auto openai = [&](const std::string& activation, const Given& given) {
