@@ -78,6 +78,14 @@ class SmallVit final : public Model {
 
     TokenLayout layout(std::int64_t h, std::int64_t w) const override { return {{"cls"}, h / kPatch, w / kPatch, ""}; }
     void to(at::Device, at::ScalarType) override {}
+    std::vector<NamedPoint> points() const override {
+        std::vector<NamedPoint> out;
+        for (std::int64_t i = 0; i < depth_; ++i) {
+            out.push_back({fmt::format("blocks.{}.norm1", i), "tokens after the norm [batch, tokens, width]"});
+            out.push_back({fmt::format("blocks.{}", i), "tokens after the block [batch, tokens, width]"});
+        }
+        return out;
+    }
 
     at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
         const double scale = 0.25;
