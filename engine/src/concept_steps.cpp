@@ -6,17 +6,23 @@
 #include <limits>
 #include <tuple>
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/CachingDeviceAllocator.h>
+
+#include <vitrine/base/random.h>
 
 #include "device_sparse.h"
 #include "shared_sums.h"
@@ -50,6 +56,46 @@ std::pair<int, double> error_over(const ConceptObjective& objective, double widt
 
 at::Tensor row_lengths(const at::Tensor& rows) { return at::linalg_vector_norm(rows, 2, {1}, /*keepdim=*/true); }
 
+/// @param seen  [n, width], normalised
+void begin_as(const std::string& start, Autoencoder& fresh, const at::Tensor& seen, std::uint64_t seed) {
+    constexpr double kBlend = 0.8;                                    // saev, reinit_blend
+    constexpr double kFirstLength = 0.1;                              // SAELens, decoder_init_norm
+    constexpr std::int64_t kDirections = 256, kMostOfMedian = 32768;  // openai, init_from_data_
+    const AutoencoderConfig& config = fresh.config();
+    at::Tensor decoder = fresh.tensor("W_dec"), encoder = fresh.tensor("W_enc"), bias = fresh.tensor("b_dec");
+    auto generator = at::make_generator<at::CPUGeneratorImpl>(mix64(seed ^ hash_of("start")));
+    TORCH_CHECK(start == "median" || start == "mean" || start == "openai" || start == "prisma" || start == "saelens" ||
+                    start == "saev",
+                "no start is known as '", start, "'");
+    if (start == "mean") bias.copy_(seen.mean(0));
+    if (start == "median" || start == "openai" || start == "prisma")
+        bias.copy_(geometric_median(seen.narrow(0, 0, std::min(seen.size(0), kMostOfMedian))));
+    if (start == "saelens") {
+        decoder.mul_(kFirstLength);
+        encoder.mul_(kFirstLength);
+    } else if (start == "prisma") {
+        const at::Tensor own = at::empty({config.width, config.latents}).uniform_(-1, 1, generator);
+        encoder.copy_(own / row_lengths(own).clamp_min(1e-12));
+    } else if (start == "saev") {
+        // Tokens come mixed; where there are fewer than latents they are taken again, with other draws.
+        const at::Tensor which = at::arange(config.latents, seen.options().dtype(at::kLong)).remainder(seen.size(0));
+        const double bound = std::sqrt(6.0 / static_cast<double>(config.width));
+        const at::Tensor drawn =
+            at::empty({config.latents, config.width}).uniform_(-bound, bound, generator).to(seen.device());
+        const at::Tensor rows = kBlend * (seen - seen.mean(0, true)).index_select(0, which) + (1 - kBlend) * drawn;
+        decoder.copy_(rows / row_lengths(rows).clamp_min(1e-12));
+        encoder.copy_(decoder.t());
+    } else if (start == "openai") {
+        at::Tensor unit = at::randn({kDirections, config.width}, generator).to(seen.device());
+        unit = unit / row_lengths(unit);
+        Codes codes;
+        codes.before = at::matmul(config.subtract_decoder_bias ? unit : unit + bias, encoder);
+        codes.active = fresh.activate(codes.before, /*batch=*/true);
+        const double length = row_lengths(fresh.decode(codes.active, codes) - bias).mean().item<double>();
+        if (length > 0) encoder.div_(length);
+    }
+}
+
 }  // namespace
 
 at::Tensor geometric_median(const at::Tensor& points, int iterations) {
@@ -76,14 +122,9 @@ Result<ConceptSteps> ConceptSteps::make(AutoencoderConfig config, ConceptStepsOp
     }
     Autoencoder fresh = VITRINE_TRY(Autoencoder::make(std::move(config), options.seed));
     fresh.to(sample.device());
-    // The bias is subtracted from tokens as they are encoded, normalised.
-    const Codes codes = fresh.encode(sample.narrow(0, 0, std::min<std::int64_t>(sample.size(0), 4096)));
-    at::Tensor seen = sample.narrow(0, 0, codes.before.size(0));
-    if (codes.shift.defined()) seen = seen - codes.shift;
-    if (codes.scale.defined())
-        seen = seen / at::where(codes.scale > 0, codes.scale, at::full({1}, 1.0, seen.options()));
-    at::Tensor bias = fresh.tensor("b_dec");
-    bias.copy_(geometric_median(seen));
+    // The bias is subtracted from tokens as they are encoded, normalised; it is 0 yet.
+    Codes codes;
+    begin_as(options.start, fresh, fresh.prepared(sample, codes), options.seed);
     if (options.objective.convention == "openai" && options.objective.variance == 0)
         options.objective.variance = (sample - sample.mean(0, true)).square().mean().item<double>();
     return ConceptSteps(std::move(fresh), std::move(options));
@@ -106,13 +147,15 @@ ConceptSteps::ConceptSteps(Autoencoder autoencoder, ConceptStepsOptions options)
         }
     }
     optimizer_ = std::make_unique<Optimizer>(
-        std::move(trained), OptimizerOptions{.epsilon = options_.epsilon, .weight_decay = 0, .clip = 1, .average = 0});
+        std::move(trained),
+        OptimizerOptions{.epsilon = options_.epsilon, .weight_decay = 0, .clip = options_.clip, .average = 0});
     // One place more, for what is to be forgotten.
     silent_ =
         at::zeros({config.latents + 1}, autoencoder_.tensor("W_dec").options().dtype(at::kLong).requires_grad(false));
 }
 
 void ConceptSteps::unit_rows() {
+    if (!options_.unit_rows) return;
     const at::NoGradGuard no_grad;
     at::Tensor rows = autoencoder_.tensor("W_dec").detach();
     at::Tensor lengths = row_lengths(rows).clamp_min(1e-12);
@@ -145,7 +188,7 @@ void ConceptSteps::follow_threshold(const at::Tensor& active) {
 bool ConceptSteps::listed() const {
     const AutoencoderConfig& config = autoencoder_.config();
     const std::string& revive = options_.objective.revive;
-    return (config.kind == "top_k" || config.kind == "batch_top_k") && !config.weigh_by_decoder &&
+    return (config.kind == "top_k" || config.kind == "batch_top_k") && !config.weigh_by_decoder && options_.unit_rows &&
            options_.prefixes < 2 && (revive == "aux" || revive == "none") && lists_apply(autoencoder_.tensor("W_enc"));
 }
 
@@ -159,7 +202,8 @@ void ConceptSteps::look_for_dead() {
 at::Tensor ConceptSteps::step(const at::Tensor& tokens) {
     look_for_dead();
     if (on_lists() && !unit_) unit_rows();
-    const double rate = learning_rate_at(taken_, options_.steps, options_.warmup, options_.learning_rate, 0);
+    const double rate =
+        learning_rate_at(taken_, options_.steps, options_.warmup, options_.learning_rate, options_.last_share);
     // Sums through host memory cannot be recorded, and the choice of latents over all processes' tokens needs them.
     const bool alone =
         !several() || (options_.peers->devices != nullptr && on_lists() && autoencoder_.config().kind == "top_k");
@@ -375,19 +419,20 @@ at::Tensor ConceptSteps::pass(const at::Tensor& batch, double rate, const at::Te
          loss.sparsity.detach().to(at::kFloat) * share, loss.revival.detach().to(at::kFloat) * share,
          error / spread.clamp_min(1e-30), active.ne(0).sum().to(at::kFloat) / static_cast<double>(batch.size(0)),
          dead.to(at::kFloat).mean() * share});
+    const at::Tensor speaks = config.keep_negative ? active != 0 : active > 0;
     at::Tensor heard;
     if (codes.listed()) {  // several may name a latent, and all write the same
         heard = at::zeros({config.latents + 1}, active.options().dtype(at::kBool));
-        heard.scatter_(0, at::where(active > 0, codes.lists.indices, config.latents).flatten(), 1);
+        heard.scatter_(0, at::where(speaks, codes.lists.indices, config.latents).flatten(), 1);
         heard = heard.narrow(0, 0, config.latents);
     } else {
-        heard = active.gt(0).any(0);
+        heard = speaks.any(0);
     }
     if (several()) share_gradients(figures, heard);
     figures.select(0, 4).neg_().add_(1);
 
     const at::Tensor& decoder = autoencoder_.tensor("W_dec");
-    if (at::Tensor slope = decoder.grad(); slope.defined()) {
+    if (at::Tensor slope = decoder.grad(); slope.defined() && options_.unit_rows) {
         // What would only lengthen a row is undone by the next step anyway, and would upset Adam's moments.
         const at::Tensor rows = decoder.detach();
         slope.sub_((slope * rows).sum(1, true) * rows);

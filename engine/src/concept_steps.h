@@ -22,6 +22,11 @@ namespace vitrine {
 struct ConceptStepsOptions {
     ConceptObjective objective;
     double learning_rate = 4e-4, epsilon = 1e-8;
+    double last_share = 0;  ///< of the rate, that is left after the last step
+    double clip = 1;        ///< the largest length of all gradients together; 0: any
+    /// What a fresh autoencoder is given: "median", "mean", "openai", "prisma", "saelens", "saev" (see make).
+    std::string start = "median";
+    bool unit_rows = true;  ///< the decoder's rows are kept at length 1, and gradients along them are taken away
     std::int64_t steps = 1, warmup = 0;
     std::int64_t prefixes = 0;     ///< Matryoshka: how many; 0 or 1: one, all latents
     std::int64_t dead_window = 0;  ///< tokens without a sound after which a latent counts as dead
@@ -35,8 +40,13 @@ struct ConceptStepsOptions {
 /// gradients along them removed, AuxK, the decoder's bias at the geometric median); T. Bricken et al., 2023.
 class ConceptSteps {
   public:
-    /// A fresh autoencoder for tokens like these: its bias is their geometric median, openai's denominator their
-    /// variance, "expected_average"'s factor that of their mean length.
+    /// A fresh autoencoder for tokens like these: openai's denominator is their variance, "expected_average"'s factor
+    /// that of their mean length. The encoder is the decoder's transpose, and `start` says the rest:
+    ///   median, mean  the bias is the tokens' geometric median or their mean
+    ///   openai        median, and the encoder is divided by the mean length of what unit vectors are decoded to
+    ///   prisma        median, and the encoder is drawn for itself, a row of latents of length 1 for each number
+    ///   saelens       no bias, decoder rows of length 0.1
+    ///   saev          no bias, decoder rows of 0.8 tokens less their mean and 0.2 drawn uniformly, then of length 1
     ///
     /// @param sample  float32 [n, width], at least one
     static Result<ConceptSteps> make(AutoencoderConfig config, ConceptStepsOptions options, const at::Tensor& sample);

@@ -222,6 +222,7 @@ class Training {
 
 Status Training::prepare() {
     if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write");
+    VITRINE_CHECK(can_train_into(options_.out));
     device_ = VITRINE_TRY(device_named(options_.device));
     if (options_.dtype == "bf16") {
         if (!device_.is_cuda())

@@ -26,139 +26,29 @@
 #include <nlohmann/json.hpp>
 
 #include <vitrine/autoencoder_fidelity.h>
-#include <vitrine/base/image_file.h>
 #include <vitrine/capture.h>
 #include <vitrine/concept_factors.h>
 #include <vitrine/device.h>
 #include <vitrine/device_sums.h>
 #include <vitrine/mask_module.h>
-#include <vitrine/pack.h>
 #include <vitrine/parameters_aside.h>
 #include <vitrine/preprocess.h>
 #include <vitrine/torch_errors.h>
 
-#include "augment.h"
+#include "concept_settings.h"
 #include "concept_steps.h"
 #include "dataset.h"
 #include "float_products.h"
-#include "parameters.h"
 #include "shared_sums.h"
 #include "tensor_io.h"
 #include "text.h"
 #include "training_checkpoint.h"
+#include "training_pictures.h"
 
 namespace vitrine {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
-
-namespace {
-
-std::vector<std::string> all_kinds() {
-    std::vector<std::string> out = autoencoder_kinds();
-    for (const std::string& kind : factor_kinds()) out.push_back(kind);
-    return out;
-}
-
-/// With what a library trains where nothing else is asked for. Sources: L. Gao et al., 2024; SAELens' TopKTrainingSAE;
-/// ViT-Prisma's VisionModelSAERunnerConfig; saev's defaults.
-const std::map<std::string, std::vector<std::pair<const char*, const char*>>>& presets() {
-    static const std::map<std::string, std::vector<std::pair<const char*, const char*>>> known{
-        {"none", {}},
-        {"openai",
-         {{"kind", "top_k"},
-          {"k", "32"},
-          {"normalise", "layer_norm"},
-          {"convention", "openai"},
-          {"revive", "aux"},
-          {"revive_k", "256"}}},
-        {"saelens",
-         {{"kind", "top_k"}, {"k", "100"}, {"normalise", "none"}, {"convention", "saelens"}, {"revive", "aux"}}},
-        {"prisma",
-         {{"kind", "relu"},
-          {"normalise", "layer_norm"},
-          {"convention", "prisma"},
-          {"sparsity", "2e-4"},
-          {"revive", "ghost"},
-          {"lr", "1e-3"},
-          {"warmup", "500"}}},
-        {"saev",
-         {{"kind", "relu"},
-          {"normalise", "none"},
-          {"convention", "saev"},
-          {"sparsity", "4e-4"},
-          {"revive", "none"},
-          {"lr", "4e-4"},
-          {"warmup", "500"}}}};
-    return known;
-}
-
-std::vector<std::string> preset_names() {
-    std::vector<std::string> out;
-    for (const auto& [name, settings] : presets()) out.push_back(name);
-    return out;
-}
-
-}  // namespace
-
-std::vector<Parameter> concept_parameters() {
-    const auto number = number_parameter;
-    const auto whole = whole_parameter;
-    const auto words = words_parameter;
-    const char* gao = "L. Gao et al., 2024";
-    return {
-        words("point", "", "the named point whose tokens are read; empty: three quarters deep", {}, ""),
-        words("tokens", "all", "which of them", {"all", "class", "patches"}, ""),
-        words("kind", "top_k", "how latents are chosen; pca, k_means and nmf are fitted to one buffer of tokens",
-              all_kinds(), gao),
-        whole("latents", 0, "concepts; 0: eight times the width, of the fitted kinds 64", "", ""),
-        whole("k", 32, "latents a token, of the two top-k kinds", "", gao),
-        words("negative", "drop", "of nmf, numbers below zero: dropped, or each number counted from its least (shift)",
-              {"drop", "shift"}, ""),
-        words("preset", "none",
-              "how a library trains: kind, normalisation, loss, what is done for dead latents and rates; what is set "
-              "beside it holds. saev's encoder does not take the decoder's bias off",
-              preset_names(), ""),
-        words("normalise", "none", "what is done to a token first",
-              {"none", "layer_norm", "constant_norm", "expected_average"}, ""),
-        words("convention", "openai", "whose loss", {"openai", "saelens", "prisma", "saev"}, ""),
-        number("sparsity", 0, "weight of the sparsity term; the two top-k kinds need none", 0, 1e6, ""),
-        words("form", "l1", "the sparsity term; step and tanh are of jump_relu", {"l1", "step", "tanh"}, ""),
-        number("band", 0.05, "width of jump_relu's gradients, in the codes' unit", 0, 1e6, ""),
-        words("revive", "aux", "what is done for dead latents: aux (openai), ghost (Prisma), none",
-              {"aux", "ghost", "none"}, gao),
-        whole("revive_k", 256, "dead latents that try to explain the error", "", gao),
-        whole("dead_tokens", 0,
-              "tokens of silence after which a latent counts as dead; 0: 10 million (openai), or an eighth of the run "
-              "where this is less",
-              "tokens", gao),
-        whole("prefixes", 0, "Matryoshka: reconstructions from the first so many latents; 0: one of all", "",
-              "B. Bussmann et al., 2025"),
-        number("epochs", 8, "passes over all pictures", 0, 1e6, ""),
-        whole("steps", 0, "optimiser steps; 0 takes them from epochs; of the fitted kinds rounds, 0: 200", "", ""),
-        whole("batch", 4096, "tokens a step", "tokens", ""),
-        number("lr", 4e-4, "learning rate after the warm-up; then half a cosine down to 0", 0, 10, "saev, Prisma"),
-        whole("warmup", 200, "steps until the full learning rate", "", "Prisma"),
-        whole("buffer", 256, "megabytes in which tokens are mixed", "MB", ""),
-        whole("pictures", 32, "pictures the model runs at once", "pictures", ""),
-        number("held", 0.1, "share of the pictures that is held out and measured at the end, 512 at the most", 0, 0.9,
-               ""),
-        whole("held_every", 0, "steps between looks at 64 of the pictures held out; 0: only at the end", "", ""),
-        words(
-            "products", "fp32",
-            "how a device multiplies matrices: tf32 keeps ten bits after the point of each factor and is several times "
-            "as fast",
-            {"fp32", "tf32"}, ""),
-        whole("seed", 0, "every random choice follows from it", "", ""),
-        words("shuffled_weights", "",
-              "a seed: the model's weights are shuffled by it first, for the control of uncertainty_response; empty: "
-              "they are not",
-              {}, ""),
-        number("checkpoint_seconds", 30, "seconds between checkpoints, which hold the buffer too", 0, 1e6, ""),
-        number("report_seconds", 1, "seconds between reports; 0: every step", 0, 1e6, ""),
-        whole("floor", 0, "repetitions of a step's matrix products alone, timed at the end; 0: not timed", "", ""),
-    };
-}
 
 at::Tensor with_changed_tokens(const at::Tensor& x, const TokenLayout& layout, const AutoencoderConfig& config,
                                const std::function<at::Tensor(const at::Tensor&)>& change) {
@@ -216,81 +106,15 @@ namespace {
 constexpr const char* kCheckpointFormat = "vitrine.concepts.training";
 constexpr std::uint64_t kOrder = 0x6f726472, kHeld = 0x68656c64, kMix = 0x6d697874;
 constexpr std::int64_t kMostHeld = 512, kMostLive = 64, kDeadTokens = 10000000;
+constexpr std::int64_t kMostNamed = 10000;  // pictures that a finished file knows one by one
 
-/// Pictures of a folder, decoded when they are asked for, or of packs.
-class Pictures {
-  public:
-    /// @param set  in the place of `data`; it outlives this. Null: none
-    static Result<Pictures> open(const fs::path& data, const PictureSet* set, const Preprocess& preprocess) {
-        std::error_code ignored;
-        Pictures out(preprocess);
-        out.set_ = set;
-        if (set != nullptr && set->count() == 0) return fail(ErrorCode::BadInput, "there are no pictures to train on");
-        if (set != nullptr) return out;
-        if (!fs::exists(data, ignored)) return fail(ErrorCode::NotFound, "there is nothing at {}", data.string());
-        std::vector<fs::path> packs;
-        if (!fs::is_directory(data, ignored)) {
-            packs.push_back(data);
-        } else {
-            for (const auto& entry :
-                 fs::recursive_directory_iterator(data, fs::directory_options::skip_permission_denied, ignored)) {
-                if (!entry.is_regular_file(ignored)) continue;
-                if (entry.path().extension() == ".safetensors")
-                    packs.push_back(entry.path());
-                else if (is_picture_name(entry.path()))
-                    out.files_.push_back(entry.path());
-            }
-        }
-        std::sort(packs.begin(), packs.end());
-        std::sort(out.files_.begin(), out.files_.end());
-        const std::int64_t input = std::max(preprocess.input_height, preprocess.input_width);
-        for (const auto& file : packs) {
-            Pack pack = VITRINE_TRY(read_pack(file));
-            if (pack.size() < input)
-                return fail(ErrorCode::BadInput, "the pack from {} has pictures of {} pixels, the model needs {}",
-                            pack.source, pack.size(), input);
-            out.packed_ += pack.count();
-            out.packs_.push_back(pack.images);
-        }
-        if (out.count() == 0) return fail(ErrorCode::BadInput, "{} has no pictures in it", data.string());
-        return out;
-    }
-    std::int64_t count() const {
-        return set_ != nullptr ? set_->count() : packed_ + static_cast<std::int64_t>(files_.size());
-    }
-    /// float32 [1, 3, height, width], normalised, on the CPU
-    Result<at::Tensor> pixels(std::int64_t index) const {
-        if (set_ != nullptr) return set_->pixels(index);
-        for (const at::Tensor& images : packs_) {
-            if (index >= images.size(0)) {
-                index -= images.size(0);
-                continue;
-            }
-            const std::int64_t top = (images.size(1) - preprocess_.input_height) / 2,
-                               left = (images.size(2) - preprocess_.input_width) / 2;
-            const at::Tensor cut = images.narrow(0, index, 1)
-                                       .narrow(1, top, preprocess_.input_height)
-                                       .narrow(2, left, preprocess_.input_width);
-            return normalised(cut.permute({0, 3, 1, 2}).to(at::kFloat) / 255.0, preprocess_.mean, preprocess_.std);
-        }
-        Input input = VITRINE_TRY(load_input(files_[static_cast<std::size_t>(index)], preprocess_));
-        return input.pixels;
-    }
-
-  private:
-    explicit Pictures(Preprocess preprocess) : preprocess_(std::move(preprocess)) {}
-    const PictureSet* set_ = nullptr;
-    Preprocess preprocess_;
-    std::vector<at::Tensor> packs_;
-    std::vector<fs::path> files_;
-    std::int64_t packed_ = 0;
-};
+std::string short_key(std::uint64_t key) { return fmt::format("{:08x}", key & 0xFFFFFFFFU); }
 
 /// Tokens of pictures in an order drawn anew for every round, mixed in a buffer that is filled up when half is used.
 class TokenStream {
   public:
-    TokenStream(Model& model, const Pictures& pictures, std::vector<std::int64_t> used, AutoencoderConfig config,
-                std::int64_t rows, std::int64_t at_once, std::uint64_t seed, Peers* peers,
+    TokenStream(Model& model, const TrainingPictures& pictures, std::vector<std::int64_t> used,
+                AutoencoderConfig config, std::int64_t rows, std::int64_t at_once, std::uint64_t seed, Peers* peers,
                 std::int64_t tokens_of_picture)
         : model_(model),
           pictures_(pictures),
@@ -460,7 +284,7 @@ class TokenStream {
     }
 
     Model& model_;
-    const Pictures& pictures_;
+    const TrainingPictures& pictures_;
     std::vector<std::int64_t> used_, order_;
     AutoencoderConfig config_;
     std::int64_t rows_, at_once_;
@@ -477,8 +301,7 @@ class TokenStream {
 
 class ConceptTraining {
   public:
-    ConceptTraining(Model& model, const TrainConceptsOptions& options)
-        : model_(model), options_(options), settings_(concept_parameters()) {}
+    ConceptTraining(Model& model, const TrainConceptsOptions& options) : model_(model), options_(options) {}
 
     Status prepare();
     Result<TrainConceptsSummary> run();
@@ -515,7 +338,7 @@ class ConceptTraining {
     std::optional<ParametersAside> shuffled_;
     AutoencoderConfig config_;
     ConceptStepsOptions steps_options_;
-    std::optional<Pictures> pictures_;
+    std::optional<TrainingPictures> pictures_;
     std::optional<TokenStream> stream_;
     std::optional<ConceptSteps> steps_;
     std::vector<std::int64_t> used_, held_;
@@ -533,14 +356,13 @@ class ConceptTraining {
 
 Status ConceptTraining::settle() {
     if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write; give it with --out");
-    VITRINE_CHECK(settings_.set("seed", std::to_string(options_.seed)));
-    for (const auto& [name, value] : options_.settings)
-        if (name == "preset") VITRINE_CHECK(settings_.set(name, value));
-    const std::string preset = settings_.text("preset");
-    for (const auto& [name, value] : presets().at(preset)) VITRINE_CHECK(settings_.set(name, value));
-    for (const auto& [name, value] : options_.settings) VITRINE_CHECK(settings_.set(name, value));
-    config_.subtract_decoder_bias = preset != "saev";
-    config_.keep_negative = preset == "saev" && settings_.text("kind") == "top_k";
+    if (first()) VITRINE_CHECK(can_train_into(options_.out));
+    std::vector<std::pair<std::string, std::string>> given{{"seed", std::to_string(options_.seed)}};
+    given.insert(given.end(), options_.settings.begin(), options_.settings.end());
+    settings_ = VITRINE_TRY(concept_settings(given, summary_.notes));
+    config_.subtract_decoder_bias = settings_.flag("subtract_bias");
+    config_.keep_negative = settings_.flag("keep_negative");
+    config_.weigh_by_decoder = settings_.flag("weigh_by_decoder");
     seed_ = static_cast<std::uint64_t>(settings_.integer("seed"));
     if (const std::string given = settings_.text("shuffled_weights"); !given.empty()) {
         std::uint64_t by = 0;
@@ -586,7 +408,7 @@ Status ConceptTraining::settle() {
     const at::Tensor one =
         VITRINE_TRY(concept_tokens(model_, at::zeros({1, 3, p.input_height, p.input_width}), config_));
 
-    pictures_.emplace(VITRINE_TRY(Pictures::open(options_.data, options_.pictures, p)));
+    pictures_.emplace(VITRINE_TRY(TrainingPictures::open(options_.data, options_.pictures, p)));
     const std::int64_t count = pictures_->count();
     const auto order = StepRandom(seed_, 0, kHeld).permutation(count);
     const auto held =
@@ -599,7 +421,10 @@ Status ConceptTraining::settle() {
 
     batch_ = settings_.integer("batch");
     const std::int64_t rows = settings_.integer("buffer") * 1000000 / (2 * 4 * config_.width);
-    if (batch_ < 1 || rows < 2 * batch_)
+    if (is_factorisation() && rows < 1)
+        return fail(ErrorCode::BadInput, "a buffer of {} MB holds no tokens of {} numbers; raise buffer",
+                    settings_.integer("buffer"), config_.width);
+    if (!is_factorisation() && (batch_ < 1 || rows < 2 * batch_))
         return fail(
             ErrorCode::BadInput,
             "a buffer of {} MB holds {} tokens of {} numbers, and {} are needed for a batch of {}; raise buffer "
@@ -607,7 +432,7 @@ Status ConceptTraining::settle() {
             settings_.integer("buffer"), rows, config_.width, 2 * batch_, batch_);
     const std::int64_t tokens = one.size(1) * summary_.pictures;
     count_ = settings_.integer("steps");
-    if (count_ == 0)
+    if (count_ == 0 && !is_factorisation())
         count_ = std::max<std::int64_t>(
             1, std::llround(settings_.number("epochs") * static_cast<double>(tokens) / static_cast<double>(batch_)));
     // More than all tokens would only hold some of them twice.
@@ -621,13 +446,22 @@ Status ConceptTraining::settle() {
     objective.sparsity = settings_.number("sparsity");
     objective.form = settings_.text("form");
     objective.band = settings_.number("band");
+    objective.pull = settings_.number("pull");
     objective.revive = settings_.text("revive");
     objective.revive_k = settings_.integer("revive_k");
+    objective.revive_weight = settings_.number("revive_weight");
+    steps_options_.start = settings_.text("start");
+    steps_options_.unit_rows = settings_.text("rows") == "unit";
+    steps_options_.threshold_rate = settings_.number("threshold_rate");
     steps_options_.learning_rate = settings_.number("lr");
+    steps_options_.last_share = settings_.number("lr_end");
+    steps_options_.epsilon = settings_.number("epsilon");
+    steps_options_.clip = settings_.number("clip");
     steps_options_.steps = count_;
     steps_options_.warmup = std::min(settings_.integer("warmup"), count_ / 2);
     steps_options_.prefixes = settings_.integer("prefixes");
-    steps_options_.dead_window = settings_.integer("dead_tokens");
+    steps_options_.dead_window = settings_.integer("dead_steps") * batch_;
+    if (steps_options_.dead_window == 0) steps_options_.dead_window = settings_.integer("dead_tokens");
     if (steps_options_.dead_window == 0) steps_options_.dead_window = std::min(kDeadTokens, count_ * batch_ / 8);
     steps_options_.seed = seed_;
     steps_options_.peers = options_.peers;
@@ -656,7 +490,10 @@ Status ConceptTraining::prepare() {
 
 /// A first look at the tokens, which a run that goes on takes as well: the bias and the variance come from it.
 Status ConceptTraining::begin() {
-    const auto sample = stream_->next(batch_, several() ? std::stop_token() : options_.stop);
+    // saev's start is made of as many tokens as there are latents.
+    const std::int64_t wanted =
+        steps_options_.start == "saev" ? std::max(batch_, std::min(config_.latents, stream_->tokens() / 2)) : batch_;
+    const auto sample = stream_->next(wanted, several() ? std::stop_token() : options_.stop);
     if (!sample) {
         if (several()) options_.peers->give_up(sample.error());
         return tl::make_unexpected(sample.error());
@@ -676,7 +513,6 @@ std::string ConceptTraining::record() const {
     out["point"] = config_.point;
     out["latents"] = std::to_string(config_.latents);
     out["steps"] = std::to_string(count_);
-    out["trained on"] = std::to_string(used_.size()) + " pictures";
     out["model"] = model_.info().name;
     out["weights"] = weights_hash(model_);
     return out.dump();
@@ -690,6 +526,7 @@ Status ConceptTraining::write_checkpoint() {
     std::memcpy(curve.mutable_data_ptr<float>(), summary_.curve.data(),
                 summary_.curve.size() * sizeof(summary_.curve[0]));
     tensors.emplace_back("curve", curve);
+    tensors.emplace_back("pictures", pictures_->identities());
     return write_tensors(checkpoint_file(), tensors,
                          {{"format", kCheckpointFormat},
                           {"step", std::to_string(steps_->steps_taken())},
@@ -712,9 +549,16 @@ Status ConceptTraining::resume() {
             if (given == name) return value;
         return at::Tensor();
     };
-    const at::Tensor buffer = tensor("buffer"), curve = tensor("curve");
+    const at::Tensor buffer = tensor("buffer"), curve = tensor("curve"), pictures = tensor("pictures");
+    if (pictures.defined() && pictures.dim() == 2 && pictures.size(0) == 2 && pictures.scalar_type() == at::kFloat)
+        if (const std::string changes = pictures_->changes_since(pictures); !changes.empty())
+            return fail(ErrorCode::BadInput,
+                        "{} is not as it was when {} began: {}; trained pictures could become held-out ones: bring the "
+                        "folder back, or remove the checkpoint to start anew",
+                        options_.data.string(), checkpoint_file().string(), changes);
     const Status restored = steps_->restore(found->state, found->step);
-    if (!restored || !buffer.defined() || !stream_->restore(buffer, found->whole("picture"), found->whole("fills")) ||
+    if (!restored || !buffer.defined() || !pictures.defined() ||
+        !stream_->restore(buffer, found->whole("picture"), found->whole("fills")) ||
         !stream_->restore_skipped(nlohmann::json::parse(found->fact("skipped"), nullptr, false)) || !curve.defined() ||
         curve.dim() != 2 || curve.size(0) != found->step || curve.size(1) != 7 || curve.scalar_type() != at::kFloat)
         return fail(ErrorCode::BadInput, "{} is broken or of other concepts; remove it to start anew",
@@ -734,7 +578,7 @@ Status ConceptTraining::report(std::string note) {
     now.tokens = now.step * batch_;
     now.note = std::move(note);
     now.learning_rate = learning_rate_at(std::max<std::int64_t>(0, now.step - 1), count_, steps_options_.warmup,
-                                         steps_options_.learning_rate, 0);
+                                         steps_options_.learning_rate, steps_options_.last_share);
     std::array<double, 7> mean{};
     if (!waiting_.empty()) {
         const at::Tensor figures = at::stack(waiting_).to(at::kCPU).contiguous();
@@ -944,6 +788,7 @@ Result<TrainConceptsSummary> ConceptTraining::factorise() {
 }
 
 Status ConceptTraining::finish(Autoencoder& made) {
+    if (made.config().weigh_by_decoder) VITRINE_CHECK(fold_decoder_norms(made));
     if (!held_.empty()) summary_.held = VITRINE_TRY(held_figures(made, kMostHeld));
     time_floor();
     summary_.skipped = stream_->skipped();
@@ -954,6 +799,16 @@ Status ConceptTraining::finish(Autoencoder& made) {
     if (shuffled_) made.facts["shuffled_weights"] = settings_.text("shuffled_weights");
     made.facts["settings"] = record();
     made.facts["tokens_seen"] = std::to_string(summary_.tokens);
+    nlohmann::json pictures{{"count", pictures_->count()},
+                            {"trained", used_.size()},
+                            {"seed", seed_},
+                            {"fingerprint", fingerprint_of(pictures_->keys())}};
+    if (std::ssize(used_) <= kMostNamed) {
+        std::string keys;
+        for (const std::int64_t i : used_) keys += short_key(pictures_->keys()[static_cast<std::size_t>(i)]);
+        pictures["keys"] = keys;
+    }
+    made.facts["pictures"] = pictures.dump();
     if (held.pictures > 0)
         made.facts["held"] = nlohmann::json{
             {"pictures", held.pictures},
@@ -974,6 +829,29 @@ Status ConceptTraining::finish(Autoencoder& made) {
 }
 
 }  // namespace
+
+std::string trained_on(const Autoencoder& autoencoder, const PictureSet& pictures) {
+    const auto fact = autoencoder.facts.find("pictures");
+    if (fact == autoencoder.facts.end()) return {};
+    const auto said = nlohmann::json::parse(fact->second, nullptr, false);
+    if (!said.is_object() || !said.contains("fingerprint") || !said["fingerprint"].is_string() ||
+        !said.contains("trained") || !said["trained"].is_number_unsigned())
+        return {};
+    const std::vector<std::uint64_t> here = keys_of(pictures);
+    std::int64_t known = 0;
+    if (said.contains("keys") && said["keys"].is_string()) {
+        const std::string keys = said["keys"].get<std::string>();
+        std::set<std::string> trained;
+        for (std::size_t i = 0; i + 8 <= keys.size(); i += 8) trained.insert(keys.substr(i, 8));
+        known = std::count_if(here.begin(), here.end(), [&](auto key) { return trained.count(short_key(key)) > 0; });
+    } else if (fingerprint_of(here) == said["fingerprint"].get<std::string>()) {
+        known = said["trained"].get<std::int64_t>();
+    } else {
+        return "whether these pictures were trained on is not known: of more than 10,000 the file keeps no list";
+    }
+    return known == 0 ? fmt::format("none of these {} pictures was trained on, by their names and sizes", here.size())
+                      : fmt::format("{} of these {} pictures were trained on", known, here.size());
+}
 
 Result<TrainConceptsSummary> train_concepts(Model& model, const TrainConceptsOptions& options) {
     return guarded([&]() -> Result<TrainConceptsSummary> {

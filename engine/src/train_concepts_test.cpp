@@ -10,6 +10,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -19,16 +20,20 @@
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <nlohmann/json.hpp>
 
 #include <vitrine/capture.h>
 #include <vitrine/checkpoint.h>
 #include <vitrine/pack.h>
 
+#include "concept_settings.h"
 #include "concept_steps.h"
 #include "known_directions.h"
 #include "thread_peers.h"
@@ -95,11 +100,253 @@ TEST(ConceptSteps, GradientsAlongRowsAreTakenAway) {
     training.step(x);
     // Adam's first step is lr times the gradient's sign-like direction; without a part along the row it is orthogonal
     // to it only before Adam scales it, so what is looked at here is the first moment.
+    bool found = false;
     for (const auto& [name, tensor] : training.state())
         if (name == "first.W_dec") {
+            found = true;
+            EXPECT_GT(tensor.abs().max().item<double>(), 0);
             EXPECT_LT((tensor * before).sum(1).abs().max().item<double>(),
                       1e-6 * tensor.abs().max().item<double>() + 1e-9);
         }
+    EXPECT_TRUE(found);
+}
+
+TEST(ConceptSteps, StartAsTheLibrariesDo) {
+    auto g = at::make_generator<at::CPUGeneratorImpl>(std::uint64_t{11});
+    const at::Tensor x = 5 * at::randn({300, 12}, g) + 20;
+    const auto begun = [&](const std::string& start) {
+        AutoencoderConfig config;
+        config.width = 12;
+        config.latents = 40;
+        config.k = 40;
+        ConceptStepsOptions options;
+        options.start = start;
+        options.seed = 3;
+        return ConceptSteps::make(config, options, x).value();
+    };
+    const auto lengths = [](const at::Tensor& rows) { return rows.square().sum(1).sqrt(); };
+    const auto far = [](const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); };
+    const at::Tensor median = geometric_median(x), mean = x.mean(0);
+    ASSERT_GT(far(median, mean), 1e-3);
+    for (const std::string start : {"median", "mean", "openai", "prisma", "saelens", "saev"}) {
+        const ConceptSteps steps = begun(start);
+        const at::Tensor decoder = steps.autoencoder().tensor("W_dec").detach(),
+                         encoder = steps.autoencoder().tensor("W_enc").detach(),
+                         bias = steps.autoencoder().tensor("b_dec").detach();
+        EXPECT_FALSE(encoder.is_alias_of(decoder)) << start;
+        const bool none = start == "saelens" || start == "saev";
+        EXPECT_LT(far(bias, none ? at::zeros({12}) : start == "mean" ? mean : median), 1e-4) << start;
+        EXPECT_LT(far(lengths(decoder), at::zeros({40}) + (start == "saelens" ? 0.1 : 1.0)), 1e-5) << start;
+        if (start == "prisma") {
+            EXPECT_LT(far(lengths(encoder), at::zeros({12}) + 1.0), 1e-5);
+            EXPECT_GT(far(encoder, decoder.t()), 0.1);
+        } else if (start == "openai") {
+            // All latents may speak here: the encoder is its old self over one number, and new lengths are kept.
+            const at::Tensor ratio = encoder / decoder.t();
+            EXPECT_LT(far(ratio, at::zeros_like(ratio) + ratio.mean()), 1e-4);
+            const at::Tensor v = unit(at::randn({4000, 12}, g));
+            const at::Tensor again = at::matmul(at::relu(at::matmul(v, encoder)), decoder);
+            EXPECT_NEAR(lengths(again).mean().item<double>(), 1, 0.05);
+        } else {
+            EXPECT_EQ(far(encoder, decoder.t()), 0) << start;
+        }
+        if (start == "saev") {  // 0.8 of a token and a draw within 0.2 sqrt(6 / width)
+            const at::Tensor centred = x - mean;
+            for (std::int64_t i = 0; i < 40; ++i) {
+                const at::Tensor token = centred[i] * 0.8;
+                const double along = token.dot(decoder[i]).item<double>();
+                EXPECT_GT(along / lengths(token.unsqueeze(0)).item<double>(), 0.98) << i;
+                EXPECT_LT((token - along * decoder[i]).abs().max().item<double>(), 2 * 0.2 * std::sqrt(6.0 / 12)) << i;
+            }
+        }
+    }
+}
+
+TEST(ConceptSteps, FreeRowsGrowAndNegativeCodesAreHeard) {
+    auto g = at::make_generator<at::CPUGeneratorImpl>(std::uint64_t{12});
+    const at::Tensor x = at::randn({256, 12}, g);
+    const auto after = [&](bool unit_rows, bool weigh) {
+        AutoencoderConfig config;
+        config.width = 12;
+        config.latents = 30;
+        config.k = 4;
+        config.weigh_by_decoder = weigh;
+        ConceptStepsOptions options;
+        options.steps = 20;
+        options.learning_rate = 1e-2;
+        options.unit_rows = unit_rows;
+        ConceptSteps training = ConceptSteps::make(config, options, x).value();
+        for (int i = 0; i < 20; ++i) training.step(x);
+        return training.autoencoder().tensor("W_dec").detach().square().sum(1).sqrt();
+    };
+    EXPECT_LT((after(true, false) - 1).abs().max().item<double>(), 1e-5);
+    EXPECT_GT((after(false, false) - 1).abs().max().item<double>(), 1e-3);
+    EXPECT_GT((after(false, true) - 1).abs().max().item<double>(), 1e-3);
+
+    // Every number is below zero: saev's codes say something with it, others' do not.
+    for (const bool kept : {true, false}) {
+        AutoencoderConfig config;
+        config.width = 12;
+        config.latents = 8;
+        config.k = 8;
+        config.keep_negative = kept;
+        ConceptStepsOptions options;
+        options.steps = 4;
+        options.learning_rate = 0;
+        options.dead_window = 300;
+        ConceptSteps training = ConceptSteps::make(config, options, x).value();
+        {
+            const at::NoGradGuard no_grad;
+            training.autoencoder().tensor("W_enc").detach().zero_();
+            training.autoencoder().tensor("b_enc").detach().fill_(-1);
+        }
+        double dead = -1;
+        for (int i = 0; i < 4; ++i) dead = training.step(x)[6].item<double>();
+        EXPECT_EQ(dead, kept ? 0 : 1);
+    }
+}
+
+/// What a preset comes to, with a kind set beside it or not: each value is that of the library's own source.
+TEST(ConceptSettings, AreTheLibrariesOwn) {
+    using Values = std::map<std::string, std::string>;
+    const Values of_ours = {{"kind", "top_k"},
+                            {"k", "32"},
+                            {"normalise", "none"},
+                            {"convention", "openai"},
+                            {"start", "median"},
+                            {"rows", "unit"},
+                            {"weigh_by_decoder", "false"},
+                            {"keep_negative", "false"},
+                            {"subtract_bias", "true"},
+                            {"sparsity", "0"},
+                            {"form", "l1"},
+                            {"band", "0.05"},
+                            {"pull", "0"},
+                            {"threshold_rate", "0.01"},
+                            {"revive", "aux"},
+                            {"revive_k", "256"},
+                            {"revive_weight", "0.03125"},
+                            {"dead_tokens", "0"},
+                            {"dead_steps", "0"},
+                            {"prefixes", "0"},
+                            {"lr", "0.0004"},
+                            {"lr_end", "0"},
+                            {"warmup", "200"},
+                            {"epsilon", "1e-08"},
+                            {"clip", "1"}};
+    const Values openai = {{"kind", "top_k"},
+                           {"k", "32"},
+                           {"normalise", "layer_norm"},
+                           {"convention", "openai"},
+                           {"start", "openai"},
+                           {"revive", "aux"},
+                           {"revive_k", "256"},
+                           {"revive_weight", "0.03125"},
+                           {"dead_tokens", "10000000"},
+                           {"lr", "0.0001"},
+                           {"lr_end", "1"},
+                           {"warmup", "0"},
+                           {"epsilon", "6.25e-10"},
+                           {"clip", "0"}};
+    const Values saelens = {{"kind", "top_k"},
+                            {"k", "100"},
+                            {"convention", "saelens"},
+                            {"start", "saelens"},
+                            {"rows", "free"},
+                            {"weigh_by_decoder", "true"},
+                            {"revive", "auxk_saelens"},
+                            {"dead_steps", "1000"},
+                            {"lr", "0.0003"},
+                            {"lr_end", "1"},
+                            {"warmup", "0"}};
+    const Values prisma = {{"kind", "relu"},
+                           {"k", "64"},
+                           {"normalise", "layer_norm"},
+                           {"convention", "prisma"},
+                           {"start", "prisma"},
+                           {"sparsity", "0.0002"},
+                           {"revive", "none"},
+                           {"dead_steps", "5000"},
+                           {"lr", "0.001"},
+                           {"lr_end", "0.0001"},
+                           {"warmup", "500"}};
+    const Values saev = {{"kind", "top_k"},
+                         {"k", "32"},
+                         {"convention", "saev"},
+                         {"start", "saev"},
+                         {"subtract_bias", "false"},
+                         {"keep_negative", "true"},
+                         {"prefixes", "10"},
+                         {"revive", "auxk_saev"},
+                         {"revive_k", "512"},
+                         {"revive_weight", "0.03125"},
+                         {"dead_tokens", "10000000"},
+                         {"threshold_rate", "0.1"},
+                         {"lr", "0.0004"},
+                         {"lr_end", "0"},
+                         {"warmup", "500"}};
+    const auto with = [](Values all, const Values& more) {
+        for (const auto& [name, value] : more) all[name] = value;
+        return all;
+    };
+    struct Case {
+        std::string preset, kind;
+        Values expected;
+    };
+    const Values quiet = {{"weigh_by_decoder", "false"}, {"keep_negative", "false"}, {"revive", "none"}};
+    const std::vector<Case> cases = {
+        {"none", "", {}},
+        {"openai", "", openai},
+        {"openai", "batch_top_k", with(openai, {{"kind", "batch_top_k"}})},
+        {"saelens", "", saelens},
+        {"saelens", "batch_top_k", with(saelens, {{"kind", "batch_top_k"}})},
+        {"saelens", "relu", with(saelens, with(quiet, {{"kind", "relu"}, {"sparsity", "1"}}))},
+        {"saelens", "gated", with(saelens, with(quiet, {{"kind", "gated"}, {"sparsity", "1"}}))},
+        {"saelens", "jump_relu",
+         with(saelens, with(quiet, {{"kind", "jump_relu"}, {"sparsity", "1"}, {"form", "step"}}))},
+        {"prisma", "", prisma},
+        {"prisma", "gated", with(prisma, {{"kind", "gated"}})},
+        {"prisma", "top_k", with(prisma, {{"kind", "top_k"}, {"sparsity", "0"}})},
+        {"saev", "", saev},
+        {"saev", "batch_top_k", with(saev, {{"kind", "batch_top_k"}})},
+        {"saev", "relu", with(saev, with(quiet, {{"kind", "relu"}, {"sparsity", "0.0004"}}))},
+    };
+    for (const Case& one : cases) {
+        std::vector<std::pair<std::string, std::string>> given = {{"preset", one.preset}};
+        if (!one.kind.empty()) given.emplace_back("kind", one.kind);
+        std::vector<std::string> notes;
+        const auto found = concept_settings(given, notes);
+        ASSERT_TRUE(found) << found.error().message;
+        for (const auto& [name, value] : with(of_ours, one.expected))
+            EXPECT_EQ(to_string(found->value(name)), value) << one.preset << " " << one.kind << " " << name;
+    }
+    // What is set beside a preset holds, before it or after it.
+    std::vector<std::string> notes;
+    const auto beside = concept_settings({{"k", "7"}, {"preset", "saelens"}, {"lr", "0.5"}}, notes);
+    ASSERT_TRUE(beside);
+    EXPECT_EQ(beside->integer("k"), 7);
+    EXPECT_EQ(beside->number("lr"), 0.5);
+    EXPECT_EQ(beside->text("start"), "saelens");
+}
+
+TEST(ConceptSettings, OfKindsWithoutAChoiceAreNeverSilentlyDense) {
+    std::vector<std::string> notes;
+    for (const char* kind : {"relu", "gated", "jump_relu"}) {
+        notes.clear();
+        const auto found = concept_settings({{"kind", kind}}, notes);
+        ASSERT_TRUE(found);
+        EXPECT_GT(found->number("sparsity"), 0) << kind;
+        EXPECT_THAT(notes, testing::ElementsAre(testing::HasSubstr("is kept sparse by sparsity=")));
+        notes.clear();
+        ASSERT_TRUE(concept_settings({{"kind", kind}, {"sparsity", "0"}}, notes));
+        EXPECT_THAT(notes, testing::ElementsAre(testing::HasSubstr("nothing keeps the latents of")));
+    }
+    for (const char* kind : {"relu", "gated", "top_k"})
+        EXPECT_THAT(concept_settings({{"kind", kind}, {"form", "step"}}, notes).error().message,
+                    testing::HasSubstr("form is step, which is of jump_relu, and the kind is " + std::string(kind)));
+    EXPECT_TRUE(concept_settings({{"kind", "jump_relu"}, {"form", "tanh"}, {"sparsity", "0.1"}}, notes));
+    EXPECT_THAT(concept_settings({{"kind", "jump_relu"}, {"form", "tanh"}}, notes).error().message,
+                testing::HasSubstr("set sparsity"));
 }
 
 /// Colours of 4 x 4 cells as tokens; the strongest of each is its logit.
@@ -215,6 +462,104 @@ TEST_F(TrainConcepts, PresetsTrainAsALibraryDoesAndWhatIsSetBesideHolds) {
     EXPECT_NE(refused.error().message.find("100"), std::string::npos) << refused.error().message;
 }
 
+TEST_F(TrainConcepts, FoldsWhatItWeighed) {
+    const auto summary =
+        train_concepts(model_, options("a.safetensors", {{"preset", "saelens"}, {"lr", "0.01"}, {"steps", "400"}}));
+    ASSERT_TRUE(summary) << summary.error().message;
+    const auto read = Autoencoder::load(folder_ / "a.safetensors");
+    ASSERT_TRUE(read) << read.error().message;
+    EXPECT_FALSE(read->config().weigh_by_decoder);
+    EXPECT_LT((read->tensor("W_dec").square().sum(1).sqrt() - 1).abs().max().item<double>(), 1e-5);
+    const auto settings = nlohmann::json::parse(read->facts.at("settings"));
+    EXPECT_EQ(settings["rows"], "free");
+    EXPECT_EQ(settings["weigh_by_decoder"], "true");
+    // What is measured is the folded one: it explains what the one in training did.
+    EXPECT_GT(summary->held.explained_variance, 0.3);
+    EXPECT_NEAR(summary->held.explained_variance, summary->curve.back()[4], 0.1);
+}
+
+TEST_F(TrainConcepts, HoldsTheRateWhereItIsToStay) {
+    auto o = options("a.safetensors", {{"lr_end", "1"}});
+    double last = 0;
+    o.progress = [&](const ConceptStep& now) { last = now.learning_rate; };
+    ASSERT_TRUE(train_concepts(model_, o));
+    EXPECT_DOUBLE_EQ(last, 0.003);
+}
+
+TEST_F(TrainConcepts, KnowsThePicturesAgain) {
+    const fs::path pictures = folder_ / "pictures";
+    fs::create_directories(pictures);
+    const fs::path source = fs::path(VITRINE_SOURCE_DIR) / "resources/pictures";
+    int count = 0;
+    for (int round = 0; round < 4 && count < 12; ++round)
+        for (const auto& entry : fs::directory_iterator(source))
+            if (entry.path().extension() == ".jpg" && count < 12)
+                fs::copy(entry.path(), pictures / fmt::format("p{:02}.jpg", count++));
+    ASSERT_EQ(count, 12);
+    auto o = options("a.safetensors", {{"held", "0.25"}, {"checkpoint_seconds", "0"}});
+    o.data = pictures;
+    const auto stopped_at_5 = [&] {
+        std::stop_source stop;
+        auto once = o;
+        once.stop = stop.get_token();
+        once.progress = [&](const ConceptStep& now) {
+            if (now.step == 5) stop.request_stop();
+        };
+        const auto first = train_concepts(model_, once);
+        EXPECT_TRUE(first && !first->finished);
+    };
+    stopped_at_5();
+    // As many as before, and not the same: one has another name, one is gone, a broken one is new.
+    fs::rename(pictures / "p00.jpg", pictures / "z.jpg");
+    fs::remove(pictures / "p01.jpg");
+    std::ofstream(pictures / "broken.jpg") << "no picture";
+    const auto refused = train_concepts(model_, o);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::BadInput);
+    EXPECT_THAT(refused.error().message,
+                testing::AllOf(testing::HasSubstr("of 12 pictures 2 are gone or changed and 2 are new"),
+                               testing::HasSubstr("broken.jpg"), testing::HasSubstr("remove the checkpoint")));
+    fs::remove(folder_ / "a.safetensors.checkpoint");
+    const auto anew = train_concepts(model_, o);
+    ASSERT_TRUE(anew) << anew.error().message;
+    EXPECT_EQ(anew->pictures, 9);
+    // The file knows which of a folder's pictures it saw, wherever they lie.
+    const auto read = Autoencoder::load(folder_ / "a.safetensors");
+    ASSERT_TRUE(read) << read.error().message;
+    const auto said = [&](const fs::path& place) {
+        return trained_on(*read, PictureSet::open({place}, model_.preprocess()).value());
+    };
+    EXPECT_EQ(said(pictures), "9 of these 12 pictures were trained on");
+    fs::create_directories(folder_ / "elsewhere");
+    std::ofstream(folder_ / "elsewhere" / "other.jpg") << "another";
+    EXPECT_EQ(said(folder_ / "elsewhere"), "none of these 1 pictures was trained on, by their names and sizes");
+    // One grows: it is another picture.
+    stopped_at_5();
+    std::ofstream(pictures / "p05.jpg", std::ios::app) << "more";
+    EXPECT_THAT(train_concepts(model_, o).error().message,
+                testing::HasSubstr("1 is gone or changed and 1 is new (the first: p05.jpg)"));
+    // Packs too.
+    const auto of_pack = train_concepts(model_, options("b.safetensors"));
+    ASSERT_TRUE(of_pack) << of_pack.error().message;
+    EXPECT_EQ(trained_on(Autoencoder::load(folder_ / "b.safetensors").value(),
+                         PictureSet::open({folder_ / "pack.safetensors"}, model_.preprocess()).value()),
+              "36 of these 40 pictures were trained on");
+}
+
+TEST_F(TrainConcepts, FindsNoPlaceBeforeTheFirstStep) {
+    auto o = options("a.safetensors");
+    o.out = folder_ / "nowhere" / "a.safetensors";
+    int steps = 0;
+    o.progress = [&](const ConceptStep&) { ++steps; };
+    const auto refused = train_concepts(model_, o);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::Io);
+    EXPECT_EQ(steps, 0);
+    EXPECT_THAT(refused.error().message, testing::HasSubstr("there is no folder " + (folder_ / "nowhere").string()));
+    o.out = folder_;
+    EXPECT_THAT(train_concepts(model_, o).error().message, testing::HasSubstr("is a folder"));
+}
+
 TEST_F(TrainConcepts, GoesOnToTheBit) {
     for (const char* kind : {"top_k", "batch_top_k", "jump_relu", "relu", "gated"}) {
         const std::vector<std::pair<std::string, std::string>> more = {{"kind", kind}, {"sparsity", "0.01"}};
@@ -263,6 +608,11 @@ TEST_F(TrainConcepts, FitsTheKindsThatAreFactorisations) {
         ASSERT_TRUE(train_concepts(model_, options(file, {{"kind", kind}, {"latents", latents}, {"steps", "60"}})));
         EXPECT_EQ(bytes(file), first) << kind;
     }
+    // They take one buffer, whatever a batch would be.
+    const auto small =
+        train_concepts(model_, options("z.safetensors", {{"kind", "k_means"}, {"latents", "8"}, {"batch", "100000"}}));
+    ASSERT_TRUE(small) << small.error().message;
+    EXPECT_EQ(small->tokens, 36 * 64);
     std::ofstream(folder_ / "x.safetensors.checkpoint") << "of a training";
     EXPECT_THAT(train_concepts(model_, options("x.safetensors", {{"kind", "pca"}})).error().message,
                 testing::HasSubstr("is of a training that was stopped"));

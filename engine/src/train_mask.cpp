@@ -286,6 +286,7 @@ Status MaskTraining::prepare() {
 
 Status MaskTraining::settle() {
     if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write");
+    if (first()) VITRINE_CHECK(can_train_into(options_.out));
     VITRINE_CHECK(settings_.set("seed", std::to_string(options_.seed)));
     for (const auto& [name, value] : options_.settings) VITRINE_CHECK(settings_.set(name, value));
     if (model_.info().classes < 1)

@@ -1,6 +1,8 @@
 // Reads a trainer's checkpoint and compares its settings with those of now.
 #include "training_checkpoint.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -51,6 +53,20 @@ double TrainingCheckpoint::number(const std::string& key) const {
     const std::string text = fact(key);
     std::from_chars(text.data(), text.data() + text.size(), value);
     return std::isfinite(value) ? value : 0;
+}
+
+Status can_train_into(const std::filesystem::path& out) {
+    std::error_code failed;
+    const auto folder = out.has_parent_path() ? out.parent_path() : std::filesystem::path(".");
+    if (!std::filesystem::is_directory(folder, failed))
+        return fail(ErrorCode::Io, "{} cannot be written: there is no folder {}", out.filename().string(),
+                    folder.string());
+    if (access(folder.c_str(), W_OK) != 0)
+        return fail(ErrorCode::Io, "{} cannot be written: the folder {} is read-only", out.filename().string(),
+                    folder.string());
+    if (std::filesystem::is_directory(out, failed))
+        return fail(ErrorCode::BadInput, "{} is a folder, expected the name of a file", out.string());
+    return {};
 }
 
 Result<std::optional<TrainingCheckpoint>> read_training_checkpoint(const std::filesystem::path& file,

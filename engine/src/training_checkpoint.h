@@ -33,6 +33,12 @@ struct TrainingCheckpoint {
     double number(const std::string& key) const;
 };
 
+/// Whether there will be a place for what is trained: what would be found out only at the end.
+///
+/// @error Io        no such folder, or it is read-only
+/// @error BadInput  a folder lies there
+Status can_train_into(const std::filesystem::path& out);
+
 /// Nothing where there is no file.
 ///
 /// @error BadInput  another format, other settings (the first that differs is named), a step that cannot be

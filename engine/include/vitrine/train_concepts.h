@@ -96,10 +96,14 @@ std::vector<Parameter> concept_parameters();
 ///
 /// @error NotFound     nothing at that place
 /// @error BadInput     no readable picture, an unknown setting or point, a buffer too small, a checkpoint of other
-///                     settings, a loss that is no number
+///                     settings or pictures, a loss that is no number
 /// @error Unsupported  a point that is neither tokens nor a map
-/// @error Io           the disk is full: the checkpoint before stays
+/// @error Io           OUT cannot be written, said before the first step; the disk is full: the checkpoint before stays
 Result<TrainConceptsSummary> train_concepts(Model& model, const TrainConceptsOptions& options);
+
+/// How many of these pictures the autoencoder was trained on, as its file says: a sentence. Empty where it does not
+/// say.
+std::string trained_on(const Autoencoder& autoencoder, const PictureSet& pictures);
 
 /// The figures of autoencoder_fidelity.h that a training tells, without intervals; all 0 where no picture can be read.
 ///
