@@ -7,6 +7,9 @@
 
 #include <vitrine/autoencoder.h>
 #include <vitrine/base/concept_index.h>
+#include <vitrine/train.h>
+#include <vitrine/train_concepts.h>
+#include <vitrine/train_mask.h>
 
 #include "cli/commands.h"
 #include "cli/measure_folder.h"
@@ -38,6 +41,15 @@ void add_common(CLI::App* command, Common& common, bool model = true, bool set =
     command
         ->add_option("--set", common.set, "METHOD.key=value, smooth.key=value for all methods, or preprocess.key=value")
         ->take_all();
+}
+
+constexpr const char* kOwnSettings = "KEY=VALUE, as below, or preprocess.KEY=VALUE";
+
+/// Where a trainer writes, and its settings below the help.
+void add_output(CLI::App* command, std::string& out, bool& overwrite, std::vector<Parameter> (*settings)()) {
+    command->add_option("--out", out, "the .safetensors file to write")->required();
+    command->add_flag("--overwrite", overwrite, "train anew what is finished there");
+    command->footer([settings] { return "Settings, as --set KEY=VALUE:\n" + settings_text(describe(settings())); });
 }
 
 void add_targets(CLI::App* command, TargetOptions& options) {
@@ -159,10 +171,11 @@ int run(const std::vector<std::string>& arguments) {
     std::string what;
     auto* list_command = app.add_subcommand("list", "what is built in");
     list_command
-        ->add_option("kind", what, "architectures, variants, explainers, measures, kernels, references or systems")
+        ->add_option("kind", what,
+                     "architectures, variants, explainers, measures, kernels, references, trainers or systems")
         ->required()
-        ->check(
-            CLI::IsMember({"architectures", "variants", "explainers", "measures", "kernels", "references", "systems"}));
+        ->check(CLI::IsMember(
+            {"architectures", "variants", "explainers", "measures", "kernels", "references", "trainers", "systems"}));
     add_common(list_command, common, false);
     list_command->callback([&] { chosen = [&] { return list(common, what); }; });
 
@@ -180,11 +193,11 @@ int run(const std::vector<std::string>& arguments) {
 
     TrainArguments train_options;
     auto* train_command =
-        app.add_subcommand("train-classifier", "trains a classifier on a folder or a pack; resumes by itself");
+        app.add_subcommand("train-classifier", "trains a classifier on a folder or a pack; goes on where it stopped");
     train_command->add_option("architecture", train_options.architecture, "such as vit")->required();
     train_command->add_option("folder", train_options.folder, "one folder a class, or a pack")->required();
-    train_command->add_option("--out", train_options.out, "the .safetensors file to write")->required();
-    train_command->add_option("--set", train_options.set, "key=value: epochs, batch, lr, seed, ...")->take_all();
+    train_command->add_option("--set", train_options.set, "KEY=VALUE, as below, or of the architecture")->take_all();
+    add_output(train_command, train_options.out, train_options.overwrite, train_parameters);
     train_command->add_flag("--json", common.json, "print one JSON document");
     train_command->add_option("--device", common.device, "cpu or cuda[:N]");
     train_command->add_option("--dtype", common.dtype, "fp32 or bf16");
@@ -194,20 +207,22 @@ int run(const std::vector<std::string>& arguments) {
 
     TrainMaskArguments mask_options;
     auto* mask_command =
-        app.add_subcommand("train-mask", "trains an explanation mask beside a model; resumes by itself");
-    add_common(mask_command, common);
+        app.add_subcommand("train-mask", "trains an explanation mask beside a model; goes on where it stopped");
+    add_common(mask_command, common, true, false);
+    mask_command->add_option("--set", common.set, kOwnSettings)->take_all();
     mask_command->add_option("folder", mask_options.folder, "photographs at any depth, or a pack; no labels are needed")
         ->required();
-    mask_command->add_option("--out", mask_options.out, "the .safetensors file to write")->required();
+    add_output(mask_command, mask_options.out, mask_options.overwrite, mask_parameters);
     mask_command->add_flag("--mpi", mask_options.mpi, "share every batch with the processes that mpirun started");
     mask_command->callback([&] { chosen = [&] { return train_mask(common, mask_options); }; });
 
     TrainConceptsArguments concept_options;
     auto* concept_command =
-        app.add_subcommand("train-concepts", "trains a sparse autoencoder on a layer; resumes by itself");
-    add_common(concept_command, common);
+        app.add_subcommand("train-concepts", "trains a sparse autoencoder on a layer; goes on where it stopped");
+    add_common(concept_command, common, true, false);
+    concept_command->add_option("--set", common.set, kOwnSettings)->take_all();
     concept_command->add_option("folder", concept_options.folder, "photographs at any depth, or packs")->required();
-    concept_command->add_option("--out", concept_options.out, "the .safetensors file to write")->required();
+    add_output(concept_command, concept_options.out, concept_options.overwrite, concept_parameters);
     concept_command->add_flag("--mpi", concept_options.mpi,
                               "share pictures and batches with the processes that mpirun started");
     concept_command->callback([&] { chosen = [&] { return train_concepts(common, concept_options); }; });

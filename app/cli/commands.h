@@ -67,20 +67,23 @@ Status pack(const Common& common, const PackArguments& options);
 
 struct TrainArguments {
     std::string architecture, folder, out;
+    bool overwrite = false;  ///< what is finished there is trained anew
     std::vector<std::string> set;
 };
 Status train_classifier(const Common& common, const TrainArguments& options);
 
 struct TrainMaskArguments {
     std::string folder, out;
-    bool mpi = false;  ///< share every batch with the processes that mpirun started
+    bool overwrite = false;  ///< what is finished there is trained anew
+    bool mpi = false;        ///< share every batch with the processes that mpirun started
 };
 /// `--set` of `common`: the trainer's settings and preprocess.key.
 Status train_mask(const Common& common, const TrainMaskArguments& options);
 
 struct TrainConceptsArguments {
     std::string folder, out;
-    bool mpi = false;  ///< share pictures and batches with the processes that mpirun started
+    bool overwrite = false;  ///< what is finished there is trained anew
+    bool mpi = false;        ///< share pictures and batches with the processes that mpirun started
 };
 /// `--set` of `common`: the trainer's settings and preprocess.key.
 Status train_concepts(const Common& common, const TrainConceptsArguments& options);

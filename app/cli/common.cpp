@@ -169,6 +169,18 @@ nlohmann::json describe(const std::vector<Parameter>& parameters) {
     return out;
 }
 
+std::string settings_text(const nlohmann::json& parameters) {
+    std::string out;
+    for (const auto& one : parameters) {
+        const auto standard = one["default"].get<std::string>();
+        out += fmt::format("    {:<18} {} (", one["name"].get<std::string>(), one["meaning"].get<std::string>());
+        if (one.contains("choices"))
+            out += fmt::format("one of {}; ", fmt::join(one["choices"].get<std::vector<std::string>>(), ", "));
+        out += fmt::format("default {})\n", standard.empty() ? "empty" : standard);
+    }
+    return out;
+}
+
 nlohmann::json describe(const Preprocess& p) {
     nlohmann::json out{{"summary", p.summary()},
                        {"source", p.source},

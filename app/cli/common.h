@@ -58,6 +58,8 @@ std::string size_text(std::int64_t bytes);
 
 nlohmann::json describe(const Description& description);
 nlohmann::json describe(const std::vector<Parameter>& parameters);
+/// A line for each of these, for people: name, meaning, choices, default.
+std::string settings_text(const nlohmann::json& parameters);
 nlohmann::json describe(const Preprocess& preprocess);
 nlohmann::json describe(const InputGeometry& geometry);
 nlohmann::json describe(const Answer& answer);

@@ -4,6 +4,9 @@
 #include <vitrine/base/file.h>
 #include <vitrine/device.h>
 #include <vitrine/smoothing.h>
+#include <vitrine/train.h>
+#include <vitrine/train_concepts.h>
+#include <vitrine/train_mask.h>
 
 #include <fmt/ranges.h>
 
@@ -81,11 +84,17 @@ nlohmann::json shared_parameters() {
     return out;
 }
 
-void print_parameters(const nlohmann::json& parameters) {
-    for (const auto& parameter : parameters)
-        fmt::print("    {:<18} {} (default {})\n", parameter["name"].get<std::string>(),
-                   parameter["meaning"].get<std::string>(), parameter["default"].get<std::string>());
+/// The trainers, whose settings are no plugin's.
+nlohmann::json trainers() {
+    const auto one = [](const char* name, const char* summary, const std::vector<Parameter>& parameters) {
+        return nlohmann::json{{"name", name}, {"summary", summary}, {"parameters", describe(parameters)}};
+    };
+    return {one("train-classifier", "A classifier from a folder of labelled pictures", train_parameters()),
+            one("train-mask", "An explanation mask beside a model", mask_parameters()),
+            one("train-concepts", "A sparse autoencoder, or a factorisation, of a layer", concept_parameters())};
 }
+
+void print_parameters(const nlohmann::json& parameters) { fmt::print("{}", settings_text(parameters)); }
 
 /// The order of menus; a family that is not among them comes last.
 bool by_family(const nlohmann::json& a, const nlohmann::json& b) {
@@ -113,6 +122,8 @@ Status list(const Common& common, const std::string& what) {
         entries = all(registry().kernels());
     else if (what == "references")
         entries = all(registry().references());
+    else if (what == "trainers")
+        entries = trainers();
     else
         entries = VITRINE_TRY(systems());
     if (common.json) {

@@ -31,6 +31,23 @@ class MpiPeers final : public Peers {
     const Processes& processes_;
 };
 
+/// What was finished is not written over unasked: a training goes on from its checkpoint only.
+Status may_write(const std::string& out, bool overwrite) {
+    std::error_code ignored;
+    if (overwrite || !std::filesystem::is_regular_file(out, ignored)) return {};
+    return fail(ErrorCode::BadInput,
+                "{} is there already, and what is finished does not go on; give another --out, or --overwrite to train "
+                "it anew",
+                out);
+}
+
+/// A line of training on standard error. On a terminal the next one takes its place, unless it stays.
+void step_line(std::int64_t step, std::int64_t steps, const std::string& text, bool stays) {
+    const bool terminal = isatty(STDERR_FILENO) != 0;
+    fmt::print(stderr, "{}step {} of {}  {}{}", terminal ? "\r\033[K" : "", step, steps, text,
+               terminal && !stays && step < steps ? "" : "\n");
+}
+
 }  // namespace
 
 Status pack(const Common& common, const PackArguments& arguments) {
@@ -58,6 +75,7 @@ Status pack(const Common& common, const PackArguments& arguments) {
 }
 
 Status train_classifier(const Common& common, const TrainArguments& arguments) {
+    VITRINE_CHECK(may_write(arguments.out, arguments.overwrite));
     StopOnInterrupt interrupt;
     TrainOptions options;
     options.architecture = arguments.architecture;
@@ -74,13 +92,12 @@ Status train_classifier(const Common& common, const TrainArguments& arguments) {
         options.settings.emplace_back(text.substr(0, equals), text.substr(equals + 1));
     }
     options.progress = [](const TrainProgress& p) {
-        const bool terminal = isatty(STDERR_FILENO) != 0;
-        fmt::print(stderr,
-                   "{}step {} of {}  epoch {:.1f}  loss {:.4f}  lr {:.2e}  {:.0f} pictures/s  {:.0f} s left{}{}{}",
-                   terminal ? "\r" : "", p.step, p.steps, p.epoch, p.loss, p.learning_rate, p.pictures_per_second,
-                   p.seconds_left, p.accuracy >= 0 ? fmt::format("  top-1 {:.2f} %", 100 * p.accuracy) : "",
-                   p.note.empty() ? "" : "  " + p.note,
-                   terminal && p.note.empty() && p.accuracy < 0 && p.step < p.steps ? "\033[K" : "\n");
+        step_line(p.step, p.steps,
+                  fmt::format("epoch {:.1f}  loss {:.4f}  lr {:.2e}  {:.0f} pictures/s  {:.0f} s left{}{}", p.epoch,
+                              p.loss, p.learning_rate, p.pictures_per_second, p.seconds_left,
+                              p.accuracy >= 0 ? fmt::format("  top-1 {:.2f} %", 100 * p.accuracy) : "",
+                              p.note.empty() ? "" : "  " + p.note),
+                  !p.note.empty() || p.accuracy >= 0);
     };
     const TrainSummary summary = VITRINE_TRY(vitrine::train_classifier(options));
     for (const auto& note : summary.notes) say(note);
@@ -117,6 +134,7 @@ Result<std::shared_ptr<Model>> opened(const Common& common,
 
 /// @return at ranks above 0 only what all of them say
 Status train_mask(const Common& common, const TrainMaskArguments& arguments, const Processes& processes) {
+    VITRINE_CHECK(processes.agree(may_write(arguments.out, arguments.overwrite)));
     StopOnInterrupt interrupt;
     MpiPeers peers(processes);
     TrainMaskOptions options;
@@ -129,17 +147,13 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments, con
     VITRINE_CHECK(processes.agree(model ? Status{} : tl::make_unexpected(model.error())));
     if (processes.rank() == 0) options.decoding = [](const Progress& p) { progress(p); };
     options.progress = [](const MaskStep& p) {
-        const bool terminal = isatty(STDERR_FILENO) != 0;
-        if (!p.note.empty()) {
-            fmt::print(stderr, "{}step {} of {}  {}\n", terminal ? "\r\033[K" : "", p.step, p.steps, p.note);
-            return;
-        }
-        fmt::print(stderr,
-                   "{}step {} of {}  loss {:.4f} (answer {:.4f}, area {:.4f}, smooth {:.4f})  covers {:.1f} %  agrees "
-                   "{:.1f} %  lr {:.2e}  {:.0f} pictures/s  {:.0f} s left{}",
-                   terminal ? "\r" : "", p.step, p.steps, p.total, p.cross_entropy, p.area, p.smooth, 100 * p.coverage,
-                   100 * p.agreement, p.learning_rate, p.pictures_per_second, p.seconds_left,
-                   terminal && p.step < p.steps ? "\033[K" : "\n");
+        if (!p.note.empty()) return step_line(p.step, p.steps, p.note, true);
+        step_line(p.step, p.steps,
+                  fmt::format("loss {:.4f} (answer {:.4f}, area {:.4f}, smooth {:.4f})  covers {:.1f} %  agrees {:.1f} "
+                              "%  lr {:.2e}  {:.0f} pictures/s  {:.0f} s left",
+                              p.total, p.cross_entropy, p.area, p.smooth, 100 * p.coverage, 100 * p.agreement,
+                              p.learning_rate, p.pictures_per_second, p.seconds_left),
+                  false);
     };
     const TrainMaskSummary summary = VITRINE_TRY(vitrine::train_mask(**model, options));
     if (processes.rank() != 0) return {};
@@ -204,6 +218,7 @@ namespace {
 
 /// @return at ranks above 0 only what all of them say
 Status train_concepts(const Common& common, const TrainConceptsArguments& arguments, const Processes& processes) {
+    VITRINE_CHECK(processes.agree(may_write(arguments.out, arguments.overwrite)));
     StopOnInterrupt interrupt;
     MpiPeers peers(processes);
     TrainConceptsOptions options;
@@ -215,24 +230,21 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
     auto model = opened(common, options.settings);
     VITRINE_CHECK(processes.agree(model ? Status{} : tl::make_unexpected(model.error())));
     options.progress = [looked = std::int64_t{0}](const ConceptStep& p) mutable {
-        const bool terminal = isatty(STDERR_FILENO) != 0;
-        if (!p.note.empty()) {
-            fmt::print(stderr, "{}step {} of {}  {}\n", terminal ? "\r\033[K" : "", p.step, p.steps, p.note);
-            return;
-        }
-        fmt::print(stderr,
-                   "{}step {} of {}  loss {:.4f}  explains {:.1f} %  {:.1f} of the latents a token  dead {:.1f} %  lr "
-                   "{:.2e}  {:.0f} tokens/s  {:.0f} s left{}",
-                   terminal ? "\r" : "", p.step, p.steps, p.total, 100 * p.explained_variance, p.active, 100 * p.dead,
-                   p.learning_rate, p.tokens_per_second, p.seconds_left,
-                   terminal && p.step < p.steps ? "\033[K" : "\n");
-        if (!p.held || p.held_step == looked) return;
+        if (!p.note.empty()) return step_line(p.step, p.steps, p.note, true);
+        const bool looks = p.held && p.held_step != looked;
+        step_line(
+            p.step, p.steps,
+            fmt::format("loss {:.4f}  explains {:.1f} %  {:.1f} of the latents a token  dead {:.1f} %  lr {:.2e}  "
+                        "{:.0f} tokens/s  {:.0f} s left",
+                        p.total, 100 * p.explained_variance, p.active, 100 * p.dead, p.learning_rate,
+                        p.tokens_per_second, p.seconds_left),
+            looks);
+        if (!looks) return;
         looked = p.held_step;
-        fmt::print(stderr,
-                   "{}after step {}: {:.1f} % of the variance of {} pictures held out explained by {:.1f} latents a "
-                   "token, the model answers {:.1f} % alike\n",
-                   terminal && p.step < p.steps ? "\n" : "", p.held_step, 100 * p.held->explained_variance,
-                   p.held->pictures, p.held->active, 100 * p.held->agreement);
+        say(fmt::format(
+            "after step {}: {:.1f} % of the variance of {} pictures held out explained by {:.1f} latents a "
+            "token, the model answers {:.1f} % alike",
+            p.held_step, 100 * p.held->explained_variance, p.held->pictures, p.held->active, 100 * p.held->agreement));
     };
     const TrainConceptsSummary summary = VITRINE_TRY(vitrine::train_concepts(**model, options));
     if (processes.rank() != 0) return {};
@@ -295,17 +307,20 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
             summary.floor_tokens_per_second);
     if (held.pictures > 0) {
         fmt::print(
-            "{} pictures held out: {:.1f} % of the variance explained by {:.1f} latents a token{} and {:.0f} a "
+            "{} pictures held out: {:.1f} % of the variance explained{} by {:.1f} latents a token{} and {:.0f} a "
             "picture; with what they say in its place the model answers {:.1f} % alike\n",
-            held.pictures, 100 * held.explained_variance, held.active,
+            held.pictures, 100 * held.explained_variance,
+            held.explained_variance < 0 ? " (their mean alone would be nearer)" : "", held.active,
             held.active_class >= 0
                 ? fmt::format(" ({:.1f} in the class token, {:.1f} in a patch)", held.active_class, held.active_patches)
                 : "",
             held.distinct, 100 * held.agreement);
         fmt::print(
             "of the latents {:.1f} % are never heard there, {:.1f} % by less than one token in 100,000, {:.1f} % by "
-            "more than one in 100; the divergence is {:.4f} nats, {:.3f} of what zeros would cost is kept\n",
-            100 * held.never, 100 * held.rare, 100 * held.dense, held.divergence, held.substitution);
+            "more than one in 100; the answer moves by {:.4f} nats, {:.1f} % {} than with zeros there{}\n",
+            100 * held.never, 100 * held.rare, 100 * held.dense, held.divergence, 100 * std::abs(held.substitution),
+            held.substitution < 0 ? "more" : "less",
+            held.substitution < 0 ? ": what the latents say is no stand-in for the tokens" : "");
     }
     return {};
 }

@@ -1123,6 +1123,42 @@ TEST_F(ConceptTraining, ThatIsKilledEndsInTheSameFile) {
     EXPECT_FALSE(fs::exists(checkpoint));
 }
 
+TEST_F(ConceptTraining, WritesOverNothingUnaskedAndLooksForAPlaceFirst) {
+    std::ofstream(folder_ / "done") << "finished";
+    const auto refused = vitrine(training("done"));
+    EXPECT_EQ(refused.status, 1) << refused.err;
+    EXPECT_NE(refused.err.find("is there already"), std::string::npos) << refused.err;
+    EXPECT_NE(refused.err.find("--overwrite"), std::string::npos) << refused.err;
+    EXPECT_EQ(*vitrine::read_text(folder_ / "done"), "finished");
+    const auto anew = vitrine(training("done", {"--overwrite"}));
+    EXPECT_EQ(anew.status, 0) << anew.err;
+    EXPECT_NE(*vitrine::read_text(folder_ / "done", 1u << 30), "finished");
+    const auto nowhere = vitrine(training("nowhere/file"));
+    EXPECT_NE(nowhere.status, 0);
+    EXPECT_NE(nowhere.err.find("there is no folder " + (folder_ / "nowhere").string()), std::string::npos)
+        << nowhere.err;
+    EXPECT_EQ(nowhere.err.find("step "), std::string::npos) << nowhere.err;
+}
+
+TEST_F(CommandLine, TrainersSayTheirSettings) {
+    const auto listed = vitrine({"list", "trainers", "--json"});
+    ASSERT_EQ(listed.status, 0) << listed.err;
+    const json trainers = json::parse(listed.out);
+    ASSERT_EQ(trainers.size(), 3U);
+    for (const json& trainer : trainers) {
+        const std::string name = trainer["name"];
+        const auto help = vitrine({name, "--help"});
+        ASSERT_EQ(help.status, 0) << help.err;
+        EXPECT_EQ(help.out.find("METHOD.key"), std::string::npos) << name;
+        EXPECT_GT(trainer["parameters"].size(), 15U) << name;
+        for (const json& setting : trainer["parameters"]) {
+            EXPECT_NE(help.out.find("\n    " + setting["name"].get<std::string>() + " "), std::string::npos)
+                << name << " " << setting["name"];
+            EXPECT_NE(help.out.find(setting["meaning"].get<std::string>()), std::string::npos) << setting["name"];
+        }
+    }
+}
+
 TEST_F(ConceptTraining, SharedByProcessesHasTheSameCurve) {
     if (const std::string why_not = no_mpi(); !why_not.empty()) GTEST_SKIP() << why_not;
     const auto alone = vitrine(training("alone"));
