@@ -10,6 +10,7 @@
 #include <vitrine/autoencoder_fidelity.h>
 #include <vitrine/folder_measure.h>
 #include <vitrine/torch_errors.h>
+#include <vitrine/train_concepts.h>
 
 #include "concepts.h"
 
@@ -185,6 +186,8 @@ class FidelityMeasure final : public FolderMeasure {
             std::string of = stem;
             for (int again = 2; !stems.insert(of).second; ++again) of = fmt::format("{} {}", stem, again);
             tables_of_fidelity(found, of, out.tables);
+            if (const std::string seen = trained_on(autoencoder, subject.pictures); !seen.empty())
+                out.notes.push_back(of + ": " + seen);
             for (const std::string& note : found.notes) out.notes.push_back(of + ": " + note);
             out.skipped = found.skipped;
             out.notes.push_back(fmt::format("{}: token by token means over batches of {} pictures", of, found.batch));

@@ -13,6 +13,7 @@
 #include <vitrine/engine.h>
 #include <vitrine/folder_measure.h>
 #include <vitrine/torch_errors.h>
+#include <vitrine/train_concepts.h>
 #include <vitrine/uncertainty_response.h>
 
 #include "concepts.h"
@@ -447,6 +448,11 @@ class UncertaintyMeasure final : public FolderMeasure {
             for (int again = 2; !stems.insert(of).second; ++again) of = fmt::format("{} {}", stem, again);
             names.push_back(of);
             tables_of(layer, of, out.tables);
+            const std::string seen = trained_on(options.autoencoders[names.size() - 1].second, pictures);
+            if (!seen.empty()) layers.back()["pictures_in_training"] = seen;
+            if (!layer.tokens_seen.empty())
+                out.notes.push_back(
+                    fmt::format("{}: trained on {} tokens{}{}", of, layer.tokens_seen, seen.empty() ? "" : "; ", seen));
             for (const std::string& note : layer.notes) out.notes.push_back(of + ": " + note);
             if (const std::string note = control_in_words(layer); !note.empty()) out.notes.push_back(of + ": " + note);
         }
