@@ -25,6 +25,8 @@ class UncertaintyMeasure : public testing::Test {
     void SetUp() override {
         fs::create_directories(folder_);
         model_ = *open_model("starter");
+        const auto readable = load_input(builtin_pictures().at(0), model_->preprocess());
+        if (!readable) GTEST_SKIP() << readable.error().message;
         AutoencoderConfig config;
         config.kind = "relu";
         config.width = model_->info().width;
@@ -141,7 +143,8 @@ TEST_F(UncertaintyMeasure, OneCommandTrainsTheControlsOwnConceptsAndTellsOfThem)
     EXPECT_EQ(control.at("tokens_seen_in_training"), "192");
     EXPECT_TRUE(control.at("explained_variance_held_out").is_number()) << builtin_pictures().size() << " pictures";
     ASSERT_EQ(layer.at("shuffled_weights").size(), layer.at("rungs").size());
-    for (const json& one : layer.at("shuffled_weights")) EXPECT_TRUE(one.at("explained_variance").is_number());
+    for (const json& one : layer.at("shuffled_weights"))  // one token has no variance
+        EXPECT_EQ(one.at("explained_variance").is_number(), one.at("tokens") != "class" || one.at("inputs") > 1) << one;
     const auto beside = std::find_if(found->tables.begin(), found->tables.end(),
                                      [](const Table& table) { return table.name == "c beside shuffled weights"; });
     ASSERT_NE(beside, found->tables.end());
@@ -173,7 +176,7 @@ TEST_F(UncertaintyMeasure, WhatItCannotUnderstandIsRefusedInWords) {
     EXPECT_THAT(with("risk", "scores"), HasSubstr("risk=scores needs a file"));
     set_["scores"] = (folder_ / "scores.csv").string();
     std::ofstream(folder_ / "scores.csv") << "file,score\nother.jpg,0.5\n";
-    EXPECT_THAT(with("risk", "scores"), HasSubstr("a score for none of the"));
+    EXPECT_THAT(with("risk", "scores"), HasSubstr("a number for none of the"));
 }
 
 }  // namespace
