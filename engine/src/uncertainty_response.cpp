@@ -212,14 +212,14 @@ class Response {
     std::vector<double> risk_;
     std::vector<at::Tensor> embeddings_;
     at::ScalarType dtype_ = at::kFloat;
-    std::int64_t batch_ = 16, codes_at_once_ = std::int64_t{1} << 25, done_ = 0, todo_ = 0;
+    std::int64_t batch_ = 16, codes_at_once_ = std::int64_t{1} << 25, done_ = 0, planned_ = 0;
     bool foretells_ = false, shuffled_ = false;  // shuffled_: the control climbs
 };
 
 Status Response::advance(std::int64_t inputs, const char* unit) {
     if (options_.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
     done_ += inputs;
-    if (options_.progress) options_.progress({std::min(done_, todo_), todo_, unit});
+    if (options_.progress) options_.progress({std::min(done_, planned_), planned_, unit});
     return {};
 }
 
@@ -1124,7 +1124,7 @@ Status Response::suppress(Layer& layer) {
     }
     if (inputs == 0) return {};
     done_ = 0;
-    todo_ = inputs * 2 * (1 + options_.suppression_controls);
+    planned_ = inputs * 2 * (1 + options_.suppression_controls);
     for (const char* chosen : {"largest", "raising"}) {
         Suppression out;
         out.chosen = chosen;
@@ -1197,7 +1197,7 @@ Result<UncertaintyResponse> Response::run() {
         return std::ssize(order_) * (1 + (foretells_ && options_.risk_on_ladder ? drawn : 0)) +
                std::min(options_.pictures, std::ssize(order_)) * climbs;
     };
-    todo_ = count();
+    planned_ = count();
     // A person who looks on sees the ladder first.
     const auto remembered = [&](bool control) -> Status {
         if (options_.memory == nullptr) return climb(control);
