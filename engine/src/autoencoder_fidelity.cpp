@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
@@ -18,6 +19,7 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -34,10 +36,21 @@ namespace vitrine {
 namespace {
 
 constexpr std::uint64_t kResampling = 0x66696465;
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr std::int64_t kBatch = 32, kCodesAtOnce = std::int64_t{1} << 27;
 
 /// Sums of one kind of token over a picture; `Sum` of x, width numbers, follows.
-enum TokenSum : std::int64_t { kTokens, kActive, kErrors, kSquares, kTokenVariance, kCosines, kNorms, kTokenSums };
+enum TokenSum : std::int64_t {
+    kTokens,
+    kActive,
+    kErrors,
+    kSquares,
+    kTokenVariance,
+    kVaried,
+    kCosines,
+    kNorms,
+    kTokenSums
+};
 /// Sums over pictures of what is one number a picture.
 enum PictureSum : std::int64_t {
     kPictures,
@@ -260,11 +273,15 @@ class Fidelities {
             const at::Tensor of = whole.narrow(1, first, some).to(at::kDouble),
                              errors = wrong.narrow(1, first, some).to(at::kDouble).square().sum(2);
             const at::Tensor spread = (of - of.mean(at::IntArrayRef{0, 1}, true)).square().sum(2);
+            // A batch of one token has no spread: it says nothing of this figure.
+            const at::Tensor varied =
+                spread.gt(0).logical_and(at::full({1}, n * some > 1, spread.options().dtype(at::kBool)));
             const at::Tensor sums =
                 at::stack({at::full({n}, static_cast<double>(some), of.options()),
                            on.narrow(1, first, some).sum(at::IntArrayRef{1, 2}).to(at::kDouble), errors.sum(1),
-                           of.square().sum(at::IntArrayRef{1, 2}), (1 - errors / spread).sum(1),
-                           alike.narrow(1, first, some).sum(1, false, at::kDouble),
+                           of.square().sum(at::IntArrayRef{1, 2}),
+                           at::where(varied, 1 - errors / spread, at::zeros_like(errors)).sum(1),
+                           varied.sum(1).to(at::kDouble), alike.narrow(1, first, some).sum(1, false, at::kDouble),
                            at::linalg_vector_norm(of, 2, at::IntArrayRef{2}).sum(1)},
                           1);
             by_kind_[k].add(at::cat({sums, of.sum(1)}, 1).to(at::kCPU), kept);
@@ -326,8 +343,10 @@ class Fidelities {
         out.tokens = std::llround(n[0].item<double>());
         out.active = measured(sums[kActive] / n);
         const at::Tensor spread = sums[kSquares] - sums.vector(kTokenSums, config_.width).square().sum(1) / n;
-        out.explained_variance = measured(1 - sums[kErrors] / spread);
-        out.token_variance = measured(sums[kTokenVariance] / n);
+        // One token has no variance, and what the sums leave of it is rounding.
+        out.explained_variance =
+            measured(at::where(n > 1, 1 - sums[kErrors] / spread, at::full({1}, kNaN, n.options())));
+        out.token_variance = measured(sums[kTokenVariance] / sums[kVaried]);
         out.cosine = measured(sums[kCosines] / n);
         out.norm = (sums[kNorms] / n)[0].item<double>();
         return out;

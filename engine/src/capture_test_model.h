@@ -74,6 +74,7 @@ class SmallVit final : public Model {
         info_.width = kWidth;
         info_.classes = kClasses;
         info_.readout = Readout::ClassToken;
+        preprocess_.input_height = preprocess_.input_width = 32;
     }
 
     TokenLayout layout(std::int64_t h, std::int64_t w) const override { return {{"cls"}, h / kPatch, w / kPatch, ""}; }

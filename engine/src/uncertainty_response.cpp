@@ -830,7 +830,10 @@ void Response::summarise(const Layer& layer, bool control, bool live, std::vecto
                              n > 1 ? ratio_middle[0][i][k].item<double>() : kNaN,
                              n > 1 ? ratio_middle[1][i][k].item<double>() : kNaN};
                 const double whole = spread[r][k].item<double>();
-                one.explained_variance = whole > 0 && n > 0 ? 1 - left[r][k].item<double>() / whole : kNaN;
+                // One token has no variance, and what the sums leave of it is rounding.
+                one.explained_variance = whole > 0 && n > 0 && tokens[r][k].item<double>() > 1
+                                             ? 1 - left[r][k].item<double>() / whole
+                                             : kNaN;
                 one.unreliable = n > 0 && !(one.explained_variance >= 0.5);
             }
     }
