@@ -403,7 +403,7 @@ TEST_F(TrainPanelTest, ConceptsArePausedGoneOnWithEndedAndShown) {
     EXPECT_TRUE(concepts.settings().empty()) << "a default is no setting";
     for (const auto& setting : concepts.declared()) EXPECT_FALSE(setting.caption.empty()) << setting.name;
 
-    constexpr int kSteps = 6;
+    constexpr int kSteps = 300;  // enough that a pause after the first comes before the end
     concepts.setData(folder_.filePath("pictures"));
     concepts.setOut(folder_.filePath("one.concepts.safetensors"));
     for (const auto& [name, value] : {std::pair<const char*, std::string>{"steps", std::to_string(kSteps)},
@@ -422,8 +422,9 @@ TEST_F(TrainPanelTest, ConceptsArePausedGoneOnWithEndedAndShown) {
     click("trainStart");
     ASSERT_TRUE(wait_until([&] { return !concepts.busy(); }));
     QObject::disconnect(listening);
+    ASSERT_EQ(concepts.stage(), Stage::Paused) << trouble().toStdString();
     EXPECT_TRUE(ready.isEmpty()) << "before the end";
-    if (concepts.stage() == Stage::Paused) click("trainResume");
+    click("trainResume");
     ASSERT_TRUE(wait_until([&] { return !concepts.busy(); }));
     ASSERT_EQ(concepts.stage(), Stage::Ended) << trouble().toStdString();
     ASSERT_EQ(concepts.curve().size(), static_cast<std::size_t>(kSteps));
