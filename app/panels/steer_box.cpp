@@ -293,7 +293,7 @@ void SteerBox::refresh() {
     else if (chosen.size() > 1)
         words = tr("%1 concepts").arg(chosen.size());
     else
-        words = steer.edits.empty() ? tr("Click a concept to steer it") : tr("Steered");
+        words = steer.edits.empty() ? tr("Click one to steer") : tr("Steered");
     const auto also = std::count_if(steer.edits.begin(), steer.edits.end(),
                                     [&](const auto& edit) { return !chosen.contains(edit.number); });
     if (also > 0) words += chosen.empty() ? tr(": %1").arg(also) : tr(", %1 more").arg(also);

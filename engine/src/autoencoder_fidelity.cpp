@@ -36,7 +36,7 @@ namespace vitrine {
 namespace {
 
 constexpr std::uint64_t kResampling = 0x66696465;
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN(), kRounding = 1e-9;
 constexpr std::int64_t kBatch = 32, kCodesAtOnce = std::int64_t{1} << 27;
 
 /// Sums of one kind of token over a picture; `Sum` of x, width numbers, follows.
@@ -343,9 +343,9 @@ class Fidelities {
         out.tokens = std::llround(n[0].item<double>());
         out.active = measured(sums[kActive] / n);
         const at::Tensor spread = sums[kSquares] - sums.vector(kTokenSums, config_.width).square().sum(1) / n;
-        // One token has no variance, and what the sums leave of it is rounding.
-        out.explained_variance =
-            measured(at::where(n > 1, 1 - sums[kErrors] / spread, at::full({1}, kNaN, n.options())));
+        // One token, or one picture's drawn again and again, has no variance: what the sums leave of it is rounding.
+        out.explained_variance = measured(at::where(spread > kRounding * sums[kSquares], 1 - sums[kErrors] / spread,
+                                                    at::full({1}, kNaN, n.options())));
         out.token_variance = measured(sums[kTokenVariance] / sums[kVaried]);
         out.cosine = measured(sums[kCosines] / n);
         out.norm = (sums[kNorms] / n)[0].item<double>();

@@ -1,4 +1,5 @@
 // Figures of an autoencoder, against the same counted over everything at once in double precision.
+#include <cmath>
 #include <filesystem>
 
 #include <ATen/ops/argmax.h>
@@ -157,6 +158,15 @@ TEST_F(AutoencoderFidelity, IntervalsHoldTheMeanOfManyAndAreDrawnBySeed) {
                             static_cast<double>(tokens.size(1));
     const double expected = 1.96 * each.std(/*unbiased=*/false).item<double>() / std::sqrt(120.0);
     EXPECT_NEAR((one.tokens[0].active.high - one.tokens[0].active.low) / 2, expected, 0.25 * expected);
+}
+
+TEST_F(AutoencoderFidelity, ResamplesOfOnePictureAloneSayNothingOfTheVariance) {
+    options_.pictures = 2;
+    const Fidelity two = found();
+    ASSERT_EQ(two.tokens[1].name, "class");
+    EXPECT_GT(two.tokens[1].explained_variance.low, -1000);  // rounding over rounding is -1e9 and less
+    options_.pictures = 1;
+    EXPECT_TRUE(std::isnan(found().tokens[1].explained_variance.value));
 }
 
 TEST_F(AutoencoderFidelity, RefusesWhatDoesNotFit) {
