@@ -28,6 +28,7 @@
 #include <vitrine/autoencoder_fidelity.h>
 #include <vitrine/capture.h>
 #include <vitrine/concept_factors.h>
+#include <vitrine/concept_names.h>
 #include <vitrine/device.h>
 #include <vitrine/device_sums.h>
 #include <vitrine/mask_module.h>
@@ -823,6 +824,15 @@ Status ConceptTraining::finish(Autoencoder& made) {
              held.substitution}}.dump();
     VITRINE_CHECK(made.save(options_.out));
     std::error_code ignored;
+    // Names that lie there are of the concepts that were there before; these are others under the same numbers.
+    if (const fs::path names = concept_names_file(options_.out); fs::exists(names, ignored)) {
+        fs::path aside = names;
+        for (int i = 1; fs::exists(aside, ignored); ++i) aside = names.string() + fmt::format(".before{}", i);
+        fs::rename(names, aside, ignored);
+        if (!ignored)
+            summary_.notes.push_back(fmt::format("the names of the concepts that were in {} before are now in {}",
+                                                 options_.out.filename().string(), aside.filename().string()));
+    }
     summary_.size_bytes = static_cast<std::int64_t>(fs::file_size(options_.out, ignored));
     fs::remove(checkpoint_file(), ignored);
     return {};

@@ -904,6 +904,15 @@ TEST_F(TrainConcepts, RefusesInOneSentence) {
     EXPECT_THAT(said(options("b.safetensors", {{"lr", "0.1"}})), testing::HasSubstr("was trained with lr"));
 }
 
+TEST_F(TrainConcepts, NamesOfOtherConceptsAreSetAside) {
+    std::ofstream(folder_ / "a.safetensors.names") << "3\tcat ears\n";
+    const auto made = train_concepts(model_, options("a.safetensors"));
+    ASSERT_TRUE(made.has_value()) << made.error().message;
+    EXPECT_FALSE(fs::exists(folder_ / "a.safetensors.names"));
+    EXPECT_EQ(bytes("a.safetensors.names.before1"), "3\tcat ears\n");
+    EXPECT_THAT(made->notes, testing::Contains(testing::HasSubstr("are now in a.safetensors.names.before1")));
+}
+
 TEST(ConceptFigures, AreCountedOverAllTokens) {
     CellModel model;
     AutoencoderConfig config;
