@@ -6,9 +6,7 @@
 #include <gmock/gmock.h>
 #include <nlohmann/json.hpp>
 
-#include <vitrine/autoencoder.h>
-#include <vitrine/engine.h>
-#include <vitrine/folder_measure.h>
+#include "concept_measure_test.h"
 
 namespace vitrine {
 namespace {
@@ -17,46 +15,11 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::HasSubstr;
 
-class FidelityMeasure : public testing::Test {
+class FidelityMeasure : public ConceptMeasureTest {
   protected:
-    void SetUp() override {
-        fs::create_directories(folder_);
-        model_ = *open_model("starter");
-        const auto readable = load_input(builtin_pictures().at(0), model_->preprocess());
-        if (!readable) GTEST_SKIP() << readable.error().message;
-        AutoencoderConfig config;
-        config.kind = "relu";
-        config.width = model_->info().width;
-        config.latents = 128;
-        config.point = "blocks.3";
-        ASSERT_TRUE(Autoencoder::make(config, 3)->save(file_));
-        measure_ = dynamic_cast<const FolderMeasure*>(*registry().measure("autoencoder_fidelity"));
-        ASSERT_NE(measure_, nullptr);
-        set_ = {{"autoencoders", file_.string()}, {"pictures", "3"}, {"resamples", "50"}};
+    FidelityMeasure() : ConceptMeasureTest("autoencoder_fidelity", {{"pictures", "3"}, {"resamples", "50"}}) {
+        label_ = [](const PictureSet::Picture&) { return Result<std::int64_t>(3); };
     }
-    void TearDown() override { fs::remove_all(folder_); }
-    Result<FolderFindings> measure() {
-        Settings settings(measure_->parameters());
-        for (const auto& [name, value] : set_) VITRINE_CHECK(settings.set(name, value));
-        const auto builtin = builtin_pictures();
-        const PictureSet pictures =
-            VITRINE_TRY(PictureSet::open({builtin.begin(), builtin.end()}, model_->preprocess()));
-        return measure_->measure_folder(
-            {*model_, pictures, [](const PictureSet::Picture&) { return Result<std::int64_t>(3); }, 0, 0, {}, {}},
-            settings);
-    }
-    std::string refusal() {
-        const auto found = measure();
-        return found ? std::string("measured") : found.error().message;
-    }
-
-    fs::path folder_ =
-        fs::path(testing::TempDir()) /
-        ("vitrine_fidelity_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
-    fs::path file_ = folder_ / "c.safetensors";
-    std::shared_ptr<Model> model_;
-    const FolderMeasure* measure_ = nullptr;
-    std::map<std::string, std::string> set_;
 };
 
 TEST_F(FidelityMeasure, DocumentAndTablesHoldTheFiguresOfEachKindOfToken) {

@@ -9,9 +9,7 @@
 #include <gmock/gmock.h>
 #include <nlohmann/json.hpp>
 
-#include <vitrine/autoencoder.h>
-#include <vitrine/engine.h>
-#include <vitrine/folder_measure.h>
+#include "concept_measure_test.h"
 
 namespace vitrine {
 namespace {
@@ -20,46 +18,17 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::HasSubstr;
 
-class UncertaintyMeasure : public testing::Test {
+class UncertaintyMeasure : public ConceptMeasureTest {
   protected:
-    void SetUp() override {
-        fs::create_directories(folder_);
-        model_ = *open_model("starter");
-        const auto readable = load_input(builtin_pictures().at(0), model_->preprocess());
-        if (!readable) GTEST_SKIP() << readable.error().message;
-        AutoencoderConfig config;
-        config.kind = "relu";
-        config.width = model_->info().width;
-        config.latents = 128;
-        config.point = "blocks.3";
-        ASSERT_TRUE(Autoencoder::make(config, 3)->save(file_));
-        measure_ = dynamic_cast<const FolderMeasure*>(*registry().measure("uncertainty_response"));
-        ASSERT_NE(measure_, nullptr);
-        set_ = {
-            {"autoencoders", file_.string()}, {"pictures", "2"}, {"seeds", "1"},   {"tiles", "1,2"},    {"blends", ""},
-            {"noises", "gaussian,phase"},     {"control", "0"},  {"risk", "none"}, {"resamples", "100"}};
-    }
-    void TearDown() override { fs::remove_all(folder_); }
-    Result<FolderFindings> measure() {
-        Settings settings(measure_->parameters());
-        for (const auto& [name, value] : set_) VITRINE_CHECK(settings.set(name, value));
-        const auto builtin = builtin_pictures();
-        const PictureSet pictures =
-            VITRINE_TRY(PictureSet::open({builtin.begin(), builtin.end()}, model_->preprocess()));
-        return measure_->measure_folder({*model_, pictures, {}, 0, 0, {}, {}}, settings);
-    }
-    std::string refusal() {
-        const auto found = measure();
-        return found ? std::string("measured") : found.error().message;
-    }
-
-    fs::path folder_ =
-        fs::path(testing::TempDir()) /
-        ("vitrine_uncertainty_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
-    fs::path file_ = folder_ / "c.safetensors";
-    std::shared_ptr<Model> model_;
-    const FolderMeasure* measure_ = nullptr;
-    std::map<std::string, std::string> set_;
+    UncertaintyMeasure()
+        : ConceptMeasureTest("uncertainty_response", {{"pictures", "2"},
+                                                      {"seeds", "1"},
+                                                      {"tiles", "1,2"},
+                                                      {"blends", ""},
+                                                      {"noises", "gaussian,phase"},
+                                                      {"control", "0"},
+                                                      {"risk", "none"},
+                                                      {"resamples", "100"}}) {}
 };
 
 TEST_F(UncertaintyMeasure, DocumentAndTablesHoldEveryRungAndKindOfToken) {
