@@ -31,6 +31,7 @@ struct LadderPlan {
     LadderControl control = LadderControl::Same;
     std::int64_t control_steps = 500;  ///< the most that are trained
     bool risk = false;                 ///< whether the answer's risk is foretold from concepts
+    bool operator==(const LadderPlan&) const = default;
 };
 
 /// A mean over pictures and the middle 95 % over resampled ones; NaN where it is not known.

@@ -1,5 +1,6 @@
 // Posts the training and takes in what it reports.
 #include "training_run.h"
+#include "jobs/posted_to.h"
 
 #include <QDir>
 #include <QFileInfo>
@@ -53,10 +54,7 @@ TrainingRun::TrainingRun(Session& session, Trained what)
     : QObject(&session),
       session_(session),
       declared_(training_settings(what)),
-      jobs_([] { return std::make_unique<Trainer>(); },
-            [this](std::function<void()> closure) {
-                QMetaObject::invokeMethod(this, std::move(closure), Qt::QueuedConnection);
-            }) {
+      jobs_([] { return std::make_unique<Trainer>(); }, posted_to(this)) {
     plan_.what = what;
     connect(&session, &Session::modelChanged, this, &TrainingRun::followModel);
     connect(&session, &Session::pictureChanged, this,

@@ -17,9 +17,11 @@
 #include <cmath>
 #include <limits>
 
+#include "jobs/posted_to.h"
 #include "panels/format.h"
 #include "panels/ladder_player.h"
 #include "panels/ladder_plot.h"
+#include "panels/run_box.h"
 #include "panels/small_widgets.h"
 #include "panels/train_panel.h"
 #include "windows/theme.h"
@@ -74,10 +76,7 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     : QWidget(parent),
       session_(session),
       gallery_(gallery),
-      jobs_([] { return std::make_unique<Hands>(); },
-            [this](std::function<void()> closure) {
-                QMetaObject::invokeMethod(this, std::move(closure), Qt::QueuedConnection);
-            }) {
+      jobs_([] { return std::make_unique<Hands>(); }, posted_to(this)) {
     setObjectName(QStringLiteral("ladderPanel"));
     auto* column = new QVBoxLayout(this);
     column->setContentsMargins(16, 12, 16, 16);
@@ -137,25 +136,8 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     risk_->setToolTip(
         tr("1 - the largest probability, of up to 512 pictures, by partial least squares with pictures held out"));
     column->addWidget(risk_);
-    auto* buttons = new QHBoxLayout;
-    start_ = new QPushButton(tr("Start"));
-    start_->setObjectName(QStringLiteral("ladderStart"));
-    start_->setProperty("primary", true);
-    stop_button_ = new QPushButton(tr("Stop"));
-    stop_button_->setObjectName(QStringLiteral("ladderStop"));
-    buttons->addWidget(start_, 1);
-    buttons->addWidget(stop_button_, 1);
-    column->addLayout(buttons);
-    bar_ = new ThinBar;
-    column->addWidget(bar_);
-    doing_words_ = quiet();
-    column->addWidget(doing_words_);
-    trouble_words_ = new QLabel;
-    trouble_words_->setObjectName(QStringLiteral("ladderTrouble"));
-    trouble_words_->setProperty("role", "warning");
-    trouble_words_->setWordWrap(true);
-    trouble_words_->setTextInteractionFlags(Qt::TextSelectableByMouse);
-    column->addWidget(trouble_words_);
+    run_ = new RunBox(QStringLiteral("ladder"));
+    column->addWidget(run_);
     const auto choice = [&](const QString& name, const char* object) {
         auto* box = new QComboBox;
         box->setAccessibleName(name);
@@ -198,8 +180,8 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
 
     connect(choose, &QPushButton::clicked, this, &LadderPanel::folderWanted);
     connect(line_, &PathLine::chosen, this, &LadderPanel::setFolder);
-    connect(start_, &QPushButton::clicked, this, &LadderPanel::start);
-    connect(stop_button_, &QPushButton::clicked, this, &LadderPanel::stop);
+    connect(run_, &RunBox::started, this, &LadderPanel::start);
+    connect(run_, &RunBox::stopped, this, &LadderPanel::stop);
     connect(control_, &QComboBox::activated, this, &LadderPanel::refresh);
     connect(player_, &LadderPlayer::conceptWanted, this, &LadderPanel::conceptWanted);
     connect(&session_, &Session::modelChanged, this, [this] {
@@ -309,7 +291,11 @@ void LadderPanel::start() {
         more_.isEmpty()
             ? tr("%1 and %2").arg(text(session_.model()->title), QFileInfo(gallery_.autoencoder()).fileName())
             : tr("%1 and %2 autoencoders").arg(text(session_.model()->title)).arg(plan.autoencoders.size());
-    const auto take = [this, of, wanted = plan.pictures](LadderFacts facts) {
+    const bool goes_on = facts_ && !facts_->whole && plan == ran_;
+    ran_ = plan;
+    const auto take = [this, of, goes_on, wanted = plan.pictures](LadderFacts facts) {
+        // A course that was broken off is read again: what is seen stays until there is more.
+        if (goes_on && !facts.whole && facts.inputs <= facts_->inputs) return;
         facts_ = std::move(facts);
         of_ = of;
         wanted_pictures_ = wanted;
@@ -361,21 +347,12 @@ void LadderPanel::stop() {
 void LadderPanel::refresh() {
     line_->setPath(folder_);
     const auto why_not = whyNot();
-    start_->setVisible(!climbing_);
-    start_->setText(facts_ && !facts_->whole ? tr("Go on") : tr("Start"));
+    run_->setState({climbing_, stop_.stop_requested(), share_, facts_ && !facts_->whole ? tr("Go on") : tr("Start"),
+                    why_not, doing_, trouble_});
     for (QWidget* one : {static_cast<QWidget*>(pictures_), static_cast<QWidget*>(seeds_),
                          static_cast<QWidget*>(control_), static_cast<QWidget*>(steps_), static_cast<QWidget*>(risk_)})
         one->setEnabled(!climbing_);
     steps_box_->setVisible(control_->currentIndex() == static_cast<int>(LadderControl::Trained));
-    start_->setEnabled(why_not.isEmpty());
-    start_->setToolTip(why_not);
-    stop_button_->setVisible(climbing_);
-    stop_button_->setEnabled(!stop_.stop_requested());
-    bar_->setProgress(climbing_, share_);
-    doing_words_->setText(doing_);
-    doing_words_->setVisible(!doing_.isEmpty());
-    trouble_words_->setText(breakable(trouble_));
-    trouble_words_->setVisible(!trouble_.isEmpty());
 }
 
 LadderPanel::Figure LadderPanel::figure() const { return static_cast<Figure>(std::max(0, figure_->currentIndex())); }

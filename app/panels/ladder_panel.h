@@ -23,7 +23,7 @@ namespace vitrine::app {
 class LadderPlayer;
 class LadderPlot;
 class PathLine;
-class ThinBar;
+class RunBox;
 
 class LadderPanel : public QWidget {
     Q_OBJECT
@@ -76,6 +76,7 @@ class LadderPanel : public QWidget {
     double share_ = -1;
     bool climbing_ = false;
     std::optional<LadderFacts> facts_;
+    LadderPlan ran_;                    ///< what they were asked for
     std::int64_t wanted_pictures_ = 0;  ///< of the climb that facts_ are of
     std::stop_source stop_;
     PathLine* line_;
@@ -84,10 +85,9 @@ class LadderPanel : public QWidget {
     QComboBox* control_;
     QCheckBox* risk_;
     QWidget* steps_box_;
-    QPushButton *start_, *stop_button_;
     QComboBox *tokens_, *figure_, *across_, *which_;
-    QLabel *doing_words_, *trouble_words_, *about_, *notes_, *insensitive_words_;
-    ThinBar* bar_;
+    QLabel *about_, *notes_, *insensitive_words_;
+    RunBox* run_;
     LadderPlot* plot_;
     LadderPlayer* player_;
     QVBoxLayout* insensitive_;

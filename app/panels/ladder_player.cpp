@@ -15,6 +15,7 @@
 
 #include <algorithm>
 
+#include "jobs/posted_to.h"
 #include "panels/format.h"
 #include "panels/small_widgets.h"
 #include "windows/theme.h"
@@ -238,10 +239,7 @@ LadderPlayer::LadderPlayer(Session& session, ConceptGallery& gallery, QWidget* p
     : QWidget(parent),
       session_(session),
       gallery_(gallery),
-      jobs_([] { return std::make_unique<Hands>(); },
-            [this](std::function<void()> closure) {
-                QMetaObject::invokeMethod(this, std::move(closure), Qt::QueuedConnection);
-            }) {
+      jobs_([] { return std::make_unique<Hands>(); }, posted_to(this)) {
     setObjectName(QStringLiteral("ladderPlayer"));
     auto* column = new QVBoxLayout(this);
     column->setContentsMargins(0, 0, 0, 0);

@@ -19,8 +19,10 @@
 #include <algorithm>
 
 #include "jobs/command_line.h"
+#include "jobs/posted_to.h"
 #include "panels/choice_button.h"
 #include "panels/format.h"
+#include "panels/run_box.h"
 #include "panels/small_widgets.h"
 #include "panels/tcav_bars.h"
 #include "panels/train_panel.h"
@@ -42,12 +44,7 @@ QString sentence(const std::string& utf8) {
 }  // namespace
 
 TcavPanel::TcavPanel(Session& session, QWidget* parent)
-    : QWidget(parent),
-      session_(session),
-      jobs_([] { return std::make_unique<Hands>(); },
-            [this](std::function<void()> closure) {
-                QMetaObject::invokeMethod(this, std::move(closure), Qt::QueuedConnection);
-            }) {
+    : QWidget(parent), session_(session), jobs_([] { return std::make_unique<Hands>(); }, posted_to(this)) {
     setObjectName(QStringLiteral("tcavPanel"));
     auto* column = new QVBoxLayout(this);
     column->setContentsMargins(16, 12, 16, 16);
@@ -113,26 +110,8 @@ TcavPanel::TcavPanel(Session& session, QWidget* parent)
     point_button_->setHint(tr("Where in the model concepts are looked for"));
     point_button_->setMaximumWidth(QWIDGETSIZE_MAX);
     column->addWidget(captioned(tr("At the point"), point_button_));
-    auto* buttons = new QHBoxLayout;
-    start_ = new QPushButton(tr("Test"));
-    start_->setObjectName(QStringLiteral("tcavStart"));
-    start_->setProperty("primary", true);
-    stop_button_ = new QPushButton(tr("Stop"));
-    stop_button_->setObjectName(QStringLiteral("tcavStop"));
-    buttons->addWidget(start_, 1);
-    buttons->addWidget(stop_button_, 1);
-    column->addLayout(buttons);
-    bar_ = new ThinBar;
-    column->addWidget(bar_);
-    doing_words_ = quiet();
-    doing_words_->setObjectName(QStringLiteral("tcavDoing"));
-    column->addWidget(doing_words_);
-    trouble_words_ = new QLabel;
-    trouble_words_->setObjectName(QStringLiteral("tcavTrouble"));
-    trouble_words_->setProperty("role", "warning");
-    trouble_words_->setWordWrap(true);
-    trouble_words_->setTextInteractionFlags(Qt::TextSelectableByMouse);
-    column->addWidget(trouble_words_);
+    run_ = new RunBox(QStringLiteral("tcav"));
+    column->addWidget(run_);
     bars_ = new TcavBars;
     column->addWidget(bars_);
     about_ = quiet();
@@ -150,8 +129,8 @@ TcavPanel::TcavPanel(Session& session, QWidget* parent)
     column->addWidget(notes_);
     column->addStretch(1);
 
-    connect(start_, &QPushButton::clicked, this, &TcavPanel::start);
-    connect(stop_button_, &QPushButton::clicked, this, &TcavPanel::stop);
+    connect(run_, &RunBox::started, this, &TcavPanel::start);
+    connect(run_, &RunBox::stopped, this, &TcavPanel::stop);
     connect(copy_command_, &QPushButton::clicked, this, [this] { QApplication::clipboard()->setText(command()); });
     connect(copy_table_, &QPushButton::clicked, this, [this] { QApplication::clipboard()->setText(bars_->table()); });
     connect(sets_, &TcavSets::changed, this, &TcavPanel::refresh);
@@ -355,8 +334,7 @@ void TcavPanel::start() {
 void TcavPanel::revealOutcome() {
     for (auto* around = parentWidget(); around; around = around->parentWidget())
         if (auto* area = qobject_cast<QScrollArea*>(around))
-            return area->ensureWidgetVisible(trouble_.isEmpty() ? static_cast<QWidget*>(facts_ ? about_ : doing_words_)
-                                                                : trouble_words_);
+            return area->ensureWidgetVisible(facts_ && trouble_.isEmpty() ? about_ : run_->outcome());
 }
 
 void TcavPanel::stop() {
@@ -381,19 +359,10 @@ void TcavPanel::refresh() {
     examples_line_->setPath(examples_);
     random_line_->setPath(random_);
     const auto why_not = whyNot();
-    start_->setVisible(!running_);
-    start_->setEnabled(why_not.isEmpty());
-    start_->setToolTip(why_not);
-    stop_button_->setVisible(running_);
-    stop_button_->setEnabled(!stop_.stop_requested());
-    bar_->setProgress(running_, share_);
+    run_->setState({running_, stop_.stop_requested(), share_, tr("Test"), why_not, doing_, trouble_});
     // What is still to be done stands where the panel begins, not only under the cursor.
     next_->setText(breakable(why_not));
     next_->setVisible(!why_not.isEmpty());
-    doing_words_->setText(breakable(doing_));
-    doing_words_->setVisible(!doing_.isEmpty());
-    trouble_words_->setText(breakable(trouble_));
-    trouble_words_->setVisible(!trouble_.isEmpty());
 }
 
 void TcavPanel::refreshFacts() {

@@ -16,7 +16,7 @@ namespace vitrine::app {
 class ChoiceButton;
 class PathLine;
 class TcavBars;
-class ThinBar;
+class RunBox;
 
 class TcavPanel : public QWidget {
     Q_OBJECT
@@ -66,9 +66,9 @@ class TcavPanel : public QWidget {
     TcavSets* sets_;
     QSpinBox* runs_;
     QComboBox* features_;
-    QPushButton *start_, *stop_button_, *copy_command_, *copy_table_;
-    ThinBar* bar_;
-    QLabel *next_, *doing_words_, *trouble_words_, *about_, *notes_;
+    QPushButton *copy_command_, *copy_table_;
+    RunBox* run_;
+    QLabel *next_, *about_, *notes_;
     TcavBars* bars_;
     JobQueue<Hands> jobs_;  // last: it ends before what its answers touch
 };

@@ -24,6 +24,7 @@
 
 #include <vitrine/base/image_file.h>
 
+#include "jobs/posted_to.h"
 #include "panels/format.h"
 #include "panels/region_row.h"
 #include "panels/small_widgets.h"
@@ -143,12 +144,7 @@ void RegionTile::contextMenuEvent(QContextMenuEvent* event) {
 // ---- the concepts ---------------------------------------------------------------------------------------------------
 
 TcavSets::TcavSets(Session& session, QWidget* parent)
-    : QWidget(parent),
-      session_(session),
-      jobs_([] { return std::make_unique<Hands>(); },
-            [this](std::function<void()> closure) {
-                QMetaObject::invokeMethod(this, std::move(closure), Qt::QueuedConnection);
-            }) {
+    : QWidget(parent), session_(session), jobs_([] { return std::make_unique<Hands>(); }, posted_to(this)) {
     auto* column = new QVBoxLayout(this);
     column->setContentsMargins(0, 0, 0, 0);
     column->setSpacing(8);
