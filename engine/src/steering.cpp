@@ -2,6 +2,7 @@
 #include "steering_model.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include <ATen/TensorOperators.h>
@@ -67,6 +68,11 @@ Edited edited_by(const Steering& steering, at::Device device) {
     throw c10::Error({__func__, __FILE__, __LINE__}, why);
 }
 
+std::uint64_t next_number() {
+    static std::atomic<std::uint64_t> last{0};
+    return ++last;
+}
+
 class SteeredModel final : public Model {
   public:
     SteeredModel(std::shared_ptr<Model> inner, SteeredPoint point, Steering steering)
@@ -128,6 +134,7 @@ class SteeredModel final : public Model {
     const SteeredPoint& point() const { return point_; }
     bool changes() const { return edited_.factor.defined(); }
     const Steering& steering() const { return steering_; }
+    std::uint64_t number() const { return number_; }
 
   private:
     /// The concepts where the weights are.
@@ -189,6 +196,7 @@ class SteeredModel final : public Model {
     Steering steering_;
     Edited edited_;
     at::Tensor mask_;
+    std::uint64_t number_ = next_number();
 };
 
 const SteeredModel* as_steered(const Model& model) { return dynamic_cast<const SteeredModel*>(&model); }
@@ -383,6 +391,11 @@ Result<std::unique_ptr<Model>> steered_again(const Model& model, std::vector<Con
 const Steering* steering_of(const Model& model) {
     const SteeredModel* steered = as_steered(model);
     return steered == nullptr ? nullptr : &steered->steering();
+}
+
+std::uint64_t steering_number(const Model& model) {
+    const SteeredModel* steered = as_steered(model);
+    return steered == nullptr ? 0 : steered->number();
 }
 
 std::string changes_of(const Model& model) {

@@ -19,6 +19,7 @@
 
 #include <vitrine/capture.h>
 #include <vitrine/mask_module.h>
+#include <vitrine/model_mark.h>
 #include <vitrine/registry.h>
 #include <vitrine/torchscript.h>
 #include <vitrine/train_concepts.h>
@@ -383,6 +384,22 @@ TEST(Steered, MovedItForgetsWhatWasRecorded) {
     model->remembered = std::make_shared<int>(3);
     model->to(at::kCPU, at::kFloat);
     EXPECT_EQ(model->remembered, nullptr);
+}
+
+TEST(ModelMark, IsOfOneSteeringThoughAnAddressIsGivenAgain) {
+    const Scene scene({"vit", "blocks.1"});
+    std::vector<ModelMark> before{ModelMark(*scene.model)};
+    std::set<const Model*> places;
+    for (int i = 0; i < 50; ++i) {
+        const auto model = scene.steered({{1, Mode::Set, double(i)}});
+        const ModelMark mark(*model);
+        EXPECT_EQ(mark, ModelMark(*model));
+        for (const ModelMark& other : before) EXPECT_NE(mark, other);
+        before.push_back(mark);
+        places.insert(model.get());
+    }
+    EXPECT_LT(places.size(), 50u) << "no address was given again, so this shows nothing";
+    EXPECT_EQ(before.front(), ModelMark(*scene.model));
 }
 
 TEST(Steered, RefusesWhatCannotBe) {

@@ -21,6 +21,7 @@
 #include <vitrine/autoencoder.h>
 #include <vitrine/concept_factors.h>
 #include <vitrine/concept_importance.h>
+#include <vitrine/model_mark.h>
 #include <vitrine/preprocess.h>
 #include <vitrine/torch_errors.h>
 
@@ -40,8 +41,7 @@ struct Bank {
 /// What was made last: another concept or picture of the same class does not make it again.
 struct Made {
     std::string name;
-    const Model* model = nullptr;
-    at::Tensor first_weight;  // held, so that another model at the same place is told apart
+    ModelMark mark;
     Bank bank;
 };
 std::mutex made_guard;
@@ -293,13 +293,11 @@ class Craft final : public Explainer {
             for (const std::string& file : files)
                 name += fmt::format("|{} {}", file, fs::last_write_time(file, ignored).time_since_epoch().count());
         }
-        const auto parameters = model.parameters();
-        const at::Tensor first = parameters.empty() ? at::Tensor() : parameters.front().second;
+        const ModelMark mark(model);
         if (!folder.empty()) {
             const std::lock_guard lock(made_guard);
             const auto& kept = last_made();
-            if (kept && kept->name == name && kept->model == &model && kept->first_weight.is_same(first))
-                return kept->bank;
+            if (kept && kept->name == name && kept->mark == mark) return kept->bank;
         }
 
         std::vector<at::Tensor> pictures;
@@ -368,7 +366,7 @@ class Craft final : public Explainer {
                                          skipped > 0 ? fmt::format("; {} could not be read", skipped) : ""));
         if (!folder.empty()) {
             const std::lock_guard lock(made_guard);
-            last_made() = Made{name, &model, first, bank};
+            last_made() = Made{name, mark, bank};
         }
         return bank;
     }

@@ -18,6 +18,7 @@
 #include <vitrine/capture.h>
 #include <vitrine/engine.h>
 #include <vitrine/mask_module.h>
+#include <vitrine/model_mark.h>
 #include <vitrine/torch_errors.h>
 
 namespace vitrine::plugin::masks {
@@ -35,8 +36,7 @@ struct Seen {
     fs::file_time_type written;
     const Model* model = nullptr;
     at::Tensor first_weight;  // held, so that another model at the same place is told apart
-    std::vector<c10::weak_intrusive_ptr<c10::StorageImpl>>
-        weights;  // where they lay: measures shuffle them for a while
+    ModelMark mark;           // measures shuffle weights for a while, and concepts are steered
     at::Tensor pixels;
     std::shared_ptr<const MaskModule> mask;
     MaskFeatures features;
@@ -47,12 +47,6 @@ std::mutex guard;
 std::optional<Seen>& last() {
     static auto& kept = *new std::optional<Seen>;
     return kept;
-}
-
-std::vector<c10::weak_intrusive_ptr<c10::StorageImpl>> places_of(Model& model) {
-    std::vector<c10::weak_intrusive_ptr<c10::StorageImpl>> out;
-    for (const auto& [name, tensor] : model.parameters()) out.push_back(tensor.storage().getWeakStorageImpl());
-    return out;
 }
 
 class TTame final : public Explainer {
@@ -232,14 +226,14 @@ class TTame final : public Explainer {
         const auto written = fs::last_write_time(file, failed);
         const auto parameters = context.model.parameters();
         const at::Tensor first = parameters.empty() ? at::Tensor() : parameters.front().second;
-        const auto weights = places_of(context.model);
+        const ModelMark mark(context.model);
         std::shared_ptr<const MaskModule> mask;
         {
             const std::lock_guard lock(guard);
             const auto& kept = last();
             if (kept && kept->file == file.string() + names && kept->written == written &&
                 kept->model == &context.model && kept->first_weight.is_same(first)) {
-                if (kept->pixels.is_same(context.input.pixels) && kept->weights == weights) return *kept;
+                if (kept->pixels.is_same(context.input.pixels) && kept->mark == mark) return *kept;
                 mask = kept->mask;  // neither read nor compared again
             }
         }
@@ -260,7 +254,7 @@ class TTame final : public Explainer {
             mask = std::make_shared<const MaskModule>(std::move(*read));
         }
         const at::ScalarType type = first.defined() ? first.scalar_type() : at::kFloat;
-        Seen seen{file.string() + names, written, &context.model, first, weights, context.input.pixels, {}, {}, {}};
+        Seen seen{file.string() + names, written, &context.model, first, mark, context.input.pixels, {}, {}, {}};
         const at::Tensor pixels = context.input.pixels.to(context.model.device(), type);
         {
             const WithStatistics scope(mask->backbone);

@@ -66,6 +66,11 @@ TEST(Variants, AMaskOfASteeredModelSaysThatItLearnedAnother) {
               std::string::npos)
         << notes(changed);
     EXPECT_FALSE(at::equal(null.map, changed.map)) << "it reads the steered model's layers";
+    // Each is made where the one before it lay, as likely as not.
+    for (int i = 0; i < 8; ++i) {
+        EXPECT_TRUE(at::equal(explained({loudest, ConceptEdit::Mode::Scale, 1}).map, null.map)) << i;
+        EXPECT_TRUE(at::equal(explained({loudest, ConceptEdit::Mode::Scale, -4}).map, changed.map)) << i;
+    }
 }
 
 TEST(Variants, AnswerNonsenseInASentence) {

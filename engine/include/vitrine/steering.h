@@ -74,6 +74,8 @@ Result<std::unique_ptr<Model>> steered_again(const Model& model, std::vector<Con
 const Steering* steering_of(const Model& model);
 /// What is changed of a model, that of the models it was made of among it; empty where it answers as it was opened.
 std::string changes_of(const Model& model);
+/// Of a steered model; no other has it or had it. 0: nothing is steered.
+std::uint64_t steering_number(const Model& model);
 /// The model that a steered one was made of; null when it is not steered.
 std::shared_ptr<Model> unsteered(const Model& model);
 
