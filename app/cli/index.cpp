@@ -83,7 +83,7 @@ Status show(const Common& common, const IndexConceptsArguments& arguments) {
         return fail(ErrorCode::BadInput, "there is no concept {}, the index has 0 to {}", one, index.latents() - 1);
     fs::path autoencoder = arguments.show;
     if (autoencoder.extension() == ".index") autoencoder.replace_extension();
-    const ConceptNames names = VITRINE_TRY(ConceptNames::load(found_beside(concept_names_file(autoencoder))));
+    const ConceptNames names = VITRINE_TRY(ConceptNames::of(autoencoder));
     std::vector<std::uint32_t> chosen =
         one >= 0 ? std::vector<std::uint32_t>{static_cast<std::uint32_t>(one)} : index.order(arguments.sort);
     chosen.resize(std::min(chosen.size(), static_cast<std::size_t>(arguments.limit)));

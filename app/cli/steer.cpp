@@ -8,7 +8,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/log_softmax.h>
-#include <vitrine/beside.h>
 #include <vitrine/concept_names.h>
 
 #include "cli/commands.h"
@@ -112,7 +111,7 @@ Status steer(const Common& common, const SteerArguments& arguments) {
     VITRINE_CHECK(add_edits(steering, Mode::Suppress, arguments.suppress, *model, input.pixels, largest));
 
     // Names help to read, and a broken file of them stops nothing.
-    const auto names = ConceptNames::load(found_beside(concept_names_file(steering.file)));
+    const auto names = ConceptNames::of(steering.file);
     const auto name_of_concept = [&](std::int64_t index) {
         const ConceptName* found = names ? names->find(index) : nullptr;
         return found == nullptr ? std::string() : found->name;

@@ -56,7 +56,7 @@ Result<ConceptBook> open_book(Model& model, const ConceptSource& source) {
             return fail(ErrorCode::BadInput, "{} does not say which point of the model it reads; choose it",
                         autoencoder.filename().string());
         VITRINE_CHECK(concepts.fits_weights(model));
-        if (auto names = ConceptNames::load(found_beside(concept_names_file(autoencoder))))
+        if (auto names = ConceptNames::of(autoencoder))
             book.called = called_in(*names);
         else
             book.called_trouble = names.error().message;
@@ -74,7 +74,7 @@ Result<ConceptBook> open_book(Model& model, const ConceptSource& source) {
 Result<CalledConcepts> call_concept(const fs::path& autoencoder, std::int64_t latent, const std::string& name,
                                     const std::vector<std::string>& tags) {
     const auto file = kept_beside(concept_names_file(autoencoder));
-    auto names = VITRINE_TRY(ConceptNames::load(found_beside(concept_names_file(autoencoder))));
+    auto names = VITRINE_TRY(ConceptNames::of(autoencoder));
     VITRINE_CHECK(make_folder_of(file));
     VITRINE_CHECK(names.rename(latent, name));
     VITRINE_CHECK(names.set_tags(latent, tags));

@@ -30,7 +30,7 @@ std::filesystem::path ConceptShelf::file_of(const ConceptSource& source) {
 
 Result<std::map<std::int32_t, ConceptName>> names_of(const std::filesystem::path& autoencoder) {
     std::map<std::int32_t, ConceptName> out;
-    const auto read = VITRINE_TRY(ConceptNames::load(found_beside(concept_names_file(autoencoder))));
+    const auto read = VITRINE_TRY(ConceptNames::of(autoencoder));
     for (const auto& [number, one] : read.all())
         if (!one.name.empty() && number <= std::numeric_limits<std::int32_t>::max())
             out[static_cast<std::int32_t>(number)] = {one.name, fmt::format("{}", fmt::join(one.tags, ", ")), one.note};

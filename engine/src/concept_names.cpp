@@ -8,6 +8,7 @@
 
 #include <vitrine/base/bytes.h>
 #include <vitrine/base/file.h>
+#include <vitrine/beside.h>
 
 namespace vitrine {
 
@@ -78,6 +79,10 @@ Result<ConceptNames> ConceptNames::load(const fs::path& file) {
     return names;
 }
 
+Result<ConceptNames> ConceptNames::of(const fs::path& autoencoder) {
+    return load(found_beside(concept_names_file(autoencoder)));
+}
+
 Result<ConceptNames> ConceptNames::parse(std::string_view text) {
     if (text.size() > kMostBytes)
         return fail(ErrorCode::BadInput, "the names take {} bytes, at most {} are read", text.size(), kMostBytes);
@@ -140,6 +145,12 @@ Status ConceptNames::save(const fs::path& file) const { return write_text(file, 
 const ConceptName* ConceptNames::find(std::int64_t latent) const {
     const auto found = names_.find(latent);
     return found == names_.end() ? nullptr : &found->second;
+}
+
+std::string ConceptNames::called(std::int64_t latent) const {
+    const ConceptName* found = find(latent);
+    return found == nullptr || found->name.empty() ? fmt::format("concept {}", latent)
+                                                   : fmt::format("concept {} ({})", latent, found->name);
 }
 
 std::map<std::string, std::int64_t> ConceptNames::tags() const {

@@ -151,6 +151,10 @@ TEST(ConceptNames, WhereNothingCanBeWrittenBesideTheyAreThePersonsOwn) {
     ASSERT_TRUE(make_folder_of(own));
     ASSERT_TRUE(names.save(own));
     EXPECT_EQ(found_beside(not_writable), own);
+    const auto again = ConceptNames::of(folder / "none/c.safetensors");
+    ASSERT_TRUE(again.has_value()) << again.error().message;
+    EXPECT_EQ(again->called(3), "concept 3 (three)");
+    EXPECT_EQ(again->called(4), "concept 4");
     before ? ::setenv("XDG_DATA_HOME", kept.c_str(), 1) : ::unsetenv("XDG_DATA_HOME");
 }
 

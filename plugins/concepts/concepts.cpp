@@ -12,6 +12,7 @@
 #include <ATen/ops/topk.h>
 
 #include <vitrine/autoencoder.h>
+#include <vitrine/concept_names.h>
 #include <vitrine/engine.h>
 #include <vitrine/torch_errors.h>
 
@@ -112,7 +113,9 @@ class Concepts final : public Explainer {
         const at::NoGradGuard no_grad;
         if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
         Model& model = context.model;
-        const auto autoencoder = VITRINE_TRY(read(model, settings.text("autoencoder"), settings.text("given")));
+        const std::string named = settings.text("autoencoder");
+        const fs::path file = named.empty() ? built_in_concepts() : fs::path(named);
+        const auto autoencoder = VITRINE_TRY(read(model, file, named.empty(), settings.text("given")));
         const AutoencoderConfig& config = autoencoder->config();
         if (config.tokens == "class")
             return fail(ErrorCode::Unsupported, "these concepts are of the class token alone: they have no map");
@@ -145,16 +148,23 @@ class Concepts final : public Explainer {
         out.method = "concepts";
         out.map = active.select(1, shown).reshape({point.rows, point.cols}).to(at::kCPU, at::kFloat).contiguous();
         out.is_signed = out.map.min().item<float>() < 0;
-        out.explained = fmt::format("concept {} at {}", shown, config.point);
-        out.tables.push_back(of_picture(active, sums, settings.integer("count")));
+        auto names = ConceptNames::of(file);
+        // They help to read, and a broken file of them stops nothing.
+        if (!names) out.notes.push_back("the concepts' names were not read: " + names.error().message);
+        const ConceptNames called = names ? std::move(*names) : ConceptNames();
+        out.explained = fmt::format("{} at {}", called.called(shown), config.point);
+        out.tables.push_back(of_picture(active, sums, settings.integer("count"), called));
         if (tokens.size(0) <= kMostTokensInTable)
             out.tables.push_back(of_tokens(codes.active, all ? point.prefix : std::vector<std::string>(), point.cols));
-        notes(out, *autoencoder, tokens, codes, active, shown);
+        notes(out, *autoencoder, tokens, codes, active);
+        if (active.select(1, shown).count_nonzero().item<std::int64_t>() == 0)
+            out.notes.push_back(called.called(shown) + " is silent on the patches of this picture");
         return out;
     }
 
     /// The picture's strongest concepts, by their sums over patches.
-    static Table of_picture(const at::Tensor& active, const at::Tensor& sums, std::int64_t count) {
+    static Table of_picture(const at::Tensor& active, const at::Tensor& sums, std::int64_t count,
+                            const ConceptNames& names) {
         Table out;
         out.name = "concepts_of_the_picture";
         out.cols = {"sum over patches", "strongest patch", "patches"};
@@ -165,7 +175,7 @@ class Concepts final : public Explainer {
                          sum = values.to(at::kCPU, at::kDouble), which = order.to(at::kCPU);
         for (std::int64_t i = 0; i < which.size(0); ++i) {
             if (where[i].item<double>() == 0) continue;
-            out.rows.push_back(fmt::format("concept {}", which[i].item<std::int64_t>()));
+            out.rows.push_back(names.called(which[i].item<std::int64_t>()));
             out.values.push_back({sum[i].item<double>(), greatest[i].item<double>(), where[i].item<double>()});
         }
         return out;
@@ -196,7 +206,7 @@ class Concepts final : public Explainer {
     }
 
     static void notes(Attribution& out, const Autoencoder& autoencoder, const at::Tensor& tokens, const Codes& codes,
-                      const at::Tensor& active, std::int64_t shown) {
+                      const at::Tensor& active) {
         const at::Tensor error = autoencoder.decode(codes.active, codes) - tokens;
         const double left = error.to(at::kDouble).square().sum().item<double>(),
                      whole = (tokens - tokens.mean(0, true)).to(at::kDouble).square().sum().item<double>();
@@ -209,17 +219,12 @@ class Concepts final : public Explainer {
                                             100 * (1 - left / whole), autoencoder.config().point));
         if (whole > 0 && left > 0.5 * whole)
             out.notes.push_back("less than half is explained: what these concepts say of this picture is unreliable");
-        if (active.select(1, shown).count_nonzero().item<std::int64_t>() == 0)
-            out.notes.push_back(fmt::format("concept {} is silent on the patches of this picture", shown));
         if (autoencoder.facts.count("weights") == 0)
             out.notes.push_back("the file does not say which weights these concepts were trained on");
     }
 
-    static Result<std::shared_ptr<const Autoencoder>> read(Model& model, const std::string& named,
+    static Result<std::shared_ptr<const Autoencoder>> read(Model& model, const fs::path& file, bool built_in,
                                                            const std::string& given) {
-        fs::path file = named;
-        const bool built_in = file.empty();
-        if (built_in) file = built_in_concepts();
         const auto untrained = [&] {
             return fail(ErrorCode::Unsupported,
                         "no concepts were trained for {} yet: make some with vitrine train-concepts and name them with "

@@ -1,9 +1,12 @@
 // The concepts of a random autoencoder on the built-in model's tokens, against the autoencoder alone.
+#include <fstream>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 #include <vitrine/autoencoder.h>
+#include <vitrine/concept_names.h>
 #include <vitrine/engine.h>
 #include <vitrine/mask_module.h>
 
@@ -60,6 +63,27 @@ class Concepts : public testing::Test {
     Input input_;
     AutoencoderConfig config_;
 };
+
+TEST_F(Concepts, NamesThatPeopleGaveAreSaid) {
+    save(config_, weights_hash(*inner_));
+    const auto plain = explain();
+    ASSERT_TRUE(plain.has_value()) << plain.error().message;
+    const std::string shown = plain->tables[0].rows.at(0);
+    ConceptNames names;
+    ASSERT_TRUE(names.rename(std::stoll(shown.substr(8)), "dog's snout"));
+    const fs::path file = concept_names_file(file_);
+    ASSERT_TRUE(names.save(file));
+    const auto named = explain();
+    ASSERT_TRUE(named.has_value()) << named.error().message;
+    EXPECT_EQ(named->explained, shown + " (dog's snout) at blocks.6");
+    EXPECT_EQ(named->tables[0].rows.at(0), shown + " (dog's snout)");
+    EXPECT_EQ(named->notes, plain->notes);
+    std::ofstream(file) << "1\ta\n1\tb\n";
+    const auto broken = explain();
+    ASSERT_TRUE(broken.has_value()) << broken.error().message;
+    EXPECT_EQ(broken->explained, plain->explained);
+    EXPECT_THAT(broken->notes, testing::Contains(HasSubstr("concept 1 is named by lines 1 and 2")));
+}
 
 TEST_F(Concepts, MapTablesAndNotesAreWhatTheAutoencoderSays) {
     const Autoencoder one = save(config_, weights_hash(*inner_));

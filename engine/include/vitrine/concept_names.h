@@ -1,8 +1,8 @@
 // Names and tags that people give to concepts, in a text file beside the autoencoder that merges well.
 //
-//     ConceptNames names = VITRINE_TRY(ConceptNames::load(concept_names_file("concepts.safetensors")));
+//     ConceptNames names = VITRINE_TRY(ConceptNames::of("concepts.safetensors"));
 //     VITRINE_CHECK(names.rename(12, "dog's snout"));
-//     VITRINE_CHECK(names.save(concept_names_file("concepts.safetensors")));
+//     VITRINE_CHECK(names.save(kept_beside(concept_names_file("concepts.safetensors"))));
 //
 // UTF-8, one concept a line, sorted by number, so that two people's changes meet only where they changed the same
 // concept: NUMBER<TAB>name<TAB>tag, tag<TAB>note. Lines that begin otherwise are kept and come first. With the line
@@ -39,12 +39,16 @@ class ConceptNames {
     ///                  twice; the line is named
     static Result<ConceptNames> load(const std::filesystem::path& file);
     static Result<ConceptNames> parse(std::string_view text);
+    /// Those that go with an autoencoder's file, wherever they are kept (beside.h). @error as load
+    static Result<ConceptNames> of(const std::filesystem::path& autoencoder);
     /// Beside and renamed.
     Status save(const std::filesystem::path& file) const;
     std::string text() const;
 
     /// Null where the concept has neither name, tags nor note.
     const ConceptName* find(std::int64_t latent) const;
+    /// For people: "concept 12 (dog's snout)", or "concept 12".
+    std::string called(std::int64_t latent) const;
     const std::map<std::int64_t, ConceptName>& all() const { return names_; }
     /// Every tag with how many concepts have it.
     std::map<std::string, std::int64_t> tags() const;
