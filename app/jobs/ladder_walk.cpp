@@ -62,7 +62,7 @@ LadderLayer layer_of(const LayerResponse& layer) {
                               found.null.spearman.value_or(none),
                               found.null.auroc.value_or(none)};
     }
-    out.trained = {layer.tokens_seen, layer.held};
+    out.trained = {layer.tokens_seen, layer.held, layer.trained_at};
     if (!layer.control_name.empty()) out.control = LadderTraining{layer.control_tokens_seen, layer.control_held};
     out.notes = layer.notes;
     return out;

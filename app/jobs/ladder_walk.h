@@ -71,6 +71,7 @@ struct LadderRisk {
 struct LadderTraining {
     std::string tokens;
     std::optional<double> held;
+    std::string rung{};  ///< that the pictures were at; empty: as they are
 };
 
 struct LadderLayer {

@@ -34,6 +34,7 @@ constexpr Caption kCaptions[] = {
     {"mode", "Mode"},
     {"point", "Layer and point"},
     {"tokens", "Tokens read"},
+    {"rung", "Pictures trained at"},
     {"kind", "Kind"},
     {"latents", "Concepts"},
     {"k", "Active a token"},

@@ -215,6 +215,10 @@ std::vector<Parameter> concept_parameters() {
               "a seed: the model's weights are shuffled by it first, for the control of uncertainty_response; empty: "
               "they are not",
               {}, ""),
+        words("rung", "clean",
+              "what pictures become first, drawn anew on every pass: a step of uncertainty_response, such as gaussian "
+              "for its noise, \"shuffle 14\" or \"blend 0.5\". Its control by concepts of noise",
+              {}, ""),
         number("checkpoint_seconds", 30, "seconds between checkpoints, which hold the buffer too", 0, 1e6, ""),
         number("report_seconds", 1, "seconds between reports; 0: every step", 0, 1e6, ""),
         whole("floor", 0, "repetitions of a step's matrix products alone, timed at the end; 0: not timed", "", ""),

@@ -124,6 +124,25 @@ bool Rung::is_clean() const {
     return kind == Kind::Clean || (kind == Kind::Shuffle && tiles == 1) || (kind == Kind::Blend && share == 0);
 }
 
+Result<Rung> rung_of(const std::string& name) {
+    LadderOptions one;
+    one.tiles.clear(), one.blends.clear(), one.noises.clear();
+    const auto number = [&](std::string_view kind, auto& to) {
+        if (!name.starts_with(kind)) return false;
+        const char* end = name.data() + name.size();
+        const auto [rest, code] = std::from_chars(name.data() + kind.size(), end, to.emplace_back());
+        return code == std::errc() && rest == end;
+    };
+    const bool known = name == "clean" || number("shuffle ", one.tiles) || number("blend ", one.blends);
+    if (!known) one.noises = {name};
+    auto found = ladder_of(one);
+    if (!found)
+        return fail(ErrorCode::BadInput,
+                    "'{}' is no step of the ladder, expected clean, shuffle 7, blend 0.3 or a noise: {}", name,
+                    found.error().message);
+    return found->back();
+}
+
 Result<std::vector<Rung>> ladder_of(const LadderOptions& options) {
     std::vector<Rung> out{Rung{}};
     for (const std::int64_t tiles : options.tiles) {

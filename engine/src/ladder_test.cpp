@@ -45,6 +45,12 @@ TEST(Ladder, HoldsThePictureAndTheRungsInTheirOrder) {
     EXPECT_EQ((*rungs)[6].name(), "shuffle 28");
     EXPECT_EQ((*rungs)[10].name(), "blend 0.3");
     EXPECT_EQ(rungs->back().name(), "low_pass_2");
+    for (const Rung& rung : *rungs) {
+        const auto again = rung_of(rung.name());
+        ASSERT_TRUE(again.has_value()) << again.error().message;
+        EXPECT_EQ(again->name(), rung.name());
+        EXPECT_EQ(again->kind, rung.kind);
+    }
 }
 
 TEST(Ladder, OneTileAndNoNoiseAreThePictureItself) {
@@ -161,6 +167,9 @@ TEST(Ladder, WhatIsNoLadderIsRefused) {
     EXPECT_THAT(refusal({.blends = {1.5}}), HasSubstr("1.5, expected 0 to 1"));
     EXPECT_THAT(refusal({.blend_noise = "x"}), HasSubstr("no noise 'x'"));
     EXPECT_THAT(refusal({.tiles = {0}}), HasSubstr("0 x 0 tiles"));
+    for (const char* name : {"", "shuffle", "shuffle 0", "shuffle 2x", "shuffle 2.5", "blend 2", "blend ", "pink"})
+        EXPECT_THAT(rung_of(name).error().message,
+                    testing::StartsWith(std::string("'") + name + "' is no step of the ladder, expected clean, "));
     const auto many = rung_pixels(shuffle(60), picture(), kPreprocess, 0, "a");
     EXPECT_THAT(many.error().message, HasSubstr("60 x 60 tiles are more than a picture of 56 x 56"));
 }

@@ -31,6 +31,7 @@
 #include <vitrine/concept_names.h>
 #include <vitrine/device.h>
 #include <vitrine/device_sums.h>
+#include <vitrine/ladder.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/parameters_aside.h>
 #include <vitrine/preprocess.h>
@@ -232,11 +233,11 @@ class TokenStream {
             std::vector<at::Tensor> pixels;
             for (std::int64_t taken = 0; taken < at_once_;) {
                 if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
-                const std::int64_t index = drawn(picture_++);
+                const std::int64_t pass = picture_ / std::ssize(used_), index = drawn(picture_++);
                 if (broken_.count(index) > 0) continue;
                 const bool doubtful = doubtful_.count(index) > 0;
                 if (mine || doubtful) {
-                    auto read = pictures_.pixels(index);
+                    auto read = pictures_.pixels(index, pass);
                     if (read && doubtful)
                         read = fail(ErrorCode::Io, "picture {} could not be read by another process", index);
                     if (!read) {
@@ -410,6 +411,10 @@ Status ConceptTraining::settle() {
         VITRINE_TRY(concept_tokens(model_, at::zeros({1, 3, p.input_height, p.input_width}), config_));
 
     pictures_.emplace(VITRINE_TRY(TrainingPictures::open(options_.data, options_.pictures, p)));
+    const Rung rung = VITRINE_TRY(rung_of(settings_.text("rung")));
+    // Whether it can be made of pictures of this size.
+    VITRINE_CHECK(rung_pixels(rung, at::zeros({1, 3, p.input_height, p.input_width}), p, seed_, ""));
+    pictures_->set_rung(rung, seed_);
     const std::int64_t count = pictures_->count();
     const auto order = StepRandom(seed_, 0, kHeld).permutation(count);
     const auto held =
@@ -511,6 +516,7 @@ std::string ConceptTraining::record() const {
     for (const auto& p : settings_.declared()) out[p.name] = to_string(settings_.value(p.name));
     // A checkpoint from before there was this goes on.
     if (!shuffled_) out.erase("shuffled_weights");
+    if (settings_.text("rung") == "clean") out.erase("rung");
     out["point"] = config_.point;
     out["latents"] = std::to_string(config_.latents);
     out["steps"] = std::to_string(count_);
@@ -798,6 +804,7 @@ Status ConceptTraining::finish(Autoencoder& made) {
     made.facts["model"] = model_.info().name;
     made.facts["weights"] = weights_hash(model_);
     if (shuffled_) made.facts["shuffled_weights"] = settings_.text("shuffled_weights");
+    if (const std::string rung = settings_.text("rung"); rung != "clean") made.facts["rung"] = rung;
     made.facts["settings"] = record();
     made.facts["tokens_seen"] = std::to_string(summary_.tokens);
     nlohmann::json pictures{{"count", pictures_->count()},

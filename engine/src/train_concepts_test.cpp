@@ -561,8 +561,13 @@ TEST_F(TrainConcepts, FindsNoPlaceBeforeTheFirstStep) {
 }
 
 TEST_F(TrainConcepts, GoesOnToTheBit) {
-    for (const char* kind : {"top_k", "batch_top_k", "jump_relu", "relu", "gated"}) {
-        const std::vector<std::pair<std::string, std::string>> more = {{"kind", kind}, {"sparsity", "0.01"}};
+    for (const auto& [kind, rung] : {std::pair{"top_k", "clean"},
+                                     {"batch_top_k", "clean"},
+                                     {"jump_relu", "clean"},
+                                     {"relu", "gaussian"},
+                                     {"gated", "clean"}}) {
+        const std::vector<std::pair<std::string, std::string>> more = {
+            {"kind", kind}, {"sparsity", "0.01"}, {"rung", rung}};
         ASSERT_TRUE(train_concepts(model_, options("whole.safetensors", more)));
         auto halved = options("halved.safetensors", more);
         std::stop_source stop;
@@ -741,6 +746,47 @@ TEST_F(TrainConcepts, MixesPictures) {
     }
     EXPECT_GT(pictures.size(), 25U) << "a batch is of most of 40 pictures";
     EXPECT_GT(changes, 200) << "and these take turns";
+}
+
+TEST_F(TrainConcepts, OnAStepOfTheLadderEveryPassIsDrawnAnew) {
+    const auto tokens_of = [&](const std::string& rung) {
+        auto stopped = options("b.safetensors", {{"rung", rung}});
+        std::stop_source stop;
+        stopped.stop = stop.get_token();
+        stopped.progress = [&](const ConceptStep& now) {
+            if (now.step == 20) stop.request_stop();
+        };
+        EXPECT_TRUE(train_concepts(model_, stopped));
+        const auto read = read_safetensors(folder_ / "b.safetensors.checkpoint");
+        EXPECT_TRUE(read) << read.error().message;
+        fs::remove(folder_ / "b.safetensors.checkpoint");
+        return to_tensor(read->tensors.at("buffer")).value();
+    };
+    // Means of 16 colours each. 20 steps use up 80 pictures, so that the buffer has some of the 36 from two passes.
+    const at::Tensor noise = tokens_of("gaussian"), clean = tokens_of("clean");
+    const at::Tensor colours = noise.narrow(1, 0, 3).to(at::kDouble);
+    ASSERT_GT(noise.size(0), 1000);
+    EXPECT_NEAR(colours.mean().item<double>(), 0, 0.02) << "0.25 / sqrt of the numbers is 0.005";
+    EXPECT_NEAR(colours.std().item<double>(), 0.25, 0.01);
+    const auto different = [](const at::Tensor& tokens) {
+        const at::Tensor whole = tokens.contiguous();
+        std::set<std::vector<float>> rows;
+        for (std::int64_t i = 0; i < whole.size(0); ++i) {
+            const auto* row = whole.const_data_ptr<float>() + i * whole.size(1);
+            rows.emplace(row, row + whole.size(1));
+        }
+        return std::ssize(rows);
+    };
+    EXPECT_EQ(different(noise), noise.size(0));
+    EXPECT_LT(different(clean), clean.size(0));
+
+    const auto summary = train_concepts(model_, options("n.safetensors", {{"rung", "shuffle 4"}}));
+    ASSERT_TRUE(summary) << summary.error().message;
+    EXPECT_EQ(Autoencoder::load(folder_ / "n.safetensors")->facts.at("rung"), "shuffle 4");
+    EXPECT_THAT(train_concepts(model_, options("m.safetensors", {{"rung", "pink"}})).error().message,
+                testing::StartsWith("'pink' is no step of the ladder, expected clean,"));
+    EXPECT_THAT(train_concepts(model_, options("m.safetensors", {{"rung", "shuffle 60"}})).error().message,
+                testing::StartsWith("60 x 60 tiles are more"));
 }
 
 TEST_F(TrainConcepts, StopsWhilePicturesAreRunAndLosesNothing) {

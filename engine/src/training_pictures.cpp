@@ -149,7 +149,19 @@ std::string TrainingPictures::changes_since(const at::Tensor& then) const {
     return out;
 }
 
-Result<at::Tensor> TrainingPictures::pixels(std::int64_t index) const {
+void TrainingPictures::set_rung(Rung rung, std::uint64_t seed) {
+    rung_ = std::move(rung);
+    seed_ = seed;
+}
+
+Result<at::Tensor> TrainingPictures::pixels(std::int64_t index, std::int64_t pass) const {
+    const at::Tensor picture = VITRINE_TRY(as_it_is(index));
+    // Its own stream: what a ladder draws by the same seed was never seen in training.
+    const std::uint64_t drawn = random_bits(seed_, hash_of("training"), static_cast<std::uint64_t>(pass));
+    return rung_pixels(rung_, picture, preprocess_, drawn, name(index));
+}
+
+Result<at::Tensor> TrainingPictures::as_it_is(std::int64_t index) const {
     if (set_ != nullptr) return set_->pixels(index);
     for (const at::Tensor& images : packs_) {
         if (index >= images.size(0)) {

@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <vitrine/base/result.h>
+#include <vitrine/ladder.h>
 #include <vitrine/picture_set.h>
 #include <vitrine/preprocess.h>
 
@@ -25,8 +26,11 @@ class TrainingPictures {
                                          const Preprocess& preprocess);
 
     std::int64_t count() const { return static_cast<std::int64_t>(keys_.size()); }
+    /// What every picture becomes before it is seen, drawn anew on every pass.
+    void set_rung(Rung rung, std::uint64_t seed);
     /// float32 [1, 3, height, width], normalised, on the CPU
-    Result<at::Tensor> pixels(std::int64_t index) const;
+    /// @param pass  how often all pictures were seen before
+    Result<at::Tensor> pixels(std::int64_t index, std::int64_t pass = 0) const;
     /// Each by its place in the folder and its size, as float32 [2, count]: 24 bits each. What a checkpoint keeps.
     const at::Tensor& identities() const { return identities_; }
     /// Each by its own name and size: the same in another folder.
@@ -38,8 +42,11 @@ class TrainingPictures {
   private:
     explicit TrainingPictures(Preprocess preprocess) : preprocess_(std::move(preprocess)) {}
     std::string name(std::int64_t index) const;
+    Result<at::Tensor> as_it_is(std::int64_t index) const;
     const PictureSet* set_ = nullptr;
     Preprocess preprocess_;
+    Rung rung_;
+    std::uint64_t seed_ = 0;
     std::filesystem::path data_;
     std::vector<at::Tensor> packs_;
     std::vector<std::filesystem::path> pack_files_, files_;

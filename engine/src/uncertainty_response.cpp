@@ -379,6 +379,8 @@ Status Response::prepare_layer(const std::string& name, const Autoencoder& autoe
     out.latents = config.latents;
     if (const auto seen = autoencoder.facts.find("tokens_seen"); seen != autoencoder.facts.end())
         out.tokens_seen = seen->second;
+    if (const auto rung = autoencoder.facts.find("rung"); rung != autoencoder.facts.end())
+        out.trained_at = rung->second;
     out.held = held_variance(autoencoder);
 
     const std::int64_t prefix = std::ssize(point.prefix), patches = point.rows * point.cols;

@@ -9,6 +9,7 @@
 #include <ATen/TensorOperators.h>
 #include <nlohmann/json.hpp>
 
+#include <vitrine/concept_names.h>
 #include <vitrine/control_concepts.h>
 #include <vitrine/engine.h>
 #include <vitrine/folder_measure.h>
@@ -118,6 +119,7 @@ json to_json(const LayerResponse& layer, const std::vector<std::string>& picture
              {"tokens_read", layer.read},
              {"concepts_judged_over", layer.over},
              {"tokens_seen_in_training", layer.tokens_seen.empty() ? json() : json(layer.tokens_seen)},
+             {"trained_at", layer.trained_at.empty() ? "clean" : layer.trained_at},
              {"explained_variance_held_out", layer.held ? number(*layer.held) : json()},
              {"rungs", to_json(layer.rungs)},
              {"shuffled_weights", to_json(layer.control)},
@@ -218,7 +220,7 @@ Table side_by_side(const LayerResponse& layer, std::string name) {
 }
 
 /// @param of  what the tables' names begin with
-void tables_of(const LayerResponse& layer, const std::string& of, std::vector<Table>& out) {
+void tables_of(const LayerResponse& layer, const std::string& of, const ConceptNames& names, std::vector<Table>& out) {
     out.push_back(of_rungs(layer.rungs, of + " ladder"));
     if (!layer.control.empty()) {
         out.push_back(of_rungs(layer.control, of + " ladder with shuffled weights"));
@@ -230,7 +232,7 @@ void tables_of(const LayerResponse& layer, const std::string& of, std::vector<Ta
         table.cols = {"heard", "insensitivity", "coherence z", "frequency"};
         for (const NoiseConcept& one : layer.insensitive) {
             if (std::ssize(table.rows) == kConceptsInTables / 2) break;
-            table.rows.push_back(fmt::format("concept {}", one.latent));
+            table.rows.push_back(names.called(one.latent));
             table.values.push_back(
                 {one.heard.front(), one.insensitivity.value_or(kNaN), one.coherence.value_or(kNaN), one.frequency});
         }
@@ -250,7 +252,7 @@ void tables_of(const LayerResponse& layer, const std::string& of, std::vector<Ta
         concepts.name = of + " concepts that foretell";
         concepts.cols = {"beta", "VIP"};
         for (const std::int64_t latent : ranked(risk.beta.abs(), 10)) {
-            concepts.rows.push_back(fmt::format("concept {}", latent));
+            concepts.rows.push_back(names.called(latent));
             concepts.values.push_back({risk.beta[latent].item<double>(), risk.vip[latent].item<double>()});
         }
         out.push_back(std::move(concepts));
@@ -447,12 +449,17 @@ class UncertaintyMeasure final : public FolderMeasure {
             std::string of = stem;
             for (int again = 2; !stems.insert(of).second; ++again) of = fmt::format("{} {}", stem, again);
             names.push_back(of);
-            tables_of(layer, of, out.tables);
+            const auto called = ConceptNames::of(layer.name);
+            if (!called)
+                out.notes.push_back(
+                    fmt::format("{}: its concepts' names were not read: {}", of, called.error().message));
+            tables_of(layer, of, called.value_or(ConceptNames()), out.tables);
             const std::string seen = trained_on(options.autoencoders[names.size() - 1].second, pictures);
             if (!seen.empty()) layers.back()["pictures_in_training"] = seen;
             if (!layer.tokens_seen.empty())
-                out.notes.push_back(
-                    fmt::format("{}: trained on {} tokens{}{}", of, layer.tokens_seen, seen.empty() ? "" : "; ", seen));
+                out.notes.push_back(fmt::format("{}: trained on {} tokens{}{}{}", of, layer.tokens_seen,
+                                                layer.trained_at.empty() ? "" : " of pictures at " + layer.trained_at,
+                                                seen.empty() ? "" : "; ", seen));
             for (const std::string& note : layer.notes) out.notes.push_back(of + ": " + note);
             if (const std::string note = control_in_words(layer); !note.empty()) out.notes.push_back(of + ": " + note);
         }

@@ -39,6 +39,9 @@ struct Rung {
     bool is_clean() const;
 };
 
+/// The rung of this name. @error BadInput  there is none
+Result<Rung> rung_of(const std::string& name);
+
 struct LadderOptions {
     std::vector<std::int64_t> tiles{1, 2, 4, 7, 14, 28};
     std::vector<double> blends{0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1};

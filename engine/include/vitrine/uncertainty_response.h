@@ -137,8 +137,9 @@ struct LayerResponse {
     std::string name, point, kind, read;  ///< `read`: the tokens that the autoencoder reads
     std::string over;                     ///< the tokens that speak for a concept
     std::int64_t latents = 0;
-    std::string tokens_seen;                  ///< in training, as the file says; empty: it does not
-    std::optional<double> held;               ///< the variance explained on pictures held out in training, likewise
+    std::string tokens_seen;     ///< in training, as the file says; empty: it does not
+    std::string trained_at;      ///< the rung that it was trained at; empty: the pictures themselves
+    std::optional<double> held;  ///< the variance explained on pictures held out in training, likewise
     /// Who read the shuffled weights; empty: the same one.
     std::string control_name, control_tokens_seen;
     std::optional<double> control_held;
@@ -171,7 +172,8 @@ std::vector<std::int64_t> ladder_order(std::int64_t pictures, std::uint64_t seed
 /// Memory: some numbers for each picture and rung, the active concepts of each reference input, and for the predictor
 /// three times the reference inputs' codes in full. The model is as before when this returns.
 ///
-/// @error BadInput     no picture that can be read, no autoencoder, one that does not fit the model, one for the control
+/// @error BadInput     no picture that can be read, no autoencoder, one that does not fit the model, one for the
+/// control
 ///                     that was not trained on its weights shuffled, an unknown word
 /// @error Unsupported  tokens that an autoencoder wants and the point has not
 /// @error Cancelled    stop was requested
