@@ -309,7 +309,8 @@ void TrainingRun::took(Result<TrainingOutcome> outcome) {
         for (const auto& skipped : outcome->skipped) notes_ << tr("Skipped: %1").arg(text(skipped));
         if (outcome->finished) {
             stage_ = Stage::Ended;
-            doing_ = tr("Trained in %1 steps on %2 pictures").arg(step).arg(outcome->pictures);
+            doing_ = step > 0 ? tr("Trained in %1 steps on %2 pictures").arg(step).arg(outcome->pictures)
+                              : tr("Fitted to tokens of %1 pictures").arg(outcome->pictures);
             if (what() == Trained::Concepts) Q_EMIT session_.autoencoderReady(text(plan_.out.string()));
         } else if (leaving_) {
             stage_ = Stage::Setup;

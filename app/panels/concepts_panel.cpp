@@ -18,6 +18,7 @@
 #include "panels/concept_list.h"
 #include "panels/format.h"
 #include "panels/given_form.h"
+#include "panels/list_row.h"
 #include "panels/method_settings.h"
 #include "panels/small_widgets.h"
 #include "panels/steer_box.h"
@@ -148,7 +149,7 @@ ConceptsPanel::ConceptsPanel(Session& session, ConceptsOnShow& concepts, const V
     tools->setSpacing(8);
     search_ = new QLineEdit;
     search_->setObjectName(QStringLiteral("findConcept"));
-    search_->setPlaceholderText(tr("Name or number"));
+    search_->setPlaceholderText(tr("Find"));
     search_->setAccessibleName(tr("Find a concept by name or number"));
     search_->setClearButtonEnabled(true);
     order_ = new QComboBox;
@@ -190,6 +191,7 @@ ConceptsPanel::ConceptsPanel(Session& session, ConceptsOnShow& concepts, const V
     list_ = new ConceptList(concepts_, settings);
     list_->setOrder(ConceptOrder::Sum, true);
     connect(apart_, &QPushButton::toggled, this, &ConceptsPanel::refreshWhich);
+    list_->setMinimumHeight(10 * kListRow);  // on a small screen the panel scrolls instead
     column->addWidget(list_, 1);
     steer_ = new SteerBox(session_, concepts_);
     column->addWidget(steer_);

@@ -63,9 +63,11 @@ void fill(QComboBox* box, const QStringList& items, int standard) {
 QString trained_words(const LadderTraining& trained) {
     const auto tokens = trained.tokens.empty() ? LadderPanel::tr("an unknown number of")
                                                : rough(QString::fromStdString(trained.tokens).toLongLong());
-    return trained.held ? LadderPanel::tr("%1 tokens seen, %2 explained of pictures held out")
-                              .arg(tokens, percent(*trained.held))
-                        : LadderPanel::tr("%1 tokens seen").arg(tokens);
+    auto out = trained.rung.empty() ? LadderPanel::tr("%1 tokens seen").arg(tokens)
+                                    : LadderPanel::tr("%1 tokens of pictures at \u2018%2\u2019 seen")
+                                          .arg(tokens, QString::fromStdString(trained.rung));
+    if (trained.held) out += LadderPanel::tr(", %1 explained of pictures held out").arg(percent(*trained.held));
+    return out;
 }
 
 }  // namespace
@@ -345,6 +347,7 @@ void LadderPanel::stop() {
 }
 
 void LadderPanel::refresh() {
+    Q_EMIT moved();
     line_->setPath(folder_);
     const auto why_not = whyNot();
     run_->setState({climbing_, stop_.stop_requested(), share_, facts_ && !facts_->whole ? tr("Go on") : tr("Start"),

@@ -38,6 +38,7 @@ class LadderPanel : public QWidget {
     void addLayer(const QString& autoencoder);
     const QStringList& moreLayers() const { return more_; }
     bool climbing() const { return climbing_; }
+    double share() const { return share_; }  ///< of the climb; negative: not known
     const std::optional<LadderFacts>& facts() const { return facts_; }
     const QString& trouble() const { return trouble_; }
     LadderPlot* plot() const { return plot_; }
@@ -49,7 +50,8 @@ class LadderPanel : public QWidget {
   Q_SIGNALS:
     void folderWanted();
     void layerWanted();
-    void grew();  ///< facts() say more
+    void grew();   ///< facts() say more
+    void moved();  ///< the climb began, went on or ended
     void conceptWanted(qint64 latent);
 
   private:

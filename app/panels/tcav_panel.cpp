@@ -345,6 +345,7 @@ void TcavPanel::stop() {
 }
 
 void TcavPanel::refresh() {
+    Q_EMIT moved();
     const auto index = target();
     class_button_->setFace({}, {}, index ? session_.className(*index) : tr("None yet"),
                            target_ || !index ? QString() : tr("predicted"));

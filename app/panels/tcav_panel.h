@@ -34,12 +34,16 @@ class TcavPanel : public QWidget {
     QString whyNot() const;  ///< empty where it can start
     bool ready() const { return ground_.has_value(); }
     bool running() const { return running_; }
+    double share() const { return share_; }  ///< of the test; negative: not known
     const std::optional<TcavFacts>& facts() const { return facts_; }
     const QString& trouble() const { return trouble_; }
     QString command() const;  ///< that makes the scores which are shown again; empty without any
     void start();
     void stop();
     QSize sizeHint() const override { return {304, 600}; }
+
+  Q_SIGNALS:
+    void moved();  ///< the test began, went on or ended
 
   private:
     struct Hands {};  ///< what the thread has of its own: nothing

@@ -659,6 +659,9 @@ void MainWindow::buildDocks() {
         connect(train_dock_, &QDockWidget::visibilityChanged, run, &TrainingRun::setLooking);
         connect(run, &TrainingRun::moved, this, &MainWindow::refreshJobs);
     }
+    connect(ladder_, &LadderPanel::moved, this, &MainWindow::refreshJobs);
+    connect(tcav_, &TcavPanel::moved, this, &MainWindow::refreshJobs);
+    connect(gallery_, &ConceptGallery::buildMoved, this, &MainWindow::refreshJobs);
     connect(train_, &TrainPanel::folderWanted, this, &MainWindow::chooseTrainingFolder);
     connect(train_, &TrainPanel::fileWanted, this, &MainWindow::chooseTrainingFile);
     connect(explain_, &ExplainPanel::settingsChanged, this, &MainWindow::settingsChanged);
@@ -1021,6 +1024,23 @@ void MainWindow::refreshStatus() {
     status_size_->setToolTip(tr("Kept of the run, so that maps can be computed when they are looked at"));
 }
 
+/// What runs beside the window's own work, each started and stopped in a panel.
+QStringList MainWindow::underWay() const {
+    QStringList out;
+    const auto add = [&](bool busy, const QString& what, double share) {
+        if (busy) out << (share < 0 ? what : tr("%1  %2 %").arg(what).arg(static_cast<int>(100 * share)));
+    };
+    for (const auto* run : {mask_run_, concept_run_}) {
+        const auto& now = run->moment();
+        add(run->busy(), run == mask_run_ ? tr("Training a mask") : tr("Training concepts"),
+            now && now->steps > 0 ? static_cast<double>(now->step) / static_cast<double>(now->steps) : -1);
+    }
+    add(ladder_->climbing(), tr("From signal to noise"), ladder_->share());
+    add(tcav_->running(), tr("Testing concepts"), tcav_->share());
+    add(gallery_->building(), tr("Building the index"), gallery_->buildShare());
+    return out;
+}
+
 void MainWindow::refreshJobs() {
     const auto jobs = session_->jobs();
     const bool busy = !jobs.running.empty() && !jobs.title.empty();
@@ -1035,9 +1055,8 @@ void MainWindow::refreshJobs() {
             words += tr("  %1 of %2 %3").arg(jobs.progress.done).arg(jobs.progress.total).arg(text(jobs.progress.unit));
     } else if (jobs.waiting > 1) {
         words = tr("jobs: %1").arg(jobs.waiting);
-    } else if (const auto* run = mask_run_->busy() ? mask_run_ : concept_run_; run->busy()) {
-        words = run == mask_run_ ? tr("Training a mask") : tr("Training concepts");
-        if (const auto& now = run->moment()) words += tr("  %1 of %2 steps").arg(now->step).arg(now->steps);
+    } else if (const auto runs = underWay(); !runs.isEmpty()) {
+        words = runs.size() == 1 ? runs.front() : tr("%1, and %2 more").arg(runs.front()).arg(runs.size() - 1);
     }
     status_jobs_->setText(words);
     stop_button_->setEnabled(busy || jobs.waiting > 1);

@@ -130,6 +130,7 @@ class MainWindow : public QMainWindow {
     void refreshStage();
     void refreshScene();
     void refreshStatus();
+    QStringList underWay() const;
     void refreshJobs();
     void refreshActions();
     ViewSettings settingsOfShown() const;

@@ -101,10 +101,16 @@ TEST_F(LadderPanelTest, GrowsWhileItIsMeasured) {
             for (const auto& e : curve.values) known += std::isfinite(e.mean);
         points.push_back(known);
     });
+    const auto* jobs = window_->findChild<QLabel*>("statusJobs");
+    bool said = false;  // beside what the window itself does
+    QObject::connect(&ladder(), &LadderPanel::moved, &ladder(),
+                     [&] { said |= jobs->text().contains("signal to noise"); });
     EXPECT_TRUE(start()->isEnabled()) << start()->toolTip().toStdString();
     start()->click();
     EXPECT_TRUE(ladder().climbing());
     ASSERT_TRUE(through());
+    EXPECT_TRUE(said);
+    EXPECT_TRUE(wait_until([&] { return jobs->text() == "jobs: none"; })) << jobs->text().toStdString();
     ASSERT_TRUE(ladder().facts()) << ladder().trouble().toStdString();
     EXPECT_TRUE(whole);
     ASSERT_GE(inputs.size(), 3u) << "the first run of the model, the end of either course";

@@ -135,10 +135,16 @@ TEST_F(TcavWindowTest, ADrawnConceptIsKeptTestedAndRepeatedAtTheCommandLine) {
     panel().setRandom(folder_.filePath("random"));
     EXPECT_EQ(panel().findChild<QSpinBox*>("tcavRuns")->value(), 30);
     const auto predicted = session().look()->top.front().index;
+    const auto* jobs = window_->findChild<QLabel*>("statusJobs");
+    bool said = false;
+    QObject::connect(&panel(), &TcavPanel::moved, &panel(),
+                     [&] { said |= jobs->text().startsWith("Testing concepts"); });
     ASSERT_NO_FATAL_FAILURE(click("tcavStart"));
     EXPECT_TRUE(panel().running());
     EXPECT_TRUE(session().look()) << "the window goes on";
     ASSERT_TRUE(wait_until([&] { return !panel().running(); }));
+    EXPECT_TRUE(said);
+    EXPECT_EQ(jobs->text(), "jobs: none");
     ASSERT_TRUE(panel().facts()) << panel().trouble().toStdString();
     const auto& facts = *panel().facts();
     EXPECT_EQ(facts.point, "blocks.2");
