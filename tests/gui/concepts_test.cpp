@@ -3,6 +3,7 @@
 #include <QComboBox>
 #include <QDockWidget>
 #include <QDoubleSpinBox>
+#include <QElapsedTimer>
 #include <QFile>
 #include <QFocusEvent>
 #include <QImage>
@@ -160,6 +161,68 @@ TEST_F(ConceptsWindowTest, HoverGoesBothWaysAndAPinStaysUntilEscape) {
     QTest::keyClick(window_.get(), Qt::Key_Escape);
     EXPECT_EQ(concepts().pinned(), -1);
     EXPECT_EQ(*session().shown()->values, of_method);
+}
+
+/// 16,384 concepts, 64 in each of 37 x 37 patches: what is pointed at lights up in the frame after the one that is
+/// being drawn, at the latest. Times are printed: how fast a busy machine is proves nothing.
+TEST_F(ConceptsWindowTest, HoverIsFollowedWithinTwoFramesAtFullSize) {
+    constexpr int kSide = 37, kConcepts = 16384, kEach = 64, kMoves = 60;
+    const auto wide = folder_.filePath("wide"), many = folder_.filePath("many.safetensors");
+    ASSERT_TRUE(test::write_wide_model(wide.toStdString(), 16 * kSide));
+    ASSERT_TRUE(test::write_wide_concepts(many.toStdString(), kConcepts, kEach));
+    model_ = wide;
+    file_ = many;
+    open_concepts();
+    session().setLive(false);
+    const auto& picture = concepts().picture();
+    ASSERT_EQ(picture.rows() * picture.cols(), kSide * kSide);
+    ASSERT_GT(picture.heard().size(), 1000u);
+    std::map<const char*, std::vector<double>> took_ms;
+    const auto follow = [&](const char* what, auto move, auto followed) {
+        const auto frames = viewport()->framesDrawn();
+        QElapsedTimer timer;
+        timer.start();
+        move();
+        EXPECT_TRUE(wait_until(followed));
+        EXPECT_LE(viewport()->framesDrawn(), frames + 1) << what;
+        EXPECT_TRUE(wait_until([&] { return viewport()->framesDrawn() > frames; }));
+        took_ms[what].push_back(static_cast<double>(timer.nsecsElapsed()) / 1e6);
+    };
+    for (int i = 0; i < kMoves; ++i) {
+        const std::int64_t row = (i * 11 + 3) % kSide, col = (i * 7 + 5) % kSide;
+        follow(
+            "a patch",
+            [&] {
+                QTest::mouseMove(viewport(), at(row, col) - QPoint(1, 1));
+                QTest::mouseMove(viewport(), at(row, col));
+            },
+            [&] {
+                return concepts().patch() == std::pair(row, col) &&
+                       list()->conceptAt(list()->model()->index(1, 0)) == picture.at(picture.cell(row, col)).front().id;
+            });
+    }
+    QTest::mouseMove(viewport(), at(1, 1));
+    for (int i = 0; i < kMoves; ++i) {
+        const auto index = list()->model()->index(2 + ConceptList::kOfPatch + (i * 37) % 900, 0);
+        const auto number = list()->conceptAt(index);
+        ASSERT_GE(number, 0);
+        list()->scrollTo(index);
+        follow(
+            "a concept",
+            [&] {
+                QTest::mouseMove(list()->viewport(), list()->visualRect(index).center() - QPoint(2, 0));
+                QTest::mouseMove(list()->viewport(), list()->visualRect(index).center());
+            },
+            [&] {
+                return concepts().hovered() == number && *session().shown()->values == picture.map(number) &&
+                       viewport()->scene().layers[0].map.data == session().shown()->values->data();
+            });
+    }
+    for (auto& [what, times] : took_ms) {
+        std::sort(times.begin(), times.end());
+        std::printf("pointing at %s to a drawn frame: median %.1f ms, 95th percentile %.1f ms, longest %.1f ms\n", what,
+                    times[times.size() / 2], times[times.size() * 95 / 100], times.back());
+    }
 }
 
 TEST_F(ConceptsWindowTest, TheListIsSearchedSortedAndWalkedByKeys) {

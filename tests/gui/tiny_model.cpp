@@ -73,6 +73,16 @@ Status write_tiny_concepts(const std::filesystem::path& file, bool says_point) {
     return one.save(file);
 }
 
+Status write_wide_concepts(const std::filesystem::path& file, std::int64_t latents, std::int64_t k) {
+    AutoencoderConfig config;
+    config.width = 64;
+    config.latents = latents;
+    config.k = k;
+    config.point = "blocks.0";
+    auto one = VITRINE_TRY(Autoencoder::make(config, 3));
+    return one.save(file);
+}
+
 Status write_free_concepts(const std::filesystem::path& file, std::int64_t layer) {
     const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
     const auto model = VITRINE_TRY(architecture->tiny(7));

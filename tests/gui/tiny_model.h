@@ -17,6 +17,9 @@ Status write_wide_model(const std::filesystem::path& folder, std::int64_t side);
 /// A random autoencoder that reads the tiny ViT: 64 concepts, of which a token has 3.
 /// @param says_point  false: the file does not say which activations it reads
 Status write_tiny_concepts(const std::filesystem::path& file, bool says_point = true);
+/// A random autoencoder that reads the wide one.
+/// @param k  concepts of a token
+Status write_wide_concepts(const std::filesystem::path& file, std::int64_t latents, std::int64_t k);
 /// As many concepts as speak, of one layer.
 Status write_free_concepts(const std::filesystem::path& file, std::int64_t layer);
 
