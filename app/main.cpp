@@ -1,8 +1,6 @@
 // The program: a command goes to the command line, files and nothing go to the window.
 #include <QApplication>
 
-#include <unistd.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -20,14 +18,6 @@ bool has_display() {
     for (const char* name : {"DISPLAY", "WAYLAND_DISPLAY"})
         if (const char* value = std::getenv(name); value && *value) return true;
     return qEnvironmentVariableIsSet("QT_QPA_PLATFORM");
-}
-
-/// Threads that wait for the next sum would spin on the cores that the window draws with. libgomp reads this as it is
-/// loaded, before main: the program starts itself once more. Where that fails it runs as it is.
-void let_waiting_threads_sleep(char** argv) {
-    if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
-    ::setenv("OMP_WAIT_POLICY", "passive", 1);
-    ::execv("/proc/self/exe", argv);
 }
 
 }  // namespace
@@ -58,7 +48,6 @@ int main(int argc, char** argv) {
         return vitrine::cli::run({"explain", "starter", pictures.front().string(), "--method", "raw_attention,rollout",
                                   "--out", "vitrine-out"});
     }
-    let_waiting_threads_sleep(argv);
     vitrine::app::milestone("libraries loaded");
     QApplication application(argc, argv);
     QApplication::setApplicationName(QStringLiteral("vitrine"));
