@@ -14,6 +14,7 @@
 #include <vitrine/base/bytes.h>
 #include <vitrine/base/file.h>
 #include <vitrine/base/image_file.h>
+#include <vitrine/base/picture_files.h>
 #include <vitrine/base/readers.h>
 
 namespace vitrine {
@@ -249,21 +250,16 @@ std::vector<PictureConcept> ConceptIndex::strongest(std::int64_t picture) const 
     return out;
 }
 
-Result<std::vector<FolderPicture>> pictures_below(const fs::path& folder) {
-    std::error_code error;
-    if (!fs::is_directory(folder, error))
-        return fail(ErrorCode::NotFound, "there is no folder {}", bytes::printable(folder.string()));
+Result<std::vector<FolderPicture>> pictures_below(const fs::path& folder, std::vector<std::string>* notes) {
+    const FilesBelow found = VITRINE_TRY(files_below(folder, is_picture_name));
+    if (notes != nullptr) notes->insert(notes->end(), found.notes.begin(), found.notes.end());
     std::vector<FolderPicture> out;
-    for (auto it = fs::recursive_directory_iterator(folder, fs::directory_options::skip_permission_denied, error);
-         !error && it != fs::recursive_directory_iterator(); it.increment(error)) {
+    for (const fs::path& file : found.files) {
         struct stat info {};
-        if (!is_picture_name(it->path()) || ::stat(it->path().c_str(), &info) != 0 || !S_ISREG(info.st_mode)) continue;
-        out.push_back({it->path().lexically_relative(folder).generic_string(), info.st_size,
+        if (::stat(file.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) continue;
+        out.push_back({file.lexically_relative(folder).generic_string(), info.st_size,
                        std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec});
     }
-    if (error)
-        return fail(ErrorCode::Io, "the folder {} cannot be read: {}", bytes::printable(folder.string()),
-                    error.message());
     std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
     return out;
 }

@@ -144,8 +144,10 @@ struct FolderPicture {
     std::int64_t size_bytes = 0, time_ns = 0;
 };
 /// All picture files at any depth, sorted by name.
-/// @error NotFound  no such folder
-Result<std::vector<FolderPicture>> pictures_below(const std::filesystem::path& folder);
+/// @param notes  takes a sentence about folders that may not be read, where it is given
+/// @error as files_below
+Result<std::vector<FolderPicture>> pictures_below(const std::filesystem::path& folder,
+                                                  std::vector<std::string>* notes = nullptr);
 
 /// How a folder differs from what was indexed: names, sorted.
 struct FolderChanges {
