@@ -8,6 +8,7 @@
 #include <ATen/TensorOperators.h>
 #include <nlohmann/json.hpp>
 
+#include <vitrine/base/bytes.h>
 #include <vitrine/base/file.h>
 #include <vitrine/base/random.h>
 #include <vitrine/engine.h>
@@ -81,6 +82,10 @@ Result<std::string> from_folder(const fs::path& target, const fs::path& folder) 
     const fs::path relative = failed ? fs::path() : fs::relative(target, whole, failed);
     if (failed || relative.empty())
         return fail(ErrorCode::Io, "{} cannot be named from {}", target.string(), folder.string());
+    if (!bytes::valid_utf8(relative.generic_string()))
+        return fail(ErrorCode::BadInput,
+                    "the path {} is no UTF-8, which a file of a steered model cannot hold: rename it",
+                    relative.string());
     return relative.generic_string();
 }
 
@@ -130,6 +135,8 @@ Result<std::shared_ptr<Model>> open_steered(const fs::path& file, const OpenOpti
         ~Layer() { --t_layers; }
     } const layer;
     if (t_layers > kMostLayers) return too_deep(name);
+    // Seen before anything is opened, so that the sentence is not told once for every layer.
+    if (t_layers == 1) VITRINE_TRY(innermost_model(file));
     std::shared_ptr<Model> model = VITRINE_TRY(open_model(said.model, options));
     if (const std::string now = VITRINE_TRY(hash_of_model(*model, said.model));
         !said.weights.empty() && !now.empty() && now != said.weights)

@@ -196,6 +196,10 @@ TEST_F(SteeredFiles, AreRefusedInASentenceWhereTheyAreBroken) {
     EXPECT_THAT(opening([](json& j) { j["autoencoder"]["built_in"] = "../x"; }), HasSubstr("something built in"));
     EXPECT_THAT(opening([](json& j) { j["autoencoder"].erase("hash"); }), HasSubstr("hash is missing"));
     EXPECT_THAT(opening([](json& j) { j["autoencoder"]["given"] = {{"k", 3}}; }), HasSubstr("k is 3, expected a text"));
+    const std::string itself = opening([](json& j) { j["model"] = {{"file", "other.steered.json"}}; });
+    EXPECT_EQ(itself.find("opening "), itself.rfind("opening ")) << itself;
+    EXPECT_THAT(opening([](json& j) { j["edits"][0]["concept"] = std::uint64_t{1} << 63; }),
+                HasSubstr("concept is 9223372036854775808, expected a whole number below 2^63"));
     EXPECT_THAT(opening([](json& j) { j["edits"] = 4; }), HasSubstr("edits is no list"));
     EXPECT_THAT(opening([](json& j) { j["edits"][0] = 4; }), HasSubstr("an edit is no object"));
     EXPECT_THAT(opening([](json& j) { j["edits"][0]["concept"] = 1e300; }), HasSubstr("expected a whole number"));

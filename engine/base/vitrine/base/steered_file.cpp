@@ -2,6 +2,7 @@
 #include "steered_file.h"
 
 #include <charconv>
+#include <limits>
 #include <optional>
 #include <sstream>
 #include <tuple>
@@ -54,6 +55,8 @@ class Reader {
     Result<std::int64_t> whole(const char* key) const {
         const auto found = object_.find(key);
         if (found == object_.end() || !found->is_number_integer()) return wrong(key, "a whole number");
+        if (found->is_number_unsigned() && found->get<std::uint64_t>() > std::numeric_limits<std::int64_t>::max())
+            return wrong(key, "a whole number below 2^63");
         return found->get<std::int64_t>();
     }
     Result<double> number(const char* key) const {
