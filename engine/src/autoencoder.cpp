@@ -306,8 +306,8 @@ Result<PointTokens> point_tokens(Model& model, const at::Tensor& pixels, const A
     const std::string name = model.info().name;
     if (config.point.empty())
         return fail(ErrorCode::BadInput,
-                    "the file does not say which activations it reads; name them with point=NAME (vitrine info MODEL "
-                    "--points lists them)");
+                    "the file does not say which activations it reads; name them with point=NAME, as --given of a "
+                    "command or as METHOD.given of a method (vitrine info MODEL --points lists them)");
     const auto points = model.points();
     if (std::none_of(points.begin(), points.end(), [&](const NamedPoint& p) { return p.name == config.point; })) {
         std::vector<std::string> names;
@@ -344,8 +344,10 @@ Result<PointTokens> point_tokens(Model& model, const at::Tensor& pixels, const A
         return fail(ErrorCode::Unsupported, "{} is no map and no row of tokens, it has {} axes", config.point, x.dim());
     }
     if (out.tokens.size(2) != config.width)
-        return fail(ErrorCode::BadInput, "the concepts are of tokens {} wide, and {} of {} is {} wide", config.width,
-                    config.point, name, out.tokens.size(2));
+        return fail(ErrorCode::BadInput,
+                    "the concepts are of tokens {} wide, and {} of {} is {} wide; open concepts that were made of this "
+                    "model, or where their file names no point give another point=NAME",
+                    config.width, config.point, name, out.tokens.size(2));
     if (config.tokens == "class" && (out.prefix.empty() || out.prefix.front() != "cls"))
         return fail(ErrorCode::Unsupported, "the concepts are of a class token, which {} of {} has not", config.point,
                     name);

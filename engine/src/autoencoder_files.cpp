@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <functional>
 #include <initializer_list>
 #include <iterator>
@@ -12,12 +11,16 @@
 #include <set>
 #include <sstream>
 #include <string_view>
+#include <tuple>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/isfinite.h>
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include <vitrine/base/bytes.h>
+#include <vitrine/base/file.h>
+#include <vitrine/base/json_text.h>
 #include <vitrine/base/readers.h>
 #include <vitrine/checkpoint.h>
 #include <vitrine/engine.h>
@@ -117,6 +120,7 @@ struct Found {
     std::set<std::string> used;     ///< tensors that `made` took up, and those that say nothing of the concepts
     std::string hook;               ///< the library's name of what is read; empty: it does not say
     std::vector<std::string> asks;  ///< settings that the file leaves open
+    std::set<std::string> stated;   ///< those that a file of ours says
     bool ours = false;
 };
 
@@ -167,7 +171,7 @@ void flatten(const nlohmann::json& value, const std::string& name, Said& out, in
         return;
     }
     const nlohmann::json& one = value.is_array() ? value.front() : value;
-    out[name] = one.is_string() ? one.get<std::string>() : one.dump();
+    out[name] = one.is_string() ? one.get<std::string>() : json_text(one);
 }
 
 std::string value_of(const Said& said, const std::string& key) {
@@ -180,16 +184,23 @@ std::string first_of(const Said& said, std::initializer_list<const char*> keys) 
     return {};
 }
 
-Said said_beside(const std::filesystem::path& file) {
+/// What the configuration beside says; nothing where none lies there. One that is there and cannot be read is refused:
+/// without its settings the concepts would be others.
+Result<Said> said_beside(const std::filesystem::path& file) {
+    constexpr std::size_t kLargest = 16'000'000;
     Said out;
     for (const char* name : {"cfg.json", "config.json"}) {
-        std::error_code ignored;
         const auto path = file.parent_path() / name;
-        const auto size = std::filesystem::file_size(path, ignored);
-        if (ignored || size > 16'000'000) continue;
-        std::ifstream in(path, std::ios::binary);
-        const auto read = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
-        if (!read.is_object()) continue;
+        std::error_code ignored;
+        // Not what a link leads to: one that leads nowhere was a configuration too.
+        if (std::filesystem::symlink_status(path, ignored).type() == std::filesystem::file_type::not_found) continue;
+        const auto text = read_text(path, kLargest);
+        if (!text)
+            return fail(ErrorCode::BadInput, "{} beside it cannot be read ({}); bring it back or remove it", name,
+                        text.error().message);
+        const auto read = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+        if (!read.is_object())
+            return fail(ErrorCode::BadInput, "{} beside it is no JSON object; bring it back or remove it", name);
         flatten(read, "", out);
         break;
     }
@@ -516,23 +527,17 @@ Status of_saev(Found& found, const nlohmann::json& header, const Given& given) {
 }
 
 Result<std::pair<nlohmann::json, TensorFile>> read_saev(const std::filesystem::path& file) {
-    std::ifstream in(file, std::ios::binary);
-    std::string line;
+    const MappedFile mapped = VITRINE_TRY(map_file(file));
     constexpr std::size_t kLongestHeader = 1 << 20;
-    for (int c = in.get(); c != std::char_traits<char>::eof() && c != '\n'; c = in.get()) {
-        line.push_back(static_cast<char>(c));
-        if (line.size() > kLongestHeader) break;
-    }
+    const std::string_view head = bytes::text(mapped.bytes.first(std::min(mapped.bytes.size(), kLongestHeader + 1)));
+    const std::string_view line = head.substr(0, head.find('\n'));
     auto header = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!header.is_object())
         return fail(ErrorCode::BadInput, "{} is no autoencoder: JSON without the tensors that saev writes behind it",
                     file.string());
-    const std::uintmax_t size = std::filesystem::file_size(file), from = line.size() + 1;
-    if (size <= from) return fail(ErrorCode::BadInput, "{} ends after its header", file.string());
-    auto bytes = std::make_shared<std::vector<std::byte>>(size - from);
-    if (!in.read(reinterpret_cast<char*>(bytes->data()), static_cast<std::streamsize>(bytes->size())))
-        return fail(ErrorCode::Io, "{} cannot be read to its end", file.string());
-    auto read = VITRINE_TRY(parse_torch_save(*bytes, bytes));
+    if (mapped.bytes.size() <= line.size() + 1)
+        return fail(ErrorCode::BadInput, "{} ends after its header", file.string());
+    auto read = VITRINE_TRY(parse_torch_save(mapped.bytes.subspan(line.size() + 1), mapped.keep_alive));
     return std::pair{std::move(header), std::move(read)};
 }
 
@@ -556,10 +561,12 @@ Result<Found> find_autoencoder(const std::filesystem::path& file, const Given& g
         found.ours = true;
         for (const auto& [key, value] : read.metadata) {
             if (key == "format") continue;
-            if (is_config_key(key))
-                VITRINE_CHECK(set(found.config, key, value));
-            else
+            if (!is_config_key(key)) {
                 found.facts[key] = value;
+                continue;
+            }
+            VITRINE_CHECK(set(found.config, key, value));
+            if (!value.empty()) found.stated.insert(key);
         }
         return found;
     }
@@ -580,16 +587,54 @@ Result<Found> find_autoencoder(const std::filesystem::path& file, const Given& g
     for (const auto& [key, value] : read.metadata)
         if (key.starts_with("cfg.")) said[key.substr(4)] = value;
     const bool own = !said.empty();
-    if (!own) said = said_beside(file);
+    if (!own) said = VITRINE_TRY(said_beside(file));
     VITRINE_CHECK(of_saelens_or_prisma(found, said, given));
     found.facts["format"] = said.count("layer_subtype") != 0 ? "ViT-Prisma" : "SAELens";
     return found;
 }
 
+/// All that the file leaves open and nobody gave, in one sentence.
+Status nothing_missing(const Found& found, const Given& given) {
+    std::vector<std::string> names, wanted;
+    const auto ask = [&](const std::string& name, const std::string& values) {
+        names.push_back(name);
+        wanted.push_back(fmt::format("{} ({})", name + (name == "point" ? "=NAME" : "=VALUE"), values));
+    };
+    const auto open = [&](const std::string& name) {
+        return given.count(name) == 0 && std::find(found.asks.begin(), found.asks.end(), name) != found.asks.end();
+    };
+    for (const std::string& name : found.asks) {
+        if (!open(name) || (name == "k" && open("kind"))) continue;  // whether there is a k the kind says
+        if (name == "kind")
+            ask(name, fmt::format("one of {}; of the two top-k kinds k too", fmt::join(autoencoder_kinds(), ", ")));
+        else if (name == "normalise")
+            ask(name, "none, layer_norm, constant_norm or expected_average");
+        else
+            ask(name, name == "k" ? "how many latents a token has" : "a number");
+    }
+    if (names.empty()) return {};
+    if (found.config.point.empty() && found.hook.empty()) ask("point", "vitrine info MODEL --points lists them");
+    return fail(ErrorCode::BadInput,
+                "it does not say its {}; give {}, with commas between (as --given of a command, or as METHOD.given of "
+                "a method)",
+                fmt::join(names, ", "), fmt::join(wanted, ", "));
+}
+
 Result<Autoencoder> assembled(Found found, const Given& given) {
-    for (const auto& [key, value] : given) VITRINE_CHECK(set(found.config, key, value));
-    for (const std::string& ask : found.asks)
-        if (given.count(ask) == 0) return fail(ErrorCode::BadInput, "it does not say its {0}; give {0}=VALUE", ask);
+    for (const auto& [key, value] : given) {
+        const auto all = [](const AutoencoderConfig& c) {
+            return std::tie(c.kind, c.k, c.normalise, c.scale, c.subtract_decoder_bias, c.keep_negative,
+                            c.weigh_by_decoder, c.point, c.tokens, c.ridge);
+        };
+        const AutoencoderConfig before = found.config;
+        VITRINE_CHECK(set(found.config, key, value));
+        if (found.stated.contains(key) && all(found.config) != all(before))
+            return fail(ErrorCode::BadInput,
+                        "it says another {0} itself than the {0}={1} that is given; leave {0} out, as only what a file "
+                        "does not say can be given",
+                        key, value);
+    }
+    VITRINE_CHECK(nothing_missing(found, given));
     if (found.config.point.empty() && !found.hook.empty()) {
         found.config.point = point_of_hook(found.hook);
         if (found.config.point.empty()) return fail(ErrorCode::Unsupported, "{}", why_no_point(found.hook));

@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -31,6 +33,7 @@ namespace vitrine {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::AllOf;
 using testing::HasSubstr;
 using Given = std::map<std::string, std::string>;
 
@@ -369,12 +372,17 @@ TEST_F(AutoencoderFile, ComesBackToTheBit) {
     }
 }
 
-TEST_F(AutoencoderFile, GivenSettingsHoldBeforeTheFilesOwn) {
-    ASSERT_TRUE(random_one(config_of("relu")).save(folder / "x.safetensors").has_value());
-    const auto read = Autoencoder::load(folder / "x.safetensors", {{"point", "blocks.3"}, {"tokens", "class"}});
-    ASSERT_TRUE(read.has_value());
+TEST_F(AutoencoderFile, OfOursWhatItSaysIsNotGivenOtherwise) {
+    AutoencoderConfig config = config_of("top_k");
+    config.point = "";
+    ASSERT_TRUE(random_one(config).save(folder / "x.safetensors").has_value());
+    const auto read =
+        Autoencoder::load(folder / "x.safetensors", {{"point", "blocks.3"}, {"kind", "top_k"}, {"scale", "1.0"}});
+    ASSERT_TRUE(read.has_value()) << read.error().message;
     EXPECT_EQ(read->config().point, "blocks.3");
-    EXPECT_EQ(read->config().tokens, "class");
+    for (const auto& [key, value] : Given{{"kind", "relu"}, {"k", "5"}, {"tokens", "class"}, {"keep_negative", "true"}})
+        EXPECT_THAT(Autoencoder::load(folder / "x.safetensors", {{key, value}}).error().message,
+                    HasSubstr("it says another " + key + " itself than the " + key + "=" + value));
     EXPECT_THAT(Autoencoder::load(folder / "x.safetensors", {{"colour", "red"}}).error().message,
                 HasSubstr("no setting 'colour'"));
 }
@@ -535,6 +543,43 @@ TEST_F(PublishedAutoencoder, WhatTheFileDoesNotSayIsAskedFor) {
                 HasSubstr("give scale=VALUE"));
 }
 
+TEST_F(PublishedAutoencoder, AllThatIsMissingIsAskedForAtOnceWithItsValues) {
+    EXPECT_THAT(reading(""),
+                AllOf(HasSubstr("it does not say its kind, normalise, point; give kind=VALUE (one of relu, "),
+                      HasSubstr("normalise=VALUE (none, layer_norm, "), HasSubstr("point=NAME (vitrine info"),
+                      HasSubstr("--given of a command"), HasSubstr("METHOD.given")));
+    EXPECT_THAT(reading("", [](auto&) {}, {{"kind", "relu"}, {"point", "blocks.2"}}),
+                HasSubstr("it does not say its normalise; give normalise=VALUE"));
+}
+
+TEST_F(PublishedAutoencoder, AConfigurationThatCannotBeReadIsNotTakenForNone) {
+    const Given all{{"kind", "relu"}, {"normalise", "none"}, {"point", "blocks.2"}};
+    EXPECT_EQ(reading(
+                  "", [](auto&) {}, all),
+              "point blocks.2");
+    for (const std::string broken : {"{ not json", "[1, 2]", "\"text\"", " "})
+        EXPECT_THAT(reading(
+                        broken, [](auto&) {}, all),
+                    HasSubstr("cfg.json beside it is no JSON object; bring it back or remove it"));
+    EXPECT_THAT(reading(
+                    "{\"a\": \"" + std::string(16'000'000, 'a') + "\"}", [](auto&) {}, all),
+                AllOf(HasSubstr("cfg.json beside it cannot be read"), HasSubstr("larger than")));
+    // What is no file: a pipe would be read for ever, a link that leads nowhere was one.
+    for (const bool pipe : {true, false}) {
+        EXPECT_EQ(reading(
+                      "", [](auto&) {}, all),
+                  "point blocks.2");
+        if (pipe)
+            ASSERT_EQ(mkfifo((folder / "config.json").c_str(), 0600), 0);
+        else
+            fs::create_symlink(folder / "gone", folder / "config.json");
+        EXPECT_THAT(reading(
+                        "", [](auto&) {}, all),
+                    HasSubstr("config.json beside it cannot be read"));
+        fs::remove(folder / "config.json");
+    }
+}
+
 TEST_F(PublishedAutoencoder, WhatIsNotKnownIsRefused) {
     EXPECT_THAT(reading(R"({"architecture": "vae"})"), HasSubstr("its architecture is 'vae'"));
     EXPECT_THAT(reading(R"({"architecture": "jumprelu_transcoder"})"), HasSubstr("transcoder"));
@@ -543,7 +588,6 @@ TEST_F(PublishedAutoencoder, WhatIsNotKnownIsRefused) {
                 HasSubstr("covariance_whitening"));
     EXPECT_THAT(reading(R"({"architecture": "standard", "activation_fn_str": "tanh-relu"})"), HasSubstr("tanh-relu"));
     EXPECT_THAT(reading(R"({"architecture": "topk", "k": 2.5})"), HasSubstr("k is '2.5'"));
-    EXPECT_THAT(reading("{ not json"), HasSubstr("give kind=VALUE"));
     EXPECT_THAT(reading(config(R"("hook_head_index": 3)")), HasSubstr("head 3 alone"));
     EXPECT_EQ(reading(config(R"("hook_head_index": null)")), "point ");
     EXPECT_THAT(reading(config(R"("hook_name_out": "blocks.1.hook_mlp_out")")), HasSubstr("transcoder"));
@@ -641,7 +685,7 @@ TEST(Autoencoder, FitsOnlyTheModelItWasMadeFor) {
     EXPECT_THAT(said(config), HasSubstr("does not say which activations"));
     config.point = "blocks.3";
     config.width += 8;
-    EXPECT_THAT(said(config), HasSubstr("wide"));
+    EXPECT_THAT(said(config), AllOf(HasSubstr("wide"), HasSubstr("; open concepts that were made of this model")));
 }
 
 TEST(Autoencoder, ReadsTheTokensThatAreAskedFor) {

@@ -356,9 +356,9 @@ TEST_F(IndexConcepts, WhatTheFileDoesNotSayIsKeptInTheIndex) {
     save();
     EXPECT_THAT(refusal(options()), HasSubstr("does not say which activations"));
     IndexConceptsOptions given = options();
-    given.given = {{"k", "2"}, {"point", point}};
+    given.given = {{"k", std::to_string(config_.k)}, {"point", point}};
     ASSERT_TRUE(index_concepts(*model_, given));
-    EXPECT_EQ(open().fact("given"), "k=2,point=" + point);
+    EXPECT_EQ(open().fact("given"), fmt::format("k={},point={}", config_.k, point));
     EXPECT_EQ(*given_of(open().fact("given")), given.given);
     EXPECT_TRUE(index_fits(open(), *model_, *Autoencoder::load(folder_ / "c.safetensors", given.given)));
     EXPECT_THAT(given_of("k=2,point").error().message, HasSubstr("'point' is not NAME=VALUE"));

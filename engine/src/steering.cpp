@@ -370,7 +370,10 @@ Result<std::unique_ptr<Model>> steered(std::shared_ptr<Model> model, Steering st
     if (!model) return fail(ErrorCode::BadInput, "there is no model to steer");
     if (steering.autoencoder.tensors().empty() && steering.edits.empty())
         return std::make_unique<SteeredModel>(std::move(model), SteeredPoint{}, std::move(steering));
-    const SteeredPoint point = VITRINE_TRY(steered_point(*model, steering.autoencoder));
+    auto found = steered_point(*model, steering.autoencoder);
+    if (!found && !steering.file.empty())
+        return tl::make_unexpected(std::move(found.error()).with_context(steering.file.filename().string()));
+    const SteeredPoint point = VITRINE_TRY(std::move(found));
     VITRINE_CHECK(check_steering(*model, point, steering));
     return std::make_unique<SteeredModel>(std::move(model), point, std::move(steering));
 }

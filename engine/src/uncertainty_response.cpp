@@ -368,7 +368,10 @@ Status Response::prepare_layer(const std::string& name, const Autoencoder& autoe
     if (autoencoder.tensor("W_dec").device() != device)
         return fail(ErrorCode::BadInput, "the autoencoder is on {}, the model on {}",
                     autoencoder.tensor("W_dec").device().str(), device.str());
-    const PointTokens point = VITRINE_TRY(point_tokens(model_, pixels.to(device, dtype_), config, options_.stop));
+    auto tokens = point_tokens(model_, pixels.to(device, dtype_), config, options_.stop);
+    if (!tokens && tokens.error().code != ErrorCode::Cancelled)
+        return tl::make_unexpected(std::move(tokens.error()).with_context(name));
+    const PointTokens point = VITRINE_TRY(std::move(tokens));
     Layer layer;
     layer.autoencoder = &autoencoder;
     LayerResponse& out = layer.out;

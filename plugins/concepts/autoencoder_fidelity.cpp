@@ -177,7 +177,10 @@ class FidelityMeasure final : public FolderMeasure {
         std::set<std::string> stems;
         for (const auto& [name, autoencoder] : VITRINE_TRY(autoencoders_of(
                  settings.text("autoencoders"), settings.text("given"), "autoencoder_fidelity", subject.model))) {
-            const Fidelity found = VITRINE_TRY(autoencoder_fidelity(subject.model, autoencoder, options));
+            auto measured = autoencoder_fidelity(subject.model, autoencoder, options);
+            if (!measured && measured.error().code != ErrorCode::Cancelled)
+                return tl::make_unexpected(std::move(measured.error()).with_context(name));
+            const Fidelity found = VITRINE_TRY(std::move(measured));
             const AutoencoderConfig& config = autoencoder.config();
             json one{{"autoencoder", name}, {"point", config.point}, {"kind", config.kind}, {"reads", config.tokens}};
             one.update(of_fidelity(found));

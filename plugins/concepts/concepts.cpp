@@ -126,7 +126,10 @@ class Concepts final : public Explainer {
         const auto parameters = model.parameters();
         const at::Tensor pixels = context.input.pixels.to(
             model.device(), parameters.empty() ? at::kFloat : parameters.front().second.scalar_type());
-        const PointTokens point = VITRINE_TRY(point_tokens(model, pixels, config, context.stop));
+        auto read_tokens = point_tokens(model, pixels, config, context.stop);
+        if (!read_tokens)
+            return tl::make_unexpected(std::move(read_tokens.error()).with_context(file.filename().string()));
+        const PointTokens point = std::move(*read_tokens);
         if (point.rows == 0)
             return fail(ErrorCode::Unsupported, "which tokens of {} are patches is not known, so there is no map",
                         config.point);

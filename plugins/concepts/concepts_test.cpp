@@ -181,7 +181,8 @@ TEST_F(Concepts, WhatDoesNotFitIsRefusedInWords) {
         return refusal();
     };
     EXPECT_EQ(with([](auto&) {}), "explained");
-    EXPECT_THAT(with([](auto& c) { c.width = 64; }), HasSubstr("of tokens 64 wide, and blocks.6"));
+    EXPECT_THAT(with([](auto& c) { c.width = 64; }),
+                HasSubstr(file_.filename().string() + ": the concepts are of tokens 64 wide, and blocks.6"));
     EXPECT_THAT(with([](auto& c) { c.point = "blocks.66"; }), HasSubstr("has no point 'blocks.66'"));
     EXPECT_THAT(with([](auto& c) { c.point = ""; }), HasSubstr("does not say which activations"));
     EXPECT_THAT(with([](auto& c) { c.tokens = "class"; }), HasSubstr("class token alone"));
@@ -189,7 +190,8 @@ TEST_F(Concepts, WhatDoesNotFitIsRefusedInWords) {
     save(config_, "");
     EXPECT_THAT(refusal({{"index", "256"}}), HasSubstr("no concept 256, the file has 0 to 255"));
     EXPECT_THAT(refusal({{"given", "point"}}), HasSubstr("'point' in concepts.given is not NAME=VALUE"));
-    EXPECT_EQ(refusal({{"given", "point=blocks.1"}}), "explained");
+    EXPECT_EQ(refusal({{"given", "point=blocks.6"}}), "explained");
+    EXPECT_THAT(refusal({{"given", "point=blocks.1"}}), HasSubstr("it says another point itself"));
     fs::remove(file_);
     EXPECT_THAT(refusal(), HasSubstr("there is no autoencoder at"));
 }

@@ -112,7 +112,7 @@ TEST_F(SteeredVariant, RefusesSettingsThatSayNothing) {
     EXPECT_THAT(refusal({{"tokens", "some"}}), HasSubstr("expected all, class, patches"));
     EXPECT_THAT(refusal({{"tokens", "0,0-99,99"}, {"set", "1=1"}}), HasSubstr("no box of a grid"));
     EXPECT_THAT(refusal({{"given", "point"}}), HasSubstr("not NAME=VALUE"));
-    EXPECT_THAT(refusal({{"given", "point=blocks.77"}, {"set", "1=1"}}), HasSubstr("no point 'blocks.77'"));
+    EXPECT_THAT(refusal({{"given", "point=blocks.77"}, {"set", "1=1"}}), HasSubstr("it says another point itself"));
     EXPECT_THAT(refusal({{"autoencoder", (folder_ / "none.safetensors").string()}}), HasSubstr("none.safetensors"));
 }
 

@@ -116,8 +116,9 @@ class Autoencoder {
     /// or torch.save through the restricted reader).
     ///
     /// @param given  what a file does not say itself, by AutoencoderConfig's names ("point", "kind", "k", ...); these
-    ///               hold before the file's own
-    /// @error BadInput  no autoencoder in it; tensors that are missing, of other shapes or not finite
+    ///               hold before what another library's file says
+    /// @error BadInput  no autoencoder in it; tensors that are missing, of other shapes or not finite; a file of ours
+    ///                  that says otherwise than what is given; a configuration beside it that cannot be read
     static Result<Autoencoder> load(const std::filesystem::path& file,
                                     const std::map<std::string, std::string>& given = {});
 
