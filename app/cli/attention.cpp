@@ -157,7 +157,7 @@ Status attention(const Common& common, const AttentionOptions& options) {
             for (auto& list : VITRINE_TRY(most_read(*chosen[l], maps[l], options.head, options.top)))
                 document["top"].push_back(std::move(list));
         if (options.out.empty()) {
-            fmt::print("{}\n", document.dump(2));
+            fmt::print("{}\n", json_text(document, 2));
             return {};
         }
     }
@@ -173,7 +173,7 @@ Status attention(const Common& common, const AttentionOptions& options) {
         document["capture_bytes"] = capture->size_bytes;
         if (const at::Device device = flow.steps.front().mixing->device(); !device.is_cpu())
             document["device_peak_bytes"] = peak_bytes(device);
-        fmt::print("{}\n", document.dump(2));
+        fmt::print("{}\n", json_text(document, 2));
     } else {
         say(fmt::format("wrote {} [{}]", options.out, fmt::join(out.sizes().vec(), ", ")));
     }

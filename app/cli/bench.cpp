@@ -17,14 +17,14 @@ void print(const std::string& prefix, const nlohmann::json& value) {
         if (part.is_object() && part.contains("met")) {
             const bool at_most = part.contains("at_most");
             fmt::print("{:<52} {:.4g}  ({} {}: {})\n", prefix + key, part["value"].get<double>(),
-                       at_most ? "at most" : "at least", part[at_most ? "at_most" : "at_least"].dump(),
+                       at_most ? "at most" : "at least", json_text(part[at_most ? "at_most" : "at_least"]),
                        part["met"].get<bool>() ? "met" : "missed");
         } else if (part.is_object()) {
             print(prefix + key + ".", part);
         } else if (part.is_number_float()) {
             fmt::print("{:<52} {:.4g}\n", prefix + key, part.get<double>());
         } else {
-            fmt::print("{:<52} {}\n", prefix + key, part.is_string() ? part.get<std::string>() : part.dump());
+            fmt::print("{:<52} {}\n", prefix + key, part.is_string() ? part.get<std::string>() : json_text(part));
         }
     }
 }
@@ -42,7 +42,7 @@ Status bench_attention_suite(const Common& common, const BenchOptions& options) 
             fmt::print("\n");
         }
     }
-    if (common.json) fmt::print("{}\n", nlohmann::json{{"suite", "attention"}, {"cases", results}}.dump(2));
+    if (common.json) fmt::print("{}\n", json_text({{"suite", "attention"}, {"cases", results}}, 2));
     return {};
 }
 
@@ -72,7 +72,7 @@ Status bench_explain_suite(const Common& common, const BenchOptions& options, Mo
         print("", results.back());
         fmt::print("\n");
     }
-    if (common.json) fmt::print("{}\n", nlohmann::json{{"suite", "explain"}, {"methods", results}}.dump(2));
+    if (common.json) fmt::print("{}\n", json_text({{"suite", "explain"}, {"methods", results}}, 2));
     return first;
 }
 
@@ -85,7 +85,7 @@ Status bench(const Common& common, const BenchOptions& options) {
         const nlohmann::json result =
             VITRINE_TRY(bench_concept_index(50000, 16384, 600, static_cast<int>(options.repeats)));
         if (common.json)
-            fmt::print("{}\n", result.dump(2));
+            fmt::print("{}\n", json_text(result, 2));
         else
             print("", result);
         return {};
@@ -102,7 +102,7 @@ Status bench(const Common& common, const BenchOptions& options) {
                 fmt::print("\n");
             }
         }
-        if (common.json) fmt::print("{}\n", nlohmann::json{{"suite", "sparse"}, {"cases", results}}.dump(2));
+        if (common.json) fmt::print("{}\n", json_text({{"suite", "sparse"}, {"cases", results}}, 2));
         return {};
     }
     const auto model = VITRINE_TRY(open(common));
@@ -116,11 +116,11 @@ Status bench(const Common& common, const BenchOptions& options) {
     if (options.suite == "explain") return bench_explain_suite(common, options, *model, input);
     const nlohmann::json result = VITRINE_TRY(bench_capture(*model, input.pixels, static_cast<int>(options.repeats)));
     if (common.json) {
-        fmt::print("{}\n", result.dump(2));
+        fmt::print("{}\n", json_text(result, 2));
         return {};
     }
     for (const auto& [key, value] : result.items())
-        fmt::print("{:<28} {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+        fmt::print("{:<28} {}\n", key, value.is_string() ? value.get<std::string>() : json_text(value));
     return {};
 }
 

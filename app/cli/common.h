@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <vitrine/base/json_text.h>
 #include <vitrine/engine.h>
 
 namespace vitrine::cli {

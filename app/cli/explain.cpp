@@ -197,7 +197,7 @@ Status explain_one(const Common& common, Model& model, const Input& input, Expla
         if (!overlays.missing.empty()) entry["no_overlay"] = overlays.missing;
         manifest["methods"].push_back(std::move(entry));
         // Written after every method, so that a run that is cut short keeps what it has.
-        VITRINE_CHECK(write_text(folder / "manifest.json", manifest.dump(2) + "\n"));
+        VITRINE_CHECK(write_text(folder / "manifest.json", json_text(manifest, 2) + "\n"));
     }
     return first;
 }
@@ -258,7 +258,7 @@ Status explain(const Common& common, const ExplainOptions& options) {
         if (many_images)
             progress({static_cast<std::int64_t>(i + 1), static_cast<std::int64_t>(options.images.size()), "pictures"});
     }
-    if (common.json) fmt::print("{}\n", documents.size() == 1 ? documents[0].dump(2) : documents.dump(2));
+    if (common.json) fmt::print("{}\n", documents.size() == 1 ? json_text(documents[0], 2) : json_text(documents, 2));
     return first;
 }
 

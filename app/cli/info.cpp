@@ -71,7 +71,7 @@ Status info(const Common& common, const InfoOptions& options) {
             for (const auto& point : model->points())
                 out["points"].push_back({{"name", point.name}, {"meaning", point.meaning}});
         }
-        fmt::print("{}\n", out.dump(2));
+        fmt::print("{}\n", json_text(out, 2));
         return {};
     }
     const auto line = [](std::string_view name, const std::string& text) { fmt::print("{:<18}{}\n", name, text); };

@@ -130,7 +130,7 @@ Status list(const Common& common, const std::string& what) {
         // In every entry, so that the document stays the list of explainers that scripts read.
         if (what == "explainers")
             for (auto& entry : entries) entry["smoothing"] = shared_parameters();
-        fmt::print("{}\n", entries.dump(2));
+        fmt::print("{}\n", json_text(entries, 2));
         return {};
     }
     if (entries.empty()) say("no " + what + " are built in");
@@ -197,7 +197,7 @@ Status doctor(const Common& common) {
         if (!kernel->why_not()) implementations.insert(kernel->implementation());
     out["kernels"] = implementations;
     if (common.json) {
-        fmt::print("{}\n", out.dump(2));
+        fmt::print("{}\n", json_text(out, 2));
         return {};
     }
     const auto given = [](const char* name) {

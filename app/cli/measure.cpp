@@ -1,6 +1,7 @@
 // vitrine measure: how faithful methods are on pictures, as means with intervals and differences from controls.
 #include <vitrine/base/file.h>
 #include <vitrine/base/image_file.h>
+#include <vitrine/base/picture_files.h>
 #include <vitrine/base/random.h>
 #include <vitrine/device.h>
 #include <vitrine/torch_errors.h>
@@ -38,14 +39,10 @@ Result<std::vector<fs::path>> pictures_in(const std::vector<std::string>& named)
             add(name);
             continue;
         }
-        std::vector<fs::path> found;
-        for (fs::recursive_directory_iterator it(name, fs::directory_options::skip_permission_denied, failed), end;
-             !failed && it != end; it.increment(failed))
-            if (it->is_regular_file(failed) && is_picture_name(it->path())) found.push_back(it->path());
-        if (failed) return fail(ErrorCode::Io, "the folder {} cannot be read: {}", name, failed.message());
-        if (found.empty()) return fail(ErrorCode::NotFound, "the folder {} holds no pictures", name);
-        std::sort(found.begin(), found.end());
-        for (const fs::path& picture : found) add(picture);
+        const FilesBelow found = VITRINE_TRY(files_below(name, is_picture_name));
+        for (const std::string& note : found.notes) say(note);
+        if (found.files.empty()) return fail(ErrorCode::NotFound, "the folder {} holds no pictures", name);
+        for (const fs::path& picture : found.files) add(picture);
     }
     return out;
 }
@@ -295,7 +292,7 @@ std::vector<Finding> measured(Asked& asked, const fs::path& path, const std::str
 std::string lines_of(const std::vector<Finding>& findings) {
     auto lines = json::array();
     for (const Finding& finding : findings) lines.push_back(to_json(finding));
-    return lines.dump(-1, ' ', false, json::error_handler_t::replace);
+    return json_text(lines);
 }
 
 Result<std::vector<Finding>> findings_in(const std::string& lines) {
@@ -432,7 +429,7 @@ void print(const Asked& asked, int processes) {
     if (!asked.options.asked.versus.empty()) document["versus"] = asked.options.asked.versus;
     if (!asked.options.asked.reference.empty()) document["target"] = {{"reference", asked.options.asked.reference}};
     if (!asked.options.asked.region.empty()) document["target"] = {{"region", asked.options.asked.region}};
-    fmt::print("{}\n", document.dump(2, ' ', false, json::error_handler_t::replace));
+    fmt::print("{}\n", json_text(document, 2));
 }
 
 /// @return at ranks above 0 only what all of them say

@@ -123,7 +123,7 @@ Status write(const fs::path& folder, const std::string& name, const json& docume
         VITRINE_CHECK(write(folder / (file + ".csv"), csv_of(table)));
     }
     VITRINE_CHECK(write(folder / (name + ".md"), page));
-    return write(folder / (name + ".json"), document.dump(2, ' ', false, json::error_handler_t::replace) + '\n');
+    return write(folder / (name + ".json"), json_text(document, 2) + '\n');
 }
 
 }  // namespace
@@ -154,6 +154,7 @@ Status measure_folder(const Common& common, const MeasureOptions& options) {
 
     PictureSet pictures =
         VITRINE_TRY(PictureSet::open({options.images.begin(), options.images.end()}, model->preprocess()));
+    for (const std::string& note : pictures.notes()) say(note);
     const Split split = options.split.empty() ? Split{} : VITRINE_TRY(Split::parse(options.split));
     pictures.keep([&](const PictureSet::Picture& one) {
         return split.holds(one.file.empty() ? one.name : one.file.stem().string());
@@ -181,7 +182,7 @@ Status measure_folder(const Common& common, const MeasureOptions& options) {
     if (!options.out.empty())
         VITRINE_CHECK(write(options.out, chosen.front().plugin->description().name, document, found));
     if (common.json) {
-        fmt::print("{}\n", document.dump(2, ' ', false, json::error_handler_t::replace));
+        fmt::print("{}\n", json_text(document, 2));
         return {};
     }
     for (const Table& table : found.tables) fmt::print("{}\n", text_of(table));

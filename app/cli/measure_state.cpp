@@ -44,7 +44,7 @@ struct Contents {
 };
 
 /// Names of files may be no UTF-8; a journal of them is.
-std::string line_of(const json& line) { return line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n"; }
+std::string line_of(const json& line) { return json_text(line) + "\n"; }
 
 std::string first_line(const json& made_with) { return line_of({{kMark, kFormat}, {"made_with", made_with}}); }
 
@@ -55,7 +55,7 @@ Status same(const fs::path& file, const json& then, const json& now) {
         return fail(ErrorCode::BadInput,
                     "{} was made with {} {}, and now it is {}: numbers of both do not belong in one table, so take "
                     "another file",
-                    file.string(), name, before.dump(), value.dump());
+                    file.string(), name, json_text(before), json_text(value));
     }
     return {};
 }
@@ -85,7 +85,7 @@ Result<Contents> parse(const fs::path& file, const std::string& text, const json
         if (line.contains(kMark)) {  // also in the middle: files that were put together
             if (line[kMark] != kFormat)
                 return fail(ErrorCode::BadInput, "{} is of format {}, and this program reads format {}", file.string(),
-                            line[kMark].dump(), kFormat);
+                            json_text(line[kMark]), kFormat);
             out.made_with = line.value("made_with", json::object());
             VITRINE_CHECK(same(file, out.made_with, made_with));
             out.begun = true;

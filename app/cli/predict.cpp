@@ -36,7 +36,7 @@ Status predict(const Common& common, const PredictOptions& options) {
         }
         if (total > 1) progress({end, total, "pictures"});
     }
-    if (common.json) fmt::print("{}\n", documents.dump(2));
+    if (common.json) fmt::print("{}\n", json_text(documents, 2));
     return {};
 }
 

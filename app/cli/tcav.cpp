@@ -47,18 +47,18 @@ Status tcav(const Common& common, const TcavArguments& arguments) {
                                 {"t", c.t},
                                 {"p", c.p},
                                 {"p_corrected", c.p_corrected}});
-        fmt::print("{}\n", nlohmann::json{{"point", found.point},
-                                          {"explained", found.explained},
-                                          {"examples", found.examples},
-                                          {"random", found.random},
-                                          {"runs", options.runs},
-                                          {"classifier", "squared loss, ridge"},
-                                          {"regularisation", options.regularisation},
-                                          {"test", "Welch, two-sided, Bonferroni"},
-                                          {"concepts", concepts},
-                                          {"notes", found.notes},
-                                          {"skipped", found.skipped}}
-                               .dump(2));
+        fmt::print("{}\n", json_text({{"point", found.point},
+                                      {"explained", found.explained},
+                                      {"examples", found.examples},
+                                      {"random", found.random},
+                                      {"runs", options.runs},
+                                      {"classifier", "squared loss, ridge"},
+                                      {"regularisation", options.regularisation},
+                                      {"test", "Welch, two-sided, Bonferroni"},
+                                      {"concepts", concepts},
+                                      {"notes", found.notes},
+                                      {"skipped", found.skipped}},
+                                     2));
         return {};
     }
     fmt::print("{} at {}: {} examples, {} random pictures, {} runs\n", found.explained, found.point, found.examples,

@@ -66,7 +66,7 @@ Status pack(const Common& common, const PackArguments& arguments) {
                            {"classes", summary.classes},
                            {"skipped", summary.skipped},
                            {"size_bytes", summary.size_bytes}};
-        fmt::print("{}\n", out.dump(2));
+        fmt::print("{}\n", json_text(out, 2));
     } else {
         fmt::print("{}: {} pictures of {} classes, {}\n", arguments.out, summary.pictures, summary.classes.size(),
                    size_text(summary.size_bytes));
@@ -112,7 +112,7 @@ Status train_classifier(const Common& common, const TrainArguments& arguments) {
                            {"notes", summary.notes}};
         if (summary.accuracy >= 0) out["accuracy"] = summary.accuracy;
         for (const auto& [name, accuracy] : summary.accuracy_of_set) out["accuracy_of_set"][name] = accuracy;
-        fmt::print("{}\n", out.dump(2));
+        fmt::print("{}\n", json_text(out, 2));
     } else if (summary.finished) {
         fmt::print("{}: {} parameters, {}{}\n", arguments.out, count_text(summary.parameters),
                    size_text(summary.size_bytes),
@@ -183,7 +183,7 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments, con
                            {"coverage", held.coverage},
                            {"average_drop", held.average_drop},
                            {"increase_in_confidence", held.increase}};
-        fmt::print("{}\n", out.dump(2));
+        fmt::print("{}\n", json_text(out, 2));
         return {};
     }
     if (!summary.finished) {
@@ -288,7 +288,7 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
                            {"agreement", held.agreement},
                            {"divergence", held.divergence},
                            {"substitution", held.substitution}};
-        fmt::print("{}\n", out.dump(2));
+        fmt::print("{}\n", json_text(out, 2));
         return {};
     }
     if (!summary.finished) {

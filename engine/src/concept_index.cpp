@@ -25,6 +25,7 @@
 #include <nlohmann/json.hpp>
 
 #include <vitrine/base/concept_records.h>
+#include <vitrine/base/json_text.h>
 #include <vitrine/base/random.h>
 #include <vitrine/beside.h>
 #include <vitrine/capture.h>
@@ -167,7 +168,10 @@ Status IndexBuilder::prepare() {
     const AutoencoderConfig& config = concepts_->config();
     const auto& p = model_.preprocess();
     const at::Tensor nothing = at::zeros({1, 3, p.input_height, p.input_width});
-    const PointTokens all = VITRINE_TRY(point_tokens(model_, nothing, config));
+    auto tokens = point_tokens(model_, nothing, config);
+    if (!tokens)
+        return tl::make_unexpected(std::move(tokens.error()).with_context(options_.autoencoder.filename().string()));
+    const PointTokens all = std::move(*tokens);
     const auto prefix = static_cast<std::int64_t>(all.prefix.size()), grid = all.rows * all.cols;
     const bool has_class = !all.prefix.empty() && all.prefix.front() == "cls";
     if (config.tokens == "class")
@@ -224,7 +228,7 @@ std::string IndexBuilder::key() const {
                        {"preprocess", p.summary()},
                        {"details", {p.apply_exif, p.floor_crop, p.padding}}};
     if (const auto value = frame_.facts.find("value"); value != frame_.facts.end()) key["value"] = value->second;
-    return key.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    return json_text(key);
 }
 
 Result<IndexBuilder::Seen> IndexBuilder::look(const at::Tensor& pixels) {
@@ -423,7 +427,7 @@ Status IndexBuilder::assemble(const ConceptRecords& records, const std::vector<s
 
 Result<IndexConceptsSummary> IndexBuilder::build() {
     VITRINE_CHECK(prepare());
-    const auto pictures = VITRINE_TRY(pictures_below(folder_));
+    const auto pictures = VITRINE_TRY(pictures_below(folder_, &summary_.notes));
     if (pictures.empty()) return fail(ErrorCode::BadInput, "{} has no pictures in it", options_.folder.string());
     summary_.pictures = std::ssize(pictures);
 

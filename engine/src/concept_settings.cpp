@@ -8,6 +8,7 @@
 #include <vitrine/train_concepts.h>
 
 #include "parameters.h"
+#include "text.h"
 
 namespace vitrine {
 
@@ -228,6 +229,14 @@ std::vector<Parameter> concept_parameters() {
 Result<Settings> concept_settings(const std::vector<std::pair<std::string, std::string>>& given,
                                   std::vector<std::string>& notes) {
     Settings out(concept_parameters());
+    std::vector<std::string> names;
+    for (const Parameter& one : out.declared()) names.push_back(one.name);
+    for (const auto& [name, value] : given)
+        if (std::find(names.begin(), names.end(), name) == names.end()) {
+            const std::string near = suggest(name, names);
+            return fail(ErrorCode::BadInput, "there is no setting '{}'{}", name,
+                        near.empty() ? "; vitrine train-concepts --help lists them" : near);
+        }
     const auto take = [&](const char* only) -> Status {
         for (const auto& [name, value] : given)
             if (*only == 0 || name == only) VITRINE_CHECK(out.set(name, value));

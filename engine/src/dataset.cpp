@@ -10,6 +10,8 @@
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/tensor.h>
 
+#include <vitrine/base/picture_files.h>
+
 namespace vitrine {
 
 namespace fs = std::filesystem;
@@ -138,7 +140,8 @@ Result<Data> open_data(const fs::path& path, std::int64_t size, std::vector<std:
     bool folders = false;
     for (const auto& entry : fs::directory_iterator(path, ignored)) {
         if (entry.is_directory(ignored)) folders = true;
-        if (entry.path().extension() == ".safetensors") packs.push_back(entry.path());
+        if (entry.path().extension() == ".safetensors" && other_format_of_ours(entry.path()).empty())
+            packs.push_back(entry.path());
     }
     std::sort(packs.begin(), packs.end());
     for (const auto& file : packs) VITRINE_CHECK(add(data, VITRINE_TRY(read_pack(file)), file.stem().string(), grow));

@@ -12,8 +12,10 @@
 
 #include <ATen/ops/empty.h>
 
+#include <vitrine/base/bytes.h>
 #include <vitrine/base/file.h>
 #include <vitrine/base/image_file.h>
+#include <vitrine/base/picture_files.h>
 #include <vitrine/base/readers.h>
 #include <vitrine/preprocess.h>
 
@@ -102,17 +104,14 @@ Result<Pack> pack_in_memory(const PackOptions& options, PackSummary* summary) {
         std::int64_t label;
     };
     std::vector<Job> jobs;
+    std::vector<std::string> skipped;
     Pack pack;
     pack.source = options.folder.filename().string();
     for (std::size_t label = 0; label < folders.size(); ++label) {
         pack.classes.push_back(folders[label].name);
-        std::vector<fs::path> files;
-        std::error_code ignored;
-        for (const auto& entry : fs::recursive_directory_iterator(
-                 folders[label].folder, fs::directory_options::skip_permission_denied, ignored))
-            if (entry.is_regular_file(ignored) && is_picture_name(entry.path())) files.push_back(entry.path());
-        std::sort(files.begin(), files.end());
-        for (auto& file : files) jobs.push_back({std::move(file), static_cast<std::int64_t>(label)});
+        FilesBelow found = VITRINE_TRY(files_below(folders[label].folder, is_picture_name));
+        for (auto& file : found.files) jobs.push_back({std::move(file), static_cast<std::int64_t>(label)});
+        for (std::string& note : found.notes) skipped.push_back(std::move(note));
     }
     if (jobs.empty())
         return fail(ErrorCode::BadInput, "{} has {}", options.folder.string(),
@@ -164,7 +163,6 @@ Result<Pack> pack_in_memory(const PackOptions& options, PackSummary* summary) {
 
     // Close the gaps that unreadable files left.
     std::vector<std::int64_t> labels;
-    std::vector<std::string> skipped;
     bool only_unsupported = true;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
         if (!trouble[i].empty()) {
@@ -181,7 +179,7 @@ Result<Pack> pack_in_memory(const PackOptions& options, PackSummary* summary) {
     if (labels.empty())
         return fail(only_unsupported ? ErrorCode::Unsupported : ErrorCode::BadInput,
                     "none of the {} pictures in {} could be read; the first: {}", total, options.folder.string(),
-                    skipped.front());
+                    trouble.front());
     const auto kept = static_cast<std::int64_t>(labels.size());
     pack.images = kept == total ? images : images.narrow(0, 0, kept).clone();
     pack.labels = at::empty({kept}, at::kLong);
@@ -206,6 +204,10 @@ Result<PackSummary> pack_folder(const PackOptions& options) {
 }
 
 Result<Pack> read_pack(const fs::path& file) {
+    if (const auto kind = sniff(file); kind && (is_picture_name(file) || *kind == FileKind::Image))
+        return fail(ErrorCode::BadInput,
+                    "{} is a picture, expected a folder of pictures or a pack of them (vitrine pack makes one)",
+                    file.string());
     auto contents = read_safetensors(file);
     if (!contents) return tl::make_unexpected(std::move(contents.error()).with_context("reading " + file.string()));
     const auto& metadata = contents->metadata;
@@ -265,10 +267,13 @@ Status write_pack(const fs::path& file, const Pack& pack) {
         e.data = static_cast<const std::byte*>(tensor.const_data_ptr());
         return e;
     };
+    // Names of folders may be any bytes, and the file's header is UTF-8.
+    std::vector<std::string> classes;
+    for (const std::string& name : pack.classes) classes.push_back(bytes::to_utf8(name));
     const NamedTensor tensors[] = {{"images", entry(images, DType::U8)}, {"labels", entry(labels, DType::I64)}};
     return write_safetensors(
         file, tensors,
-        {{"format", kFormat}, {"classes", nlohmann::json(pack.classes).dump()}, {"source", pack.source}});
+        {{"format", kFormat}, {"classes", nlohmann::json(classes).dump()}, {"source", bytes::to_utf8(pack.source)}});
 }
 
 }  // namespace vitrine

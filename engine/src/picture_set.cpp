@@ -7,7 +7,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 
-#include <vitrine/base/image_file.h>
+#include <vitrine/base/picture_files.h>
 #include <vitrine/pack.h>
 
 namespace vitrine {
@@ -42,13 +42,10 @@ Result<PictureSet> PictureSet::open(const std::vector<fs::path>& places, const P
             if (known.insert(place).second) VITRINE_CHECK(out.add(place));
             continue;
         }
-        std::vector<fs::path> found;
-        for (fs::recursive_directory_iterator it(place, fs::directory_options::skip_permission_denied, failed), end;
-             !failed && it != end; it.increment(failed))
-            if (it->is_regular_file(failed) &&
-                (is_picture_name(it->path()) || it->path().extension() == ".safetensors"))
-                found.push_back(it->path());
-        if (failed) return fail(ErrorCode::Io, "the folder {} cannot be read: {}", place.string(), failed.message());
+        PicturesBelow below = VITRINE_TRY(pictures_and_packs_below(place));
+        out.notes_.insert(out.notes_.end(), below.notes.begin(), below.notes.end());
+        std::vector<fs::path> found = std::move(below.pictures);
+        found.insert(found.end(), below.packs.begin(), below.packs.end());
         if (found.empty()) return fail(ErrorCode::NotFound, "the folder {} holds no pictures", place.string());
         std::sort(found.begin(), found.end());
         for (const fs::path& file : found)

@@ -20,6 +20,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <vitrine/base/image_file.h>
+#include <vitrine/base/picture_files.h>
 #include <vitrine/base/region_list.h>
 #include <vitrine/capture.h>
 #include <vitrine/preprocess.h>
@@ -63,7 +64,7 @@ class Tcav {
 
   private:
     Status settle();
-    Result<std::vector<fs::path>> pictures(const fs::path& folder) const;
+    Result<std::vector<fs::path>> pictures(const fs::path& folder);
     /// The point's activation of pictures, those that cannot be read left out. [n, ...]
     Result<at::Tensor> activations(const std::vector<fs::path>& files);
     Result<at::Tensor> regions(const fs::path& file, std::vector<Rectangle>& sizes);
@@ -116,16 +117,11 @@ Status Tcav::settle() {
     return {};
 }
 
-Result<std::vector<fs::path>> Tcav::pictures(const fs::path& folder) const {
-    std::error_code ignored;
-    if (!fs::is_directory(folder, ignored))
-        return fail(ErrorCode::NotFound, "there is no folder at {}", folder.string());
-    std::vector<fs::path> out;
-    for (const auto& entry :
-         fs::recursive_directory_iterator(folder, fs::directory_options::skip_permission_denied, ignored))
-        if (entry.is_regular_file(ignored) && is_picture_name(entry.path())) out.push_back(entry.path());
+Result<std::vector<fs::path>> Tcav::pictures(const fs::path& folder) {
+    FilesBelow found = VITRINE_TRY(files_below(folder, is_picture_name));
+    std::vector<fs::path> out = std::move(found.files);
+    for (std::string& note : found.notes) out_.notes.push_back(std::move(note));
     if (out.empty()) return fail(ErrorCode::BadInput, "{} has no pictures in it", folder.string());
-    std::sort(out.begin(), out.end());
     if (std::ssize(out) > options_.most) out.resize(static_cast<std::size_t>(options_.most));
     return out;
 }

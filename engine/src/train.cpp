@@ -27,6 +27,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <vitrine/base/file.h>
+#include <vitrine/base/json_text.h>
 #include <vitrine/base/readers.h>
 #include <vitrine/device.h>
 #include <vitrine/engine.h>
@@ -718,7 +719,7 @@ std::string Training::settings_record() const {
         record["data"].push_back(
             {{"name", set.name}, {"pictures", set.count()}, {"side", set.side()}, {"batch", set.batch}});
     record["dtype"] = options_.dtype;
-    return record.dump();
+    return json_text(record);
 }
 
 Status Training::write_checkpoint() {
@@ -771,7 +772,7 @@ Status Training::write_model() {
     const fs::path beside = options_.out.filename() == "model.safetensors"
                                 ? options_.out.parent_path() / "config.json"
                                 : fs::path(options_.out).replace_extension(".json");
-    VITRINE_CHECK(write_text(beside, config.dump(2) + "\n"));
+    VITRINE_CHECK(write_text(beside, json_text(config, 2) + "\n"));
     std::error_code ignored;
     summary_.size_bytes = static_cast<std::int64_t>(fs::file_size(options_.out, ignored));
     return {};

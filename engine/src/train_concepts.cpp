@@ -26,6 +26,8 @@
 #include <nlohmann/json.hpp>
 
 #include <vitrine/autoencoder_fidelity.h>
+#include <vitrine/base/bytes.h>
+#include <vitrine/base/json_text.h>
 #include <vitrine/capture.h>
 #include <vitrine/concept_factors.h>
 #include <vitrine/concept_names.h>
@@ -149,17 +151,18 @@ class TokenStream {
     /// What was skipped so far, for a run that goes on.
     nlohmann::json skipped_record() const {
         nlohmann::json out = nlohmann::json::array();
-        for (std::size_t i = 0; i < skipped_.size(); ++i) out.push_back({skipped_indices_[i], skipped_[i]});
+        for (std::size_t i = 0; i < skipped_.size(); ++i) out.push_back({skipped_indices_[i], json_bytes(skipped_[i])});
         return out;
     }
     bool restore_skipped(const nlohmann::json& record) {
         if (!record.is_array()) return false;
         for (const auto& item : record) {
-            if (!item.is_array() || item.size() != 2 || !item[0].is_number_integer() || !item[1].is_string())
+            std::string text;
+            if (!item.is_array() || item.size() != 2 || !item[0].is_number_integer() || !from_json_bytes(item[1], text))
                 return false;
             if (!broken_.insert(item[0].get<std::int64_t>()).second) continue;
             skipped_indices_.push_back(item[0].get<std::int64_t>());
-            skipped_.push_back(item[1].get<std::string>());
+            skipped_.push_back(std::move(text));
         }
         return true;
     }
@@ -411,6 +414,7 @@ Status ConceptTraining::settle() {
         VITRINE_TRY(concept_tokens(model_, at::zeros({1, 3, p.input_height, p.input_width}), config_));
 
     pictures_.emplace(VITRINE_TRY(TrainingPictures::open(options_.data, options_.pictures, p)));
+    summary_.notes.insert(summary_.notes.end(), pictures_->notes().begin(), pictures_->notes().end());
     const Rung rung = VITRINE_TRY(rung_of(settings_.text("rung")));
     // Whether it can be made of pictures of this size.
     VITRINE_CHECK(rung_pixels(rung, at::zeros({1, 3, p.input_height, p.input_width}), p, seed_, ""));
@@ -522,7 +526,7 @@ std::string ConceptTraining::record() const {
     out["steps"] = std::to_string(count_);
     out["model"] = model_.info().name;
     out["weights"] = weights_hash(model_);
-    return out.dump();
+    return json_text(out);
 }
 
 Status ConceptTraining::write_checkpoint() {
@@ -801,7 +805,7 @@ Status ConceptTraining::finish(Autoencoder& made) {
     summary_.skipped = stream_->skipped();
     summary_.tokens = count_ * batch_;
     const ConceptFigures& held = summary_.held;
-    made.facts["model"] = model_.info().name;
+    made.facts["model"] = bytes::to_utf8(model_.info().name);
     made.facts["weights"] = weights_hash(model_);
     if (shuffled_) made.facts["shuffled_weights"] = settings_.text("shuffled_weights");
     if (const std::string rung = settings_.text("rung"); rung != "clean") made.facts["rung"] = rung;

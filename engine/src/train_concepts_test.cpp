@@ -36,6 +36,7 @@
 #include "concept_settings.h"
 #include "concept_steps.h"
 #include "known_directions.h"
+#include "tensor_io.h"
 #include "thread_peers.h"
 
 namespace vitrine {
@@ -878,6 +879,52 @@ TEST_F(TrainConcepts, WhatWasSkippedIsToldAfterGoingOn) {
     EXPECT_EQ(second->skipped, first->skipped);
 }
 
+TEST_F(TrainConcepts, PicturesWithNamesOfAnyBytesAreToldAfterGoingOn) {
+    fs::create_directories(folder_ / "mixed");
+    fs::copy(folder_ / "pack.safetensors", folder_ / "mixed" / "pack.safetensors");
+    std::ofstream(folder_ / "mixed" / "br\xe9k.jpg") << "no picture";
+    auto o = options("a.safetensors", {{"held", "0"}});
+    o.data = folder_ / "mixed";
+    std::stop_source stop;
+    o.stop = stop.get_token();
+    o.progress = [&](const ConceptStep& now) {
+        if (now.step == 20) stop.request_stop();
+    };
+    const auto first = train_concepts(model_, o);
+    ASSERT_TRUE(first) << first.error().message;
+    ASSERT_FALSE(first->finished);
+    o.stop = {};
+    const auto second = train_concepts(model_, o);
+    ASSERT_TRUE(second) << second.error().message;
+    EXPECT_TRUE(second->finished);
+    EXPECT_THAT(second->skipped, testing::ElementsAre(testing::HasSubstr("br\xe9k.jpg")));
+    EXPECT_EQ(second->skipped, first->skipped);
+}
+
+TEST_F(TrainConcepts, FilesOfOursAmongThePicturesArePassedOver) {
+    const fs::path place = folder_ / "place";
+    fs::create_directories(place);
+    fs::copy(folder_ / "pack.safetensors", place / "pack.safetensors");
+    auto o = options("place/a.safetensors");
+    o.data = place;
+    const auto first = train_concepts(model_, o);
+    ASSERT_TRUE(first) << first.error().message;
+    EXPECT_THAT(first->notes, testing::Not(testing::Contains(testing::HasSubstr("passed over"))));
+    o.out = place / "b.safetensors";
+    const auto second = train_concepts(model_, o);
+    ASSERT_TRUE(second) << second.error().message;
+    EXPECT_EQ(second->pictures, first->pictures);
+    EXPECT_THAT(second->notes,
+                testing::Contains(testing::HasSubstr("a.safetensors holds no pictures but vitrine.autoencoder")));
+    EXPECT_EQ(bytes("place/a.safetensors"), bytes("place/b.safetensors"));
+    // One of somebody else may be pictures that we cannot read.
+    ASSERT_TRUE(write_tensors(place / "c.safetensors", {{"x", at::zeros({2})}}, {{"format", "pt"}}));
+    o.out = place / "d.safetensors";
+    const auto third = train_concepts(model_, o);
+    ASSERT_FALSE(third);
+    EXPECT_THAT(third.error().message, testing::HasSubstr("c.safetensors is a safetensors file but no pack"));
+}
+
 TEST_F(TrainConcepts, AFullDiskLeavesTheCheckpointBefore) {
     auto stopped = options("a.safetensors");
     std::stop_source stop;
@@ -920,6 +967,13 @@ TEST_F(TrainConcepts, RefusesInOneSentence) {
     auto empty = options("a.safetensors");
     empty.data = folder_ / "empty";
     EXPECT_THAT(said(empty), testing::HasSubstr("has no pictures in it"));
+    std::ofstream(folder_ / "photo.jpg") << "\xff\xd8\xff\xe0 the rest";
+    auto photo = options("a.safetensors");
+    photo.data = folder_ / "photo.jpg";
+    EXPECT_THAT(said(photo), testing::HasSubstr("photo.jpg is a picture, expected a folder of pictures or a pack"));
+    EXPECT_THAT(said(options("a.safetensors", {{"nosuch", "1"}})),
+                testing::HasSubstr("there is no setting 'nosuch'; vitrine train-concepts --help lists them"));
+    EXPECT_THAT(said(options("a.safetensors", {{"latent", "1"}})), testing::HasSubstr("did you mean latents?"));
     EXPECT_THAT(said(options("a.safetensors", {{"point", "cell"}})),
                 testing::AllOf(testing::HasSubstr("has no point 'cell'"), testing::HasSubstr("cells")));
     EXPECT_THAT(said(options("a.safetensors", {{"point", "flat"}})), testing::HasSubstr("neither tokens nor a map"));

@@ -32,6 +32,9 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include <vitrine/base/bytes.h>
+#include <vitrine/base/json_text.h>
+#include <vitrine/base/picture_files.h>
 #include <vitrine/base/random.h>
 #include <vitrine/base/readers.h>
 #include <vitrine/capture.h>
@@ -216,13 +219,15 @@ Status MaskTraining::open_pictures() {
     } else {
         std::vector<fs::path> files;
         for (const auto& entry : fs::directory_iterator(options_.data, ignored))
-            if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
+            if (entry.path().extension() == ".safetensors" && other_format_of_ours(entry.path()).empty())
+                files.push_back(entry.path());
         std::sort(files.begin(), files.end());
         for (const auto& file : files) packs.push_back(VITRINE_TRY(read_pack(file)));
     }
     if (packs.empty()) {
         // Decoded once: a run that goes on finds them beside its checkpoint.
-        const std::string source = fmt::format("{} at {}", fs::weakly_canonical(options_.data, ignored).string(), side);
+        const std::string source =
+            bytes::to_utf8(fmt::format("{} at {}", fs::weakly_canonical(options_.data, ignored).string(), side));
         if (auto kept = fs::exists(picture_file(), ignored) ? read_pack(picture_file())
                                                             : Result<Pack>(fail(ErrorCode::NotFound, "none"));
             kept && kept->source == source) {
@@ -374,7 +379,7 @@ Status MaskTraining::begin() {
     schedule_.steps = steps_;
     optimizer_ = std::make_unique<MaskSgd>(mask_->parameters(), settings_.number("weight_decay"));
 
-    mask_->facts = {{"model", model_.info().name},
+    mask_->facts = {{"model", bytes::to_utf8(model_.info().name)},
                     {"weights", weights_hash(model_)},
                     {"policy", policy_ == MaskPolicy::Mean ? "mean" : "black"},
                     {"input", fmt::format("{} x {}", height_, width_)},
@@ -416,7 +421,7 @@ std::string MaskTraining::record() const {
     out["steps"] = std::to_string(steps_);
     out["pictures"] = std::to_string(used_.size());
     out["model"] = model_.info().name;
-    return out.dump();
+    return json_text(out);
 }
 
 std::vector<std::int64_t> MaskTraining::drawn(std::int64_t step) {

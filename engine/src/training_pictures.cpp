@@ -8,7 +8,7 @@
 #include <ATen/ops/empty.h>
 #include <fmt/format.h>
 
-#include <vitrine/base/image_file.h>
+#include <vitrine/base/picture_files.h>
 #include <vitrine/base/random.h>
 #include <vitrine/pack.h>
 
@@ -81,17 +81,11 @@ Result<TrainingPictures> TrainingPictures::open(const fs::path& data, const Pict
         out.pack_files_.push_back(data);
         out.data_ = data.parent_path();
     } else {
-        for (const auto& entry :
-             fs::recursive_directory_iterator(data, fs::directory_options::skip_permission_denied, ignored)) {
-            if (!entry.is_regular_file(ignored)) continue;
-            if (entry.path().extension() == ".safetensors")
-                out.pack_files_.push_back(entry.path());
-            else if (is_picture_name(entry.path()))
-                out.files_.push_back(entry.path());
-        }
+        PicturesBelow found = VITRINE_TRY(pictures_and_packs_below(data));
+        out.pack_files_ = std::move(found.packs);
+        out.files_ = std::move(found.pictures);
+        out.notes_ = std::move(found.notes);
     }
-    std::sort(out.pack_files_.begin(), out.pack_files_.end());
-    std::sort(out.files_.begin(), out.files_.end());
     const auto known = [&](const fs::path& file, const std::string& number) {
         identities.push_back(hash_of(
             fmt::format("{}{}\n{}", file.lexically_relative(out.data_).generic_string(), number, bytes_of(file))));

@@ -35,6 +35,8 @@ class TrainingPictures {
     const at::Tensor& identities() const { return identities_; }
     /// Each by its own name and size: the same in another folder.
     const std::vector<std::uint64_t>& keys() const { return keys_; }
+    /// What of the folder was left out.
+    const std::vector<std::string>& notes() const { return notes_; }
     /// How the pictures differ from those of `then`: "of 40 pictures 1 is gone and 2 are new (the first: b.png)". Empty
     /// where they do not.
     std::string changes_since(const at::Tensor& then) const;
@@ -52,6 +54,7 @@ class TrainingPictures {
     std::vector<std::filesystem::path> pack_files_, files_;
     at::Tensor identities_;
     std::vector<std::uint64_t> keys_;
+    std::vector<std::string> notes_;
 };
 
 /// What each is known by wherever it lies: its file's name and size, or its pack's name and its number there.

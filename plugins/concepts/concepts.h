@@ -45,7 +45,8 @@ at::Tensor whole_of(const at::Tensor& cells, const Seen& of);
 
 /// Pictures of a folder by name, at any depth, `most` at the most.
 /// @error NotFound, BadInput  no such folder, no picture in it
-Result<std::vector<std::string>> pictures_of(const std::string& folder, std::int64_t most);
+Result<std::vector<std::string>> pictures_of(const std::string& folder, std::int64_t most,
+                                             std::vector<std::string>& notes);
 
 /// What stands between commas, empty items left out.
 std::vector<std::string> items_of(const std::string& text);

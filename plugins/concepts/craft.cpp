@@ -201,7 +201,9 @@ class Craft final : public Explainer {
         const Seen seen = VITRINE_TRY(see(model, context.input.pixels, point, context.stop));
         const at::Tensor x = seen.cells[0];
         if (x.size(1) != parts.config().width)
-            return fail(ErrorCode::BadInput, "the concepts are of activations {} wide, and {} of {} is {} wide",
+            return fail(ErrorCode::BadInput,
+                        "the concepts are of activations {} wide, and {} of {} is {} wide; name a bank that was made "
+                        "of this model",
                         parts.config().width, point, model.info().name, x.size(1));
         const at::Tensor rows = parts.tensor("W_dec").to(at::kCPU, at::kDouble);
         const Codes codes = parts.encode(x);
@@ -276,7 +278,7 @@ class Craft final : public Explainer {
         if (read.config().kind != "nmf")
             return fail(ErrorCode::BadInput, "the concepts of {} are of the kind {}, expected nmf", file,
                         read.config().kind);
-        VITRINE_CHECK(read.fits(model));
+        if (auto fits = read.fits(model); !fits) return tl::make_unexpected(std::move(fits.error()).with_context(file));
         return Bank{std::make_shared<const Autoencoder>(std::move(read)), {"the concepts are those of " + file}};
     }
 
@@ -286,9 +288,9 @@ class Craft final : public Explainer {
         const std::string folder = settings.text("pictures");
         std::string name = fmt::format("{}|{}|{}|{}|{}|{}", point, objective.explained, settings.integer("concepts"),
                                        settings.number("crop"), settings.number("regularisation"), folder);
-        std::vector<std::string> files;
+        std::vector<std::string> files, left_out;
         if (!folder.empty()) {
-            files = VITRINE_TRY(pictures_of(folder, settings.integer("most")));
+            files = VITRINE_TRY(pictures_of(folder, settings.integer("most"), left_out));
             std::error_code ignored;
             for (const std::string& file : files)
                 name += fmt::format("|{} {}", file, fs::last_write_time(file, ignored).time_since_epoch().count());
@@ -314,6 +316,7 @@ class Craft final : public Explainer {
                 pictures.push_back(input->pixels);
         }
         Bank bank;
+        bank.notes = std::move(left_out);
         if (folder.empty()) {
             pictures.push_back(context.input.pixels);
             bank.notes.push_back(

@@ -74,8 +74,9 @@ class DeepFeatureFactorisation final : public Explainer {
             const Seen own = VITRINE_TRY(see(model, context.input.pixels, point, context.stop));
             std::vector<at::Tensor> cells{at::relu(own.cells[0])};
             std::int64_t skipped = 0;
+            std::vector<std::string> left_out;
             if (const std::string folder = settings.text("pictures"); !folder.empty())
-                for (const std::string& file : VITRINE_TRY(pictures_of(folder, settings.integer("most")))) {
+                for (const std::string& file : VITRINE_TRY(pictures_of(folder, settings.integer("most"), left_out))) {
                     if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
                     const auto input = load_input(file, model.preprocess());
                     if (!input) {
@@ -131,6 +132,7 @@ class DeepFeatureFactorisation final : public Explainer {
                     fmt::format("{} parts explain {:.1f} % of the squares of what is above zero in {} pictures{}",
                                 count, 100 * (1 - left / whole), cells.size(),
                                 skipped > 0 ? fmt::format("; {} could not be read", skipped) : ""));
+            out.notes.insert(out.notes.end(), left_out.begin(), left_out.end());
             const double negative = (own.cells - at::relu(own.cells)).square().sum().item<double>();
             if (negative > 0)
                 out.notes.push_back(

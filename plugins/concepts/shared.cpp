@@ -12,6 +12,7 @@
 
 #include <vitrine/base/file.h>
 #include <vitrine/base/image_file.h>
+#include <vitrine/base/picture_files.h>
 
 #include "concepts.h"
 
@@ -71,15 +72,12 @@ at::Tensor whole_of(const at::Tensor& cells, const Seen& of) {
     return at::cat({prefix.expand({cells.size(0), -1, -1}), cells}, 1);
 }
 
-Result<std::vector<std::string>> pictures_of(const std::string& folder, std::int64_t most) {
-    std::error_code ignored;
-    if (!fs::is_directory(folder, ignored)) return fail(ErrorCode::NotFound, "there is no folder at {}", folder);
-    std::vector<std::string> out;
-    for (const auto& entry :
-         fs::recursive_directory_iterator(folder, fs::directory_options::skip_permission_denied, ignored))
-        if (entry.is_regular_file(ignored) && is_picture_name(entry.path())) out.push_back(entry.path().string());
+Result<std::vector<std::string>> pictures_of(const std::string& folder, std::int64_t most,
+                                             std::vector<std::string>& notes) {
+    FilesBelow found = VITRINE_TRY(files_below(folder, is_picture_name));
+    std::vector<std::string> out(found.files.begin(), found.files.end());
+    for (std::string& note : found.notes) notes.push_back(std::move(note));
     if (out.empty()) return fail(ErrorCode::BadInput, "{} has no pictures in it", folder);
-    std::sort(out.begin(), out.end());
     if (std::ssize(out) > most) out.resize(static_cast<std::size_t>(most));
     return out;
 }

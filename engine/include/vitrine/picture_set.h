@@ -29,6 +29,8 @@ class PictureSet {
 
     std::int64_t count() const { return static_cast<std::int64_t>(pictures_.size()); }
     const Picture& picture(std::int64_t i) const { return pictures_[static_cast<std::size_t>(i)]; }
+    /// What of folders was left out: other files of ours, folders that may not be read.
+    const std::vector<std::string>& notes() const { return notes_; }
     /// Leaves out those for which this is false.
     template <class Keep>
     void keep(const Keep& which) {
@@ -43,6 +45,7 @@ class PictureSet {
 
     Preprocess preprocess_;
     std::vector<Picture> pictures_;
+    std::vector<std::string> notes_;
     std::vector<at::Tensor> packs_;  // uint8 [n, size, size, 3]
 };
 
