@@ -296,9 +296,12 @@ int run(const std::vector<std::string>& arguments) {
     steer_command->add_option("--suppress", steer_options.suppress, "concepts, separated by commas")->take_all();
     steer_command->add_option("--tokens", steer_options.tokens,
                               "all, class, patches, or ROW,COL-ROW,COL, several with semicolons");
-    steer_command->add_option("--curve", steer_options.curve,
-                              "a concept to follow from -10 to 10 times its largest, beside chance");
-    steer_command->add_option("--unit", steer_options.unit, "its largest, where this picture's is not meant");
+    steer_command
+        ->add_option("--curve", steer_options.curve,
+                     "a concept to follow from -10 to 10 times its largest, beside chance")
+        ->check(CLI::Range(0, 1 << 24));
+    steer_command->add_option("--unit", steer_options.unit, "its largest, where this picture's is not meant")
+        ->check(CLI::PositiveNumber);
     steer_command->add_option("--out", steer_options.out, "the .steered.json file to write, which opens as a model");
     steer_command->add_option("--top", steer_options.top, "how many classes")->check(CLI::Range(1, 1000));
     steer_command->callback([&] {

@@ -76,6 +76,18 @@ std::string place(const ConceptIndex& index, const ConceptTop& top) {
     return fmt::format("{} at {}, {} {:.4g}", name, top.cell / index.cols(), top.cell % index.cols(), top.value);
 }
 
+/// A sentence where the autoencoder beside the index is another one than it was built with; empty where none is there.
+std::string replaced_since(const ConceptIndex& index, const fs::path& autoencoder) {
+    std::error_code ignored;
+    if (!fs::is_regular_file(autoencoder, ignored)) return {};
+    const auto given = given_of(index.fact("given"));
+    const auto now = Autoencoder::load(autoencoder, given ? *given : std::map<std::string, std::string>());
+    if (!now) return fmt::format("the autoencoder beside the index cannot be read: {}", now.error().message);
+    if (concepts_hash(*now) == index.fact("autoencoder")) return {};
+    return fmt::format("{} was replaced since the index was built: these figures are of the one before, build it again",
+                       autoencoder.filename().string());
+}
+
 Status show(const Common& common, const IndexConceptsArguments& arguments) {
     const ConceptIndex index = VITRINE_TRY(ConceptIndex::open(arguments.show));
     const std::int64_t one = arguments.concept_number;
@@ -90,14 +102,16 @@ Status show(const Common& common, const IndexConceptsArguments& arguments) {
     const auto changes = changes_since(index);
     const std::string changed = changes ? changes->sentence() : changes.error().message;
     if (!changed.empty()) say(changed);
+    const std::string replaced = replaced_since(index, autoencoder);
+    if (!replaced.empty()) say(replaced);
     if (common.json) {
         auto facts = index.facts();
         facts["pictures"] = std::to_string(index.pictures() - unread(index));
         facts["skipped"] = std::to_string(unread(index));
-        nlohmann::json out{{"facts", facts}, {"changed", changed}};
+        nlohmann::json out{{"facts", facts}, {"changed", changed}, {"replaced", replaced}};
         for (const std::uint32_t latent : chosen)
             out["concepts"].push_back(concept_facts(index, names, latent, one >= 0));
-        fmt::print("{}\n", out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+        fmt::print("{}\n", json_text(out, 2));
         return {};
     }
     if (one < 0) {
@@ -156,22 +170,22 @@ Status index_concepts(const Common& common, const IndexConceptsArguments& argume
     for (const auto& sentence : summary.skipped) say("skipped: " + sentence);
     for (const auto& note : summary.notes) say(note);
     if (common.json) {
-        fmt::print("{}\n", nlohmann::json{{"file", summary.file.string()},
-                                          {"finished", summary.finished},
-                                          {"pictures", summary.pictures},
-                                          {"concepts", summary.latents},
-                                          {"run", summary.run},
-                                          {"added", summary.added},
-                                          {"changed", summary.changed},
-                                          {"removed", summary.removed},
-                                          {"skipped", summary.skipped},
-                                          {"size_bytes", summary.size_bytes},
-                                          {"records_bytes", summary.records_bytes},
-                                          {"seconds", summary.seconds},
-                                          {"pictures_per_second", summary.pictures_per_second},
-                                          {"assembly_seconds", summary.assembly_seconds},
-                                          {"notes", summary.notes}}
-                               .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+        fmt::print("{}\n", json_text({{"file", summary.file.string()},
+                                      {"finished", summary.finished},
+                                      {"pictures", summary.pictures},
+                                      {"concepts", summary.latents},
+                                      {"run", summary.run},
+                                      {"added", summary.added},
+                                      {"changed", summary.changed},
+                                      {"removed", summary.removed},
+                                      {"skipped", summary.skipped},
+                                      {"size_bytes", summary.size_bytes},
+                                      {"records_bytes", summary.records_bytes},
+                                      {"seconds", summary.seconds},
+                                      {"pictures_per_second", summary.pictures_per_second},
+                                      {"assembly_seconds", summary.assembly_seconds},
+                                      {"notes", summary.notes}},
+                                     2));
         return {};
     }
     if (!summary.finished) {

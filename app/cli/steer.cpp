@@ -22,8 +22,11 @@ using Mode = ConceptEdit::Mode;
 Status add_edits(Steering& steering, Mode mode, const std::vector<std::string>& texts, Model& model,
                  const at::Tensor& pixels, at::Tensor& largest) {
     for (const std::string& text : texts) {
-        std::istringstream parts(text);
+        std::istringstream parts(text + ",");
         for (std::string part; std::getline(parts, part, ',');) {
+            if (part.empty())
+                return fail(ErrorCode::BadInput, "--{} is '{}', expected {} between the commas", name_of(mode), text,
+                            mode == Mode::Suppress ? "a concept's number" : "CONCEPT=VALUE");
             const bool relative = part.ends_with('x') && (mode == Mode::Set || mode == Mode::Add);
             if (relative) part.pop_back();
             for (ConceptEdit edit : VITRINE_TRY(concept_edits(mode, part))) {
@@ -40,6 +43,14 @@ Status add_edits(Steering& steering, Mode mode, const std::vector<std::string>& 
                                     edit.index);
                     edit.value *= most;
                 }
+                // They would be done one mode after the other, whatever the order on the command line.
+                for (const ConceptEdit& before : steering.edits)
+                    if (before.index == edit.index)
+                        return fail(ErrorCode::BadInput,
+                                    "concept {} is named by --{} and by --{}{}, expected one change of each concept: "
+                                    "leave one out",
+                                    edit.index, name_of(before.mode), name_of(mode),
+                                    before.mode == mode ? " again" : "");
                 steering.edits.push_back(edit);
             }
         }
@@ -157,7 +168,7 @@ Status steer(const Common& common, const SteerArguments& arguments) {
             out["curve"]["random_concepts"] = describe_curves(curve->random_latents);
             out["curve"]["random_directions"] = describe_curves(curve->random_directions);
         }
-        fmt::print("{}\n", out.dump(2));
+        fmt::print("{}\n", json_text(out, 2));
         return {};
     }
     std::set<std::int64_t> said;

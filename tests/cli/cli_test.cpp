@@ -1,6 +1,6 @@
 // The command line as scripts meet it: arguments in, files, JSON and exit status out.
 #include <ATen/TensorOperators.h>
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <vitrine/autoencoder.h>
@@ -181,6 +181,10 @@ TEST_F(CommandLine, ConceptsAreIndexedAndListed) {
     EXPECT_NE(one.err.find("1 was added since the index was built"), std::string::npos) << one.err;
     EXPECT_NE(vitrine({"index-concepts", "--show", index, "--concept", "64"}).err.find("has 0 to 63"),
               std::string::npos);
+    EXPECT_EQ(all["replaced"], "");
+    ASSERT_TRUE(vitrine::Autoencoder::make(config, 2)->save(concepts));
+    const Outcome other = vitrine({"index-concepts", "--show", index, "--limit", "1"});
+    EXPECT_NE(other.err.find("c.safetensors was replaced since the index was built"), std::string::npos) << other.err;
 }
 
 TEST_F(CommandLine, WithoutAnythingSaysHowItIsUsed) {
@@ -1144,6 +1148,25 @@ TEST_F(ConceptTraining, WritesOverNothingUnaskedAndLooksForAPlaceFirst) {
     EXPECT_EQ(nowhere.err.find("step "), std::string::npos) << nowhere.err;
 }
 
+TEST_F(ConceptTraining, NamesThatAreNoUtf8AreWrittenAsJson) {
+    const std::string named = (folder_ / "pictures" / "br\xe9k.jpg").string();
+    std::ofstream(named) << "no picture";
+    const auto trained = vitrine(training("concepts"));
+    ASSERT_EQ(trained.status, 0) << trained.err;
+    EXPECT_NE(json::parse(trained.out)["skipped"].dump().find("br\xef\xbf\xbdk.jpg"), std::string::npos) << trained.out;
+
+    fs::copy_file(fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/moose.jpg", named,
+                  fs::copy_options::overwrite_existing);
+    for (const auto& command :
+         {std::vector<std::string>{"predict", "starter", named}, {"steer", "starter", named, "--suppress", "3"}}) {
+        auto arguments = command;
+        arguments.emplace_back("--json");
+        const auto said = vitrine(arguments);
+        ASSERT_EQ(said.status, 0) << said.err;
+        EXPECT_NE(json::parse(said.out).dump().find("br\xef\xbf\xbdk.jpg"), std::string::npos) << said.out;
+    }
+}
+
 TEST_F(CommandLine, TrainersSayTheirSettings) {
     const auto listed = vitrine({"list", "trainers", "--json"});
     ASSERT_EQ(listed.status, 0) << listed.err;
@@ -1188,18 +1211,32 @@ TEST_F(CommandLine, SteerShowsBothAnswersAndWritesAModel) {
         vitrine({"steer", "starter", picture, "--set", "3=30", "--set", "preprocess.crop_pct=1", "--scale", "5=2",
                  "--suppress", "1,2", "--tokens", "0,0-1,1", "--out", out, "--json"});
     ASSERT_EQ(steered.status, 0) << steered.err;
-    const json said = json::parse(steered.out);
-    EXPECT_EQ(said["edits"].size(), 4U);
-    EXPECT_EQ(said["tokens"], "0,0-1,1");
-    EXPECT_GT(said["divergence"].get<double>(), 0);
-    EXPECT_NE(said["before"], said["after"]);
+    const json answer = json::parse(steered.out);
+    EXPECT_EQ(answer["edits"].size(), 4U);
+    EXPECT_EQ(answer["tokens"], "0,0-1,1");
+    EXPECT_GT(answer["divergence"].get<double>(), 0);
+    EXPECT_NE(answer["before"], answer["after"]);
     // The file is a model like any other.
     const auto predicted = vitrine({"predict", out, picture, "--set", "preprocess.crop_pct=1", "--json"});
     ASSERT_EQ(predicted.status, 0) << predicted.err;
-    EXPECT_EQ(json::parse(predicted.out)[0]["top"], said["after"]);
+    EXPECT_EQ(json::parse(predicted.out)[0]["top"], answer["after"]);
     const auto refused = vitrine({"steer", "starter", picture, "--set", "99999=1"});
     EXPECT_EQ(refused.status, 1);
     EXPECT_NE(refused.err.find("no concept 99999"), std::string::npos) << refused.err;
+    const auto said = [&](std::vector<std::string> more, int status = 1) {
+        more.insert(more.begin(), {"steer", "starter", picture});
+        const auto outcome = vitrine(more);
+        EXPECT_EQ(outcome.status, status) << outcome.out << outcome.err;
+        return outcome.err;
+    };
+    using testing::HasSubstr;
+    EXPECT_THAT(said({"--suppress", "12", "--set", "12=30"}),
+                HasSubstr("concept 12 is named by --set and by --suppress, expected one change of each concept"));
+    EXPECT_THAT(said({"--add", "12=1,12=2"}), HasSubstr("by --add and by --add again"));
+    for (const char* none : {",", "", "1,,2", "1,"})
+        EXPECT_THAT(said({"--suppress", none}), HasSubstr("expected a concept's number between the commas")) << none;
+    EXPECT_THAT(said({"--curve", "-2"}, 2), HasSubstr("--curve"));
+    for (const char* unit : {"-1", "0"}) EXPECT_THAT(said({"--curve", "12", "--unit", unit}, 2), HasSubstr("--unit"));
 }
 
 /// Noise of three tints, and the smallest model there is.
@@ -1310,6 +1347,15 @@ TEST_F(ConceptTest, FoldersThatAreNotThereAreRefused) {
     expect(asked({"--concept", "red=" + (folder_ / "nowhere").string()}), "there is nothing at");
     expect(asked({"--concept", red()}, "3", "nowhere"), "there is no folder at");
     expect(asked({"--concept", "red"}), "expected NAME=FOLDER or NAME=TEXTFILE");
+}
+
+TEST_F(ConceptTest, WhatIsSkippedMayHaveAnyName) {
+    std::ofstream(folder_ / "red" / "br\xe9k.jpg") << "no picture";
+    const auto found = asked({"--concept", red(), "--json"});
+    ASSERT_EQ(found.status, 0) << found.err;
+    EXPECT_NE(json::parse(found.out)["skipped"].dump().find("br\xef\xbf\xbdk.jpg"), std::string::npos) << found.out;
+    expect(asked({"--concept", red()}, "3", "red/red, 1.png"),
+           "red, 1.png is a picture, expected a folder of pictures");
 }
 
 TEST_F(ConceptTest, TooFewPicturesAreRefused) {
