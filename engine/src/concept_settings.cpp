@@ -139,6 +139,10 @@ std::vector<Parameter> concept_parameters() {
     const auto flag = [](const char* name, bool standard, const char* meaning) {
         return Parameter{name, standard, meaning, "", "", {}, {}, {}};
     };
+    const auto from = [](double low, Parameter parameter) {
+        parameter.low = low;
+        return parameter;
+    };
     const char* gao = "L. Gao et al., 2024";
     return {
         words("point", "", "the named point whose tokens are read; empty: three quarters deep", {}, ""),
@@ -205,7 +209,11 @@ std::vector<Parameter> concept_parameters() {
         whole("pictures", 32, "pictures the model runs at once", "pictures", ""),
         number("held", 0.1, "share of the pictures that is held out and measured at the end, 512 at the most", 0, 0.9,
                ""),
-        whole("held_every", 0, "steps between looks at 64 of the pictures held out; 0: only at the end", "", ""),
+        from(-1, whole("held_every", 0,
+                       "steps between looks at 64 of the pictures held out: how much is explained, and how far the "
+                       "answer moves. 0: about twenty looks, fewer where they would take over a twentieth of the time; "
+                       "-1: only at the end",
+                       "", "")),
         words(
             "products", "fp32",
             "how a device multiplies matrices: tf32 keeps ten bits after the point of each factor and is several times "
@@ -222,7 +230,11 @@ std::vector<Parameter> concept_parameters() {
               {}, ""),
         number("checkpoint_seconds", 30, "seconds between checkpoints, which hold the buffer too", 0, 1e6, ""),
         number("report_seconds", 1, "seconds between reports; 0: every step", 0, 1e6, ""),
-        whole("floor", 0, "repetitions of a step's matrix products alone, timed at the end; 0: not timed", "", ""),
+        whole(
+            "floor", 3,
+            "repetitions of a step's matrix products alone, timed at the end; where one takes over a second it is the "
+            "only one; 0: not timed",
+            "", ""),
     };
 }
 
@@ -276,6 +288,17 @@ Result<Settings> concept_settings(const std::vector<std::pair<std::string, std::
         notes.push_back(fmt::format("sparsity is 0: nothing keeps the latents of {} few", kind));
     }
     return out;
+}
+
+std::int64_t steps_between_looks(std::int64_t held_every, std::int64_t steps) {
+    constexpr std::int64_t kLooks = 20;
+    if (held_every != 0) return std::max<std::int64_t>(held_every, 0);
+    return std::max<std::int64_t>(1, (steps + kLooks - 1) / kLooks);
+}
+
+bool has_time_to_look(double spent, double looked, double expected) {
+    constexpr double kShare = 0.05;
+    return looked + expected <= kShare * spent;
 }
 
 }  // namespace vitrine

@@ -1,6 +1,7 @@
 // What training a sparse autoencoder is told: the settings, the libraries' own, and what follows from the kind.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,5 +18,14 @@ namespace vitrine {
 /// @error BadInput  a setting that is unknown, out of range, or of another kind
 Result<Settings> concept_settings(const std::vector<std::pair<std::string, std::string>>& given,
                                   std::vector<std::string>& notes);
+
+/// After how many steps the pictures held out are looked at, of `held_every`; 0: never.
+std::int64_t steps_between_looks(std::int64_t held_every, std::int64_t steps);
+/// Whether looks that nobody asked for stay a small share of the time.
+///
+/// @param spent     seconds of the run so far, without looks
+/// @param looked    seconds of its looks
+/// @param expected  seconds that the next one will take
+bool has_time_to_look(double spent, double looked, double expected);
 
 }  // namespace vitrine

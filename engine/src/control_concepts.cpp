@@ -108,6 +108,9 @@ Result<Autoencoder> control_concepts(Model& model, const Autoencoder& sound, con
         if (options.progress) options.progress({now.step, now.steps, "training steps"});
     };
     const std::string by = trained_by(training.settings, *options.pictures);
+    // Nobody sees these of a control.
+    for (const auto& [name, value] : {std::pair{"held_every", "-1"}, {"floor", "0"}})
+        training.settings.emplace_back(name, value);
     std::error_code failed;
     if (fs::exists(training.out, failed)) {
         auto there = Autoencoder::load(training.out);

@@ -93,12 +93,15 @@ Result<ConceptFigures> concept_figures(Model& model, const Autoencoder& autoenco
     for (const FidelityOfTokens& kind : found.tokens) {
         if (kind.name == "class" && found.tokens.size() > 1) out.active_class = kind.active.value;
         if (kind.name == "patches" && found.tokens.size() > 1) out.active_patches = kind.active.value;
+        if (kind.name != "all")
+            out.kinds.push_back({kind.name, kind.tokens, kind.explained_variance.value, kind.active.value});
     }
     out.distinct = found.distinct.value;
     out.never = found.never;
     out.rare = found.rare;
     out.dense = found.dense;
     if (model.info().classes == 0) return out;
+    out.answers = true;
     out.agreement = found.agreement.value;
     out.divergence = found.divergence.value;
     out.substitution = found.zeroed.value > 0 ? found.substitution.value : 0;
@@ -111,6 +114,12 @@ constexpr const char* kCheckpointFormat = "vitrine.concepts.training";
 constexpr std::uint64_t kOrder = 0x6f726472, kHeld = 0x68656c64, kMix = 0x6d697874;
 constexpr std::int64_t kMostHeld = 512, kMostLive = 64, kDeadTokens = 10000000;
 constexpr std::int64_t kMostNamed = 10000;  // pictures that a finished file knows one by one
+constexpr double kLongPass = 1;             // seconds after which a pass of the ceiling is not repeated
+/// What the result does not depend on: a run may go on with others, and the finished file is the same.
+const std::vector<std::string>& free_settings() {
+    static const std::vector<std::string> names{"report_seconds", "checkpoint_seconds", "floor", "held_every"};
+    return names;
+}
 
 std::string short_key(std::uint64_t key) { return fmt::format("{:08x}", key & 0xFFFFFFFFU); }
 
@@ -136,7 +145,7 @@ class TokenStream {
 
     /// [count, width], a part of the buffer: good until the next call
     Result<at::Tensor> next(std::int64_t count, std::stop_token stop) {
-        if (left() < std::max(count, rows_ / 2)) VITRINE_CHECK(fill(count, stop));
+        if (left() < std::max(count, rows_ / 2)) VITRINE_CHECK(timed_fill(count, stop));
         const at::Tensor out = mixed_.narrow(0, read_, count);
         read_ += count;
         return out;
@@ -147,6 +156,10 @@ class TokenStream {
     std::int64_t fills() const { return fills_; }
     std::int64_t bytes() const { return 2 * rows_ * config_.width * 4; }
     std::int64_t tokens() const { return rows_; }
+    /// By their numbers; some of those that are used.
+    const std::set<std::int64_t>& broken() const { return broken_; }
+    /// Mean of this call, of reading and running.
+    double seconds_a_picture() const { return ran_ > 0 ? running_ / static_cast<double>(ran_) : 0; }
     const std::vector<std::string>& skipped() const { return skipped_; }
     /// What was skipped so far, for a run that goes on.
     nlohmann::json skipped_record() const {
@@ -188,6 +201,15 @@ class TokenStream {
             round_ = round;
         }
         return used_[static_cast<std::size_t>(order_[static_cast<std::size_t>(at % count)])];
+    }
+
+    Status timed_fill(std::int64_t wanted, const std::stop_token& stop) {
+        const auto began = Clock::now();
+        const std::int64_t before = picture_;
+        Status done = fill(wanted, stop);
+        running_ += std::chrono::duration<double>(Clock::now() - began).count();
+        ran_ += picture_ - before;
+        return done;
     }
 
     /// Fills up, or leaves everything as it was.
@@ -296,6 +318,8 @@ class TokenStream {
     std::uint64_t seed_;
     at::Tensor mixed_, filled_;  // [rows, width] each
     std::int64_t read_ = 0, end_ = 0, picture_ = 0, fills_ = 0, round_ = -1;
+    std::int64_t ran_ = 0;  // pictures, by this object
+    double running_ = 0;    // seconds that it took
     std::set<std::int64_t> broken_;
     std::set<std::int64_t> doubtful_;  // one of several processes could not read them
     std::vector<std::string> skipped_;
@@ -331,10 +355,11 @@ class ConceptTraining {
     Result<Due> due() const;
     Result<ConceptFigures> held_figures(const Autoencoder& autoencoder, std::int64_t most);
     void time_floor();
+    void count_pictures();
     bool several() const { return options_.peers != nullptr && options_.peers->count() > 1; }
     bool first() const { return !several() || options_.peers->rank() == 0; }
     Status agree(const Status& mine) const { return several() ? options_.peers->agree(mine) : mine; }
-    std::string record() const;
+    nlohmann::json record() const;
     fs::path checkpoint_file() const { return options_.out.string() + ".checkpoint"; }
 
     Model& model_;
@@ -352,6 +377,7 @@ class ConceptTraining {
     std::vector<at::Tensor> waiting_;
     Clock::time_point began_, reported_, kept_;
     double stepping_ = 0, aside_ = 0;                        // seconds in steps, and in looks at what is held out
+    double look_ = 0;                                        // seconds of the last one
     std::int64_t timed_ = 0;                                 // steps
     std::vector<std::pair<c10::Event, c10::Event>> events_;  // of steps on a device that were not added up yet
     std::optional<ConceptFigures> live_;
@@ -515,7 +541,7 @@ Status ConceptTraining::begin() {
     return {};
 }
 
-std::string ConceptTraining::record() const {
+nlohmann::json ConceptTraining::record() const {
     nlohmann::json out;
     for (const auto& p : settings_.declared()) out[p.name] = to_string(settings_.value(p.name));
     // A checkpoint from before there was this goes on.
@@ -526,7 +552,7 @@ std::string ConceptTraining::record() const {
     out["steps"] = std::to_string(count_);
     out["model"] = model_.info().name;
     out["weights"] = weights_hash(model_);
-    return json_text(out);
+    return out;
 }
 
 Status ConceptTraining::write_checkpoint() {
@@ -544,15 +570,11 @@ Status ConceptTraining::write_checkpoint() {
                           {"picture", std::to_string(stream_->picture())},
                           {"fills", std::to_string(stream_->fills())},
                           {"skipped", stream_->skipped_record().dump()},
-                          {"settings", record()}});
+                          {"settings", record().dump()}});
 }
 
 Status ConceptTraining::resume() {
-    const CheckpointWanted wanted{kCheckpointFormat,
-                                  "concepts",
-                                  record(),
-                                  {"report_seconds", "checkpoint_seconds", "floor", "held_every"},
-                                  count_};
+    const CheckpointWanted wanted{kCheckpointFormat, "concepts", record().dump(), free_settings(), count_};
     const auto found = VITRINE_TRY(read_training_checkpoint(checkpoint_file(), wanted));
     if (!found) return {};
     const auto tensor = [&](const char* name) {
@@ -683,10 +705,10 @@ Result<TrainConceptsSummary> ConceptTraining::run() {
         if (steps_->steps_taken() > 0) VITRINE_CHECK(agree(write_checkpoint()));
         VITRINE_CHECK(report("stopped, checkpoint written"));
         summary_.steps = steps_->steps_taken();
-        summary_.skipped = stream_->skipped();
+        count_pictures();
         return summary_;
     };
-    const std::int64_t held_every = settings_.integer("held_every");
+    const std::int64_t every = steps_between_looks(settings_.integer("held_every"), count_);
     bool stop = !several() && options_.stop.stop_requested();
     while (steps_->steps_taken() < count_) {
         if (stop) return stopped();
@@ -698,7 +720,7 @@ Result<TrainConceptsSummary> ConceptTraining::run() {
             return tl::make_unexpected(tokens.error());
         }
         VITRINE_CHECK(take_step(*tokens));
-        if (held_every > 0 && steps_->steps_taken() % held_every == 0 && steps_->steps_taken() < count_)
+        if (every > 0 && steps_->steps_taken() % every == 0 && steps_->steps_taken() < count_)
             VITRINE_CHECK(agree(first() ? look() : Status{}));
         const Due now = VITRINE_TRY(due());
         stop = now.stop;
@@ -710,20 +732,31 @@ Result<TrainConceptsSummary> ConceptTraining::run() {
         }
     }
     VITRINE_CHECK(agree(report("")));
+    count_pictures();
     VITRINE_CHECK(agree(first() ? finish(steps_->autoencoder()) : Status{}));
     summary_.finished = true;
     summary_.steps = steps_->steps_taken();
     return summary_;
 }
 
-/// Some of the pictures held out, while it goes on.
+/// Some of the pictures held out, while it goes on. Nothing of it comes into the steps, so clocks may decide.
 Status ConceptTraining::look() {
+    if (held_.empty()) return {};
     const auto began = Clock::now();
-    if (!held_.empty()) {
-        live_ = VITRINE_TRY(held_figures(steps_->autoencoder(), kMostLive));
-        live_step_ = steps_->steps_taken();
+    const auto pictures = std::min(kMostLive, std::ssize(held_));
+    if (settings_.integer("held_every") == 0) {
+        if (!options_.progress) return {};
+        constexpr double kRuns = 3;  // as they are, with what the latents say in the place of tokens, and with zeros
+        const double share = several() ? options_.peers->count() : 1;  // pictures that are run beside each
+        const double expected =
+            look_ > 0 ? look_ : kRuns * share * static_cast<double>(pictures) * stream_->seconds_a_picture();
+        const double spent = std::chrono::duration<double>(began - began_).count() - aside_;
+        if (!has_time_to_look(spent, aside_, expected)) return {};
     }
-    aside_ += std::chrono::duration<double>(Clock::now() - began).count();
+    live_ = VITRINE_TRY(held_figures(steps_->autoencoder(), pictures));
+    live_step_ = steps_->steps_taken();
+    look_ = std::chrono::duration<double>(Clock::now() - began).count();
+    aside_ += look_;
     return {};
 }
 
@@ -732,36 +765,57 @@ Result<ConceptFigures> ConceptTraining::held_figures(const Autoencoder& autoenco
     return concept_figures(model_, autoencoder, std::min(most, static_cast<std::int64_t>(held_.size())), pixels);
 }
 
-/// The ceiling of a step: its whole products, and the codes before the activation by way of a copy.
+/// The ceiling of a step: its whole products, and the codes before the activation by way of a copy. Of several
+/// processes each has its part of a batch.
 void ConceptTraining::time_floor() {
     const std::int64_t repetitions = settings_.integer("floor");
     if (repetitions == 0 || !steps_) return;
-    const at::NoGradGuard no_grad;
-    const FloatProducts products(summary_.products);
-    const auto options = at::TensorOptions().device(model_.device()).dtype(at::kFloat);
-    const bool listed = steps_->listed();
-    summary_.floor_products = listed ? 1 : 5;
-    const at::Tensor x = at::rand({batch_, config_.width}, options);
-    const at::Tensor encoder = at::rand({config_.width, config_.latents}, options);
-    const at::Tensor before = at::empty({batch_, config_.latents}, options), copy = at::empty_like(before);
-    const auto floor = [&] {
-        at::matmul_out(const_cast<at::Tensor&>(before), x, encoder);
-        const_cast<at::Tensor&>(copy).copy_(before);
-        if (listed) return;
-        const_cast<at::Tensor&>(copy).copy_(before);
-        const at::Tensor decoder = encoder.t();
-        at::matmul(before, decoder);
-        at::matmul(before.t(), x);
-        at::matmul(x, encoder);
-        at::matmul(x.t(), before);
-    };
-    floor();
-    synchronize(model_.device());
-    const auto began = Clock::now();
-    for (std::int64_t i = 0; i < repetitions; ++i) floor();
-    synchronize(model_.device());
-    summary_.floor_tokens_per_second =
-        static_cast<double>(repetitions * batch_) / std::chrono::duration<double>(Clock::now() - began).count();
+    const auto timed = guarded([&]() -> Status {
+        const at::NoGradGuard no_grad;
+        const FloatProducts products(summary_.products);
+        const auto options = at::TensorOptions().device(model_.device()).dtype(at::kFloat);
+        const std::int64_t count = several() ? options_.peers->count() : 1, n = (batch_ + count - 1) / count;
+        const std::int64_t d = config_.width, m = config_.latents;
+        const bool listed = steps_->listed();
+        const int decodes = config_.kind == "gated" ? 2 : 1;  // the gate's own loss decodes what passed it
+        summary_.floor_products = listed ? 1 : 2 + 3 * decodes;
+        const at::Tensor x = at::rand({n, d}, options), encoder = at::rand({d, m}, options), decoder = encoder.t();
+        // What comes out has its place, so that no allocation is timed.
+        at::Tensor before = at::empty({n, m}, options), copy = at::empty_like(before), said, rows, slope;
+        if (!listed)
+            said = at::empty({n, d}, options), rows = at::empty({m, d}, options), slope = at::empty({d, m}, options);
+        const auto pass = [&] {
+            const auto began = Clock::now();
+            at::matmul_out(before, x, encoder);
+            copy.copy_(before);
+            if (!listed) {
+                copy.copy_(before);
+                for (int i = 0; i < decodes; ++i) {
+                    at::matmul_out(said, before, decoder);
+                    at::matmul_out(rows, before.t(), x);
+                    at::matmul_out(copy, x, encoder);
+                }
+                at::matmul_out(slope, x.t(), before);
+            }
+            synchronize(model_.device());
+            return std::chrono::duration<double>(Clock::now() - began).count();
+        };
+        double seconds = pass();  // the first is slower, and stands only where more would take long
+        if (seconds < kLongPass) {
+            seconds = 0;
+            for (std::int64_t i = 0; i < repetitions; ++i) seconds += pass();
+            seconds /= static_cast<double>(repetitions);
+        }
+        if (seconds > 0) summary_.floor_tokens_per_second = static_cast<double>(batch_) / seconds;
+        return {};
+    });
+    if (!timed) summary_.notes.push_back("what the steps cannot exceed was not timed: " + timed.error().message);
+}
+
+/// Those that could not be read were not trained on.
+void ConceptTraining::count_pictures() {
+    summary_.skipped = stream_->skipped();
+    summary_.pictures = std::ssize(used_) - std::ssize(stream_->broken());
 }
 
 Result<TrainConceptsSummary> ConceptTraining::factorise() {
@@ -791,6 +845,7 @@ Result<TrainConceptsSummary> ConceptTraining::factorise() {
     };
     const at::Tensor tokens = VITRINE_TRY(stream_->next(batch_, options_.stop));
     Autoencoder made = VITRINE_TRY(fit_factors(config_, tokens, options));
+    count_pictures();
     VITRINE_CHECK(finish(made));
     summary_.notes.push_back(made.facts["fitted"]);
     summary_.finished = true;
@@ -801,38 +856,40 @@ Result<TrainConceptsSummary> ConceptTraining::factorise() {
 Status ConceptTraining::finish(Autoencoder& made) {
     if (made.config().weigh_by_decoder) VITRINE_CHECK(fold_decoder_norms(made));
     if (!held_.empty()) summary_.held = VITRINE_TRY(held_figures(made, kMostHeld));
-    time_floor();
-    summary_.skipped = stream_->skipped();
     summary_.tokens = count_ * batch_;
     const ConceptFigures& held = summary_.held;
     made.facts["model"] = bytes::to_utf8(model_.info().name);
     made.facts["weights"] = weights_hash(model_);
     if (shuffled_) made.facts["shuffled_weights"] = settings_.text("shuffled_weights");
     if (const std::string rung = settings_.text("rung"); rung != "clean") made.facts["rung"] = rung;
-    made.facts["settings"] = record();
+    nlohmann::json settings = record();
+    for (const std::string& name : free_settings()) settings.erase(name);
+    made.facts["settings"] = settings.dump();
     made.facts["tokens_seen"] = std::to_string(summary_.tokens);
     nlohmann::json pictures{{"count", pictures_->count()},
-                            {"trained", used_.size()},
+                            {"trained", static_cast<std::uint64_t>(summary_.pictures)},
                             {"seed", seed_},
                             {"fingerprint", fingerprint_of(pictures_->keys())}};
-    if (std::ssize(used_) <= kMostNamed) {
+    if (summary_.pictures <= kMostNamed) {
         std::string keys;
-        for (const std::int64_t i : used_) keys += short_key(pictures_->keys()[static_cast<std::size_t>(i)]);
+        for (const std::int64_t i : used_)
+            if (stream_->broken().count(i) == 0) keys += short_key(pictures_->keys()[static_cast<std::size_t>(i)]);
         pictures["keys"] = keys;
     }
     made.facts["pictures"] = pictures.dump();
-    if (held.pictures > 0)
-        made.facts["held"] = nlohmann::json{
-            {"pictures", held.pictures},
-            {"explained_variance", held.explained_variance},
-            {"cosine", held.cosine},
-            {"active", held.active},
-            {"distinct", held.distinct},
-            {"never", held.never},
-            {"agreement", held.agreement},
-            {"divergence", held.divergence},
-            {"substitution",
-             held.substitution}}.dump();
+    if (held.pictures > 0) {
+        nlohmann::json said{{"pictures", held.pictures},
+                            {"explained_variance", held.explained_variance},
+                            {"cosine", held.cosine},
+                            {"active", held.active},
+                            {"distinct", held.distinct},
+                            {"never", held.never},
+                            {"agreement", held.agreement},
+                            {"divergence", held.divergence},
+                            {"substitution", held.substitution}};
+        for (const ConceptTokens& kind : held.kinds) said["explained_variance_of"][kind.name] = kind.explained_variance;
+        made.facts["held"] = said.dump();
+    }
     VITRINE_CHECK(made.save(options_.out));
     std::error_code ignored;
     // Names that lie there are of the concepts that were there before; these are others under the same numbers.
@@ -846,6 +903,7 @@ Status ConceptTraining::finish(Autoencoder& made) {
     }
     summary_.size_bytes = static_cast<std::int64_t>(fs::file_size(options_.out, ignored));
     fs::remove(checkpoint_file(), ignored);
+    time_floor();  // what fails now costs nothing
     return {};
 }
 

@@ -523,14 +523,14 @@ TEST_F(TrainConcepts, KnowsThePicturesAgain) {
     fs::remove(folder_ / "a.safetensors.checkpoint");
     const auto anew = train_concepts(model_, o);
     ASSERT_TRUE(anew) << anew.error().message;
-    EXPECT_EQ(anew->pictures, 9);
+    EXPECT_EQ(anew->pictures, 8) << "of 12 three are held out, and a broken one of the others was not trained on";
     // The file knows which of a folder's pictures it saw, wherever they lie.
     const auto read = Autoencoder::load(folder_ / "a.safetensors");
     ASSERT_TRUE(read) << read.error().message;
     const auto said = [&](const fs::path& place) {
         return trained_on(*read, PictureSet::open({place}, model_.preprocess()).value());
     };
-    EXPECT_EQ(said(pictures), "9 of these 12 pictures were trained on");
+    EXPECT_EQ(said(pictures), "8 of these 12 pictures were trained on");
     fs::create_directories(folder_ / "elsewhere");
     std::ofstream(folder_ / "elsewhere" / "other.jpg") << "another";
     EXPECT_EQ(said(folder_ / "elsewhere"), "none of these 1 pictures was trained on, by their names and sizes");
@@ -714,6 +714,8 @@ TEST_F(TrainConcepts, SharedByProcessesSkipsWhatOneSkips) {
             EXPECT_NEAR(one->curve[i][0], alone->curve[i][0], 1e-5 * alone->curve[i][0]) << "step " << i;
     }
     EXPECT_EQ(shared[0]->skipped, alone->skipped) << "process 0 tells";
+    EXPECT_EQ(alone->pictures, 40);
+    for (const auto& one : shared) EXPECT_EQ(one->pictures, 40) << "without the broken ones, in every process";
 }
 
 TEST_F(TrainConcepts, MixesPictures) {
@@ -845,6 +847,8 @@ TEST_F(TrainConcepts, LooksAtPicturesHeldOutOnTheWay) {
             seen.push_back(now.held_step);
             last = now.held->explained_variance;
             EXPECT_EQ(now.held->pictures, 4);
+            EXPECT_TRUE(now.held->answers);
+            EXPECT_GT(now.held->divergence, 0);
         }
     };
     const auto summary = train_concepts(model_, o);
@@ -856,6 +860,64 @@ TEST_F(TrainConcepts, LooksAtPicturesHeldOutOnTheWay) {
     const auto a = Autoencoder::load(folder_ / "a.safetensors"), b = Autoencoder::load(folder_ / "b.safetensors");
     ASSERT_TRUE(a && b);
     EXPECT_TRUE(at::equal(a->tensor("W_dec"), b->tensor("W_dec")));
+}
+
+TEST(ConceptLooks, AreAboutTwentyAndASmallShareOfTheTime) {
+    EXPECT_EQ(steps_between_looks(7, 1000), 7);
+    EXPECT_EQ(steps_between_looks(-1, 1000), 0) << "never";
+    EXPECT_EQ(steps_between_looks(0, 1000), 50);
+    EXPECT_EQ(steps_between_looks(0, 1001), 51);
+    EXPECT_EQ(steps_between_looks(0, 3), 1);
+    EXPECT_TRUE(has_time_to_look(100, 3, 2));
+    EXPECT_FALSE(has_time_to_look(100, 3, 2.1));
+    EXPECT_FALSE(has_time_to_look(0, 0, 0.1)) << "not before anything was done";
+}
+
+TEST_F(TrainConcepts, NeitherLooksNorTimingsChangeTheFile) {
+    ASSERT_TRUE(train_concepts(model_, options("a.safetensors", {{"held_every", "3"}, {"floor", "2"}})));
+    ASSERT_TRUE(train_concepts(
+        model_, options("b.safetensors",
+                        {{"held_every", "-1"}, {"floor", "0"}, {"report_seconds", "5"}, {"checkpoint_seconds", "0"}})));
+    EXPECT_TRUE(bytes("a.safetensors") == bytes("b.safetensors"));
+}
+
+TEST_F(TrainConcepts, TellsWhatStepsCannotExceedUnasked) {
+    for (const auto& [kind, products] : {std::pair{"top_k", 1}, {"relu", 5}, {"gated", 8}}) {
+        const auto summary =
+            train_concepts(model_, options(std::string(kind) + ".safetensors", {{"kind", kind}, {"sparsity", "0.01"}}));
+        ASSERT_TRUE(summary) << summary.error().message;
+        EXPECT_GT(summary->floor_tokens_per_second, 0) << kind;
+        EXPECT_EQ(summary->floor_products, products) << kind;
+    }
+    const auto none = train_concepts(model_, options("none.safetensors", {{"floor", "0"}}));
+    ASSERT_TRUE(none) << none.error().message;
+    EXPECT_EQ(none->floor_tokens_per_second, 0);
+}
+
+TEST_F(TrainConcepts, WhatCannotBeReadWasNotTrainedOn) {
+    const fs::path pictures = folder_ / "pictures";
+    fs::create_directories(pictures);
+    int count = 0;
+    for (const auto& entry : fs::directory_iterator(fs::path(VITRINE_SOURCE_DIR) / "resources/pictures"))
+        if (entry.path().extension() == ".jpg" && count < 3)
+            fs::copy(entry.path(), pictures / fmt::format("p{}.jpg", count++));
+    ASSERT_EQ(count, 3);
+    for (const char* name : {"a.jpg", "b.jpg"}) std::ofstream(pictures / name) << "no picture";
+    for (const std::string kind : {"top_k", "pca"}) {
+        auto o = options(kind + ".safetensors", {{"held", "0"}, {"kind", kind}, {"latents", "6"}});
+        o.data = pictures;
+        const auto summary = train_concepts(model_, o);
+        ASSERT_TRUE(summary) << summary.error().message;
+        EXPECT_EQ(summary->skipped.size(), 2U);
+        EXPECT_EQ(summary->pictures, 3) << kind;
+        const auto read = Autoencoder::load(o.out);
+        ASSERT_TRUE(read) << read.error().message;
+        const auto said = nlohmann::json::parse(read->facts.at("pictures"));
+        EXPECT_EQ(said["trained"], 3);
+        EXPECT_EQ(said["keys"].get<std::string>().size(), 3U * 8);
+        EXPECT_EQ(trained_on(*read, PictureSet::open({pictures}, model_.preprocess()).value()),
+                  "3 of these 5 pictures were trained on");
+    }
 }
 
 TEST_F(TrainConcepts, WhatWasSkippedIsToldAfterGoingOn) {

@@ -27,6 +27,14 @@
 
 namespace vitrine {
 
+/// One kind of token, which the figures of all together would hide.
+struct ConceptTokens {
+    std::string name;  ///< "class", "registers", "patches"
+    std::int64_t tokens = 0;
+    double explained_variance = 0;  ///< the mean over the tokens of this kind
+    double active = 0;              ///< latents a token
+};
+
 /// What an autoencoder does on pictures that it was not trained on.
 struct ConceptFigures {
     std::int64_t pictures = 0, tokens = 0;
@@ -34,8 +42,10 @@ struct ConceptFigures {
     double cosine = 0;                              ///< mean of cos(x, x^)
     double active = 0;                              ///< latents a token
     double active_class = -1, active_patches = -1;  ///< the same by kind of token; -1: unknown, or only one is read
+    std::vector<ConceptTokens> kinds;               ///< of tokens, where several are read
     double distinct = 0;                            ///< latents a picture
     double never = 0, rare = 0, dense = 0;  ///< shares of latents: no token, under 1e-5, over 1e-2 of all tokens
+    bool answers = false;                   ///< whether the model has answers, which the next three are of
     double agreement = 0;                   ///< share of pictures answered alike with x^ in the place of x
     double divergence = 0;                  ///< mean KL(answer, answer with x^), nats
     double substitution = 0;                ///< 1 - divergence / the divergence with zeros in the place of x
@@ -50,7 +60,7 @@ struct ConceptStep {
     double dead = 0;                ///< share of latents
     double learning_rate = 0, tokens_per_second = 0, seconds_left = 0;
     std::string note;
-    /// With held_every: the last look at some of the pictures held out, and after which step.
+    /// The last look at some of the pictures held out (held_every), and after which step.
     std::optional<ConceptFigures> held;
     std::int64_t held_step = 0;
 };
@@ -70,7 +80,8 @@ struct TrainConceptsOptions {
 
 struct TrainConceptsSummary {
     bool finished = false;  ///< false after a stop: OUT.checkpoint lies beside
-    std::int64_t steps = 0, pictures = 0, tokens = 0, latents = 0, size_bytes = 0;
+    std::int64_t steps = 0, tokens = 0, latents = 0, size_bytes = 0;
+    std::int64_t pictures = 0;      ///< that are trained on: neither held out nor skipped
     std::int64_t buffer_bytes = 0;  ///< the most that the mixed tokens took
     std::string point;
     ConceptFigures held;  ///< of the pictures held out; pictures == 0 without any
@@ -82,7 +93,7 @@ struct TrainConceptsSummary {
     /// before the activation once, where codes are whole twice, by way of a copy. 0: not measured. Adam's reading and
     /// writing of the weights and the gathered rows are not in it.
     double floor_tokens_per_second = 0;
-    std::int64_t floor_products = 0;   ///< 1 where codes are lists, else 5
+    std::int64_t floor_products = 0;   ///< of a step: 1 where codes are lists, 8 of gated, else 5
     std::string products;              ///< "fp32" or "tf32"
     bool recorded = false;             ///< steps were launched as a recorded graph
     std::vector<std::string> skipped;  ///< one sentence for each picture that could not be read
