@@ -216,6 +216,15 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments) {
 
 namespace {
 
+/// "47.2 % in the class token, 86.3 % in patches": what the share of all tokens hides.
+std::string shares_of(const std::vector<ConceptTokens>& kinds) {
+    std::vector<std::string> out;
+    for (const ConceptTokens& kind : kinds)
+        out.push_back(fmt::format("{:.1f} % in {}", 100 * kind.explained_variance,
+                                  kind.name == "class" ? "the class token" : kind.name));
+    return fmt::format("{}", fmt::join(out, ", "));
+}
+
 /// @return at ranks above 0 only what all of them say
 Status train_concepts(const Common& common, const TrainConceptsArguments& arguments, const Processes& processes) {
     VITRINE_CHECK(processes.agree(may_write(arguments.out, arguments.overwrite)));
@@ -242,9 +251,11 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
         if (!looks) return;
         looked = p.held_step;
         say(fmt::format(
-            "after step {}: {:.1f} % of the variance of {} pictures held out explained by {:.1f} latents a "
-            "token, the model answers {:.1f} % alike",
-            p.held_step, 100 * p.held->explained_variance, p.held->pictures, p.held->active, 100 * p.held->agreement));
+            "after step {}: {:.1f} % of the variance of {} pictures held out explained by {:.1f} latents a token{}",
+            p.held_step, 100 * p.held->explained_variance, p.held->pictures, p.held->active,
+            p.held->answers ? fmt::format(", the answer moves by {:.4f} nats, {:.1f} % are answered alike",
+                                          p.held->divergence, 100 * p.held->agreement)
+                            : ""));
     };
     const TrainConceptsSummary summary = VITRINE_TRY(vitrine::train_concepts(**model, options));
     if (processes.rank() != 0) return {};
@@ -273,7 +284,7 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
             out["floor_tokens_per_second"] = summary.floor_tokens_per_second;
             out["floor_products"] = summary.floor_products;
         }
-        if (held.pictures > 0)
+        if (held.pictures > 0) {
             out["held"] = {{"pictures", held.pictures},
                            {"tokens", held.tokens},
                            {"explained_variance", held.explained_variance},
@@ -288,6 +299,10 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
                            {"agreement", held.agreement},
                            {"divergence", held.divergence},
                            {"substitution", held.substitution}};
+            for (const ConceptTokens& kind : held.kinds)
+                out["held"]["kinds"][kind.name] = {
+                    {"tokens", kind.tokens}, {"explained_variance", kind.explained_variance}, {"active", kind.active}};
+        }
         fmt::print("{}\n", json_text(out, 2));
         return {};
     }
@@ -303,8 +318,12 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
             "{:.0f}\n",
             summary.tokens_per_second, summary.step_tokens_per_second, summary.recorded ? ", recorded" : "",
             100 * summary.step_tokens_per_second / summary.floor_tokens_per_second,
-            summary.floor_products == 1 ? "the encoder's product" : "five matrix products", summary.products,
-            summary.floor_tokens_per_second);
+            summary.floor_products == 1 ? "the encoder's product"
+                                        : fmt::format("{} matrix products", summary.floor_products),
+            summary.products, summary.floor_tokens_per_second);
+    else if (summary.step_tokens_per_second > 0)
+        fmt::print("{:.0f} tokens/s, {:.0f} of the steps alone{}\n", summary.tokens_per_second,
+                   summary.step_tokens_per_second, summary.recorded ? ", recorded" : "");
     if (held.pictures > 0) {
         fmt::print(
             "{} pictures held out: {:.1f} % of the variance explained{} by {:.1f} latents a token{} and {:.0f} a "
@@ -315,6 +334,7 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
                 ? fmt::format(" ({:.1f} in the class token, {:.1f} in a patch)", held.active_class, held.active_patches)
                 : "",
             held.distinct, 100 * held.agreement);
+        if (!held.kinds.empty()) fmt::print("explained by kind of token: {}\n", shares_of(held.kinds));
         fmt::print(
             "of the latents {:.1f} % are never heard there, {:.1f} % by less than one token in 100,000, {:.1f} % by "
             "more than one in 100; the answer moves by {:.4f} nats, {:.1f} % {} than with zeros there{}\n",

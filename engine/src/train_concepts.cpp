@@ -570,11 +570,11 @@ Status ConceptTraining::write_checkpoint() {
                           {"picture", std::to_string(stream_->picture())},
                           {"fills", std::to_string(stream_->fills())},
                           {"skipped", stream_->skipped_record().dump()},
-                          {"settings", record().dump()}});
+                          {"settings", json_text(record())}});
 }
 
 Status ConceptTraining::resume() {
-    const CheckpointWanted wanted{kCheckpointFormat, "concepts", record().dump(), free_settings(), count_};
+    const CheckpointWanted wanted{kCheckpointFormat, "concepts", json_text(record()), free_settings(), count_};
     const auto found = VITRINE_TRY(read_training_checkpoint(checkpoint_file(), wanted));
     if (!found) return {};
     const auto tensor = [&](const char* name) {
@@ -864,7 +864,7 @@ Status ConceptTraining::finish(Autoencoder& made) {
     if (const std::string rung = settings_.text("rung"); rung != "clean") made.facts["rung"] = rung;
     nlohmann::json settings = record();
     for (const std::string& name : free_settings()) settings.erase(name);
-    made.facts["settings"] = settings.dump();
+    made.facts["settings"] = json_text(settings);
     made.facts["tokens_seen"] = std::to_string(summary_.tokens);
     nlohmann::json pictures{{"count", pictures_->count()},
                             {"trained", static_cast<std::uint64_t>(summary_.pictures)},

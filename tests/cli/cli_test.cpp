@@ -1131,6 +1131,33 @@ TEST_F(ConceptTraining, ThatIsKilledEndsInTheSameFile) {
     EXPECT_FALSE(fs::exists(checkpoint));
 }
 
+TEST_F(ConceptTraining, EndsWithItsCeilingItsPicturesAndEveryKindOfToken) {
+    const auto all = vitrine(training("all"));
+    ASSERT_EQ(all.status, 0) << all.err;
+    const json none_held = json::parse(all.out);
+    EXPECT_EQ(none_held["pictures"], 5) << "one of six cannot be read";
+    EXPECT_EQ(none_held["skipped"].size(), 1U);
+    EXPECT_GT(none_held["floor_tokens_per_second"].get<double>(), 0);
+
+    auto held = training("held", {"--set", "held=0.4", "--set", "held_every=3"});
+    const auto said = vitrine(held);
+    ASSERT_EQ(said.status, 0) << said.err;
+    EXPECT_NE(said.err.find("after step 3: "), std::string::npos) << said.err;
+    EXPECT_NE(said.err.find("the answer moves by "), std::string::npos) << said.err;
+    const json kinds = json::parse(said.out)["held"]["kinds"];
+    for (const char* kind : {"class", "registers", "patches"}) EXPECT_TRUE(kinds.contains(kind)) << said.out;
+    EXPECT_EQ(kinds["patches"]["tokens"], 256 * kinds["class"]["tokens"].get<int>());
+
+    held.push_back("--overwrite");
+    held.erase(std::find(held.begin(), held.end(), "--json"));
+    const auto words = vitrine(held);
+    ASSERT_EQ(words.status, 0) << words.err;
+    EXPECT_NE(words.out.find(" % of what the encoder's product and a copy of the codes allow"), std::string::npos)
+        << words.out;
+    EXPECT_NE(words.out.find("explained by kind of token: "), std::string::npos) << words.out;
+    EXPECT_NE(words.out.find(" % in the class token, "), std::string::npos) << words.out;
+}
+
 TEST_F(ConceptTraining, WritesOverNothingUnaskedAndLooksForAPlaceFirst) {
     std::ofstream(folder_ / "done") << "finished";
     const auto refused = vitrine(training("done"));
