@@ -60,7 +60,7 @@ at::Tensor row_lengths(const at::Tensor& rows) { return at::linalg_vector_norm(r
 void begin_as(const std::string& start, Autoencoder& fresh, const at::Tensor& seen, std::uint64_t seed) {
     constexpr double kBlend = 0.8;                                    // saev, reinit_blend
     constexpr double kFirstLength = 0.1;                              // SAELens, decoder_init_norm
-    constexpr std::int64_t kDirections = 256, kMostOfMedian = 32768;  // openai, init_from_data_
+    constexpr std::int64_t kDirections = 256;                         // openai, init_from_data_
     const AutoencoderConfig& config = fresh.config();
     at::Tensor decoder = fresh.tensor("W_dec"), encoder = fresh.tensor("W_enc"), bias = fresh.tensor("b_dec");
     auto generator = at::make_generator<at::CPUGeneratorImpl>(mix64(seed ^ hash_of("start")));
@@ -69,7 +69,7 @@ void begin_as(const std::string& start, Autoencoder& fresh, const at::Tensor& se
                 "no start is known as '", start, "'");
     if (start == "mean") bias.copy_(seen.mean(0));
     if (start == "median" || start == "openai" || start == "prisma")
-        bias.copy_(geometric_median(seen.narrow(0, 0, std::min(seen.size(0), kMostOfMedian))));
+        bias.copy_(geometric_median(seen.narrow(0, 0, std::min(seen.size(0), ConceptSteps::kMostOfStart))));
     if (start == "saelens") {
         decoder.mul_(kFirstLength);
         encoder.mul_(kFirstLength);

@@ -49,6 +49,7 @@ class ConceptSteps {
     ///   saev          no bias, decoder rows of 0.8 tokens less their mean and 0.2 drawn uniformly, then of length 1
     ///
     /// @param sample  float32 [n, width], at least one
+    static constexpr std::int64_t kMostOfStart = 32768;  ///< tokens that say enough; openai, init_from_data_
     static Result<ConceptSteps> make(AutoencoderConfig config, ConceptStepsOptions options, const at::Tensor& sample);
 
     /// One step. What comes back lies on the tokens' device: total, reconstruction, sparsity, revival, explained

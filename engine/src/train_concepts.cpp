@@ -150,6 +150,11 @@ class TokenStream {
         read_ += count;
         return out;
     }
+    /// What next() will give first: at least `least` tokens, and as many as are there up to `most`.
+    Result<at::Tensor> ahead(std::int64_t least, std::int64_t most, std::stop_token stop) {
+        if (left() < least) VITRINE_CHECK(timed_fill(least, stop));
+        return mixed_.narrow(0, read_, std::min(left(), std::max(least, most)));
+    }
     /// What is in the buffer and not read yet. [n, width]
     at::Tensor unread() const { return mixed_.narrow(0, read_, left()); }
     std::int64_t picture() const { return picture_; }
@@ -337,6 +342,8 @@ class ConceptTraining {
     /// In the place of the steps: one buffer of tokens, factorised.
     Result<TrainConceptsSummary> factorise();
     bool is_factorisation() const { return is_factor_kind(config_.kind); }
+    /// Where memory did not suffice: what the run takes of it, and which setting to lower.
+    Error short_of_memory(Error raw) const;
 
   private:
     /// What is due after a step. Clocks differ, so process 0 tells the others.
@@ -472,9 +479,12 @@ Status ConceptTraining::settle() {
         count_ = std::max<std::int64_t>(
             1, std::llround(settings_.number("epochs") * static_cast<double>(tokens) / static_cast<double>(batch_)));
     // More than all tokens would only hold some of them twice.
-    stream_.emplace(model_, *pictures_, used_, config_,
-                    std::min(rows, is_factorisation() ? tokens : std::max(2 * batch_, tokens)),
-                    std::max<std::int64_t>(1, settings_.integer("pictures")), seed_, options_.peers, one.size(1));
+    const std::int64_t mixed = std::min(rows, is_factorisation() ? tokens : std::max(2 * batch_, tokens));
+    // A run of more pictures than half the buffer takes would not find its place when the other half is used up.
+    const std::int64_t most = std::max<std::int64_t>(1, std::min(summary_.pictures, mixed / (2 * one.size(1))));
+    stream_.emplace(model_, *pictures_, used_, config_, mixed,
+                    std::clamp<std::int64_t>(settings_.integer("pictures"), 1, most), seed_, options_.peers,
+                    one.size(1));
     summary_.buffer_bytes = stream_->bytes();
 
     ConceptObjective& objective = steps_options_.objective;
@@ -526,10 +536,10 @@ Status ConceptTraining::prepare() {
 
 /// A first look at the tokens, which a run that goes on takes as well: the bias and the variance come from it.
 Status ConceptTraining::begin() {
-    // saev's start is made of as many tokens as there are latents.
-    const std::int64_t wanted =
-        steps_options_.start == "saev" ? std::max(batch_, std::min(config_.latents, stream_->tokens() / 2)) : batch_;
-    const auto sample = stream_->next(wanted, several() ? std::stop_token() : options_.stop);
+    // saev's start is made of as many tokens as there are latents. They are trained on as well.
+    const std::int64_t most = steps_options_.start == "saev" ? std::max(ConceptSteps::kMostOfStart, config_.latents)
+                                                             : ConceptSteps::kMostOfStart;
+    const auto sample = stream_->ahead(batch_, most, several() ? std::stop_token() : options_.stop);
     if (!sample) {
         if (several()) options_.peers->give_up(sample.error());
         return tl::make_unexpected(sample.error());
@@ -812,6 +822,29 @@ void ConceptTraining::time_floor() {
     if (!timed) summary_.notes.push_back("what the steps cannot exceed was not timed: " + timed.error().message);
 }
 
+Error ConceptTraining::short_of_memory(Error raw) const {
+    if (raw.code != ErrorCode::OutOfMemory || batch_ < 1 || !stream_) return raw;
+    constexpr double kGigabyte = 1e9, kFloat = 4;
+    const auto m = static_cast<double>(config_.latents), d = static_cast<double>(config_.width);
+    const double buffer = static_cast<double>(stream_->bytes()) / kGigabyte;
+    const auto gigabytes = [](double numbers) { return numbers * kFloat / kGigabyte; };
+    // Encoder and decoder, their gradients and Adam's two moments; of the codes of a batch before and after their
+    // activation, with gradients, lists keep the first alone.
+    const bool chooses = config_.kind == "top_k" || config_.kind == "batch_top_k";
+    const double weights = gigabytes(2 * m * d * (is_factorisation() ? 1 : 4)),
+                 codes = is_factorisation() ? 0 : gigabytes(static_cast<double>(batch_) * m * (chooses ? 1 : 4));
+    const bool of_weights = weights >= codes && weights >= buffer, of_codes = !of_weights && codes >= buffer;
+    raw.message = fmt::format(
+        "there is not enough memory: about {:.1f} GB are needed, {:.1f} for {} latents of {} numbers{}, {:.1f} for the "
+        "tokens that are mixed, and what the model takes for the pictures it runs at once; lower {}",
+        weights + codes + buffer, weights, config_.latents, config_.width,
+        codes > 0 ? fmt::format(", {:.1f} for the codes of a batch of {}", codes, batch_) : "", buffer,
+        of_weights ? "latents"
+        : of_codes ? "batch or latents"
+                   : "buffer or pictures");
+    return raw;
+}
+
 /// Those that could not be read were not trained on.
 void ConceptTraining::count_pictures() {
     summary_.skipped = stream_->skipped();
@@ -933,8 +966,8 @@ std::string trained_on(const Autoencoder& autoencoder, const PictureSet& picture
 }
 
 Result<TrainConceptsSummary> train_concepts(Model& model, const TrainConceptsOptions& options) {
-    return guarded([&]() -> Result<TrainConceptsSummary> {
-        ConceptTraining training(model, options);
+    ConceptTraining training(model, options);
+    auto trained = guarded([&]() -> Result<TrainConceptsSummary> {
         if (const Status prepared = training.prepare(); !prepared) {
             // Stopped while the first tokens were gathered: nothing is lost, and nothing is to be kept.
             if (prepared.error().code == ErrorCode::Cancelled) return TrainConceptsSummary{};
@@ -942,6 +975,8 @@ Result<TrainConceptsSummary> train_concepts(Model& model, const TrainConceptsOpt
         }
         return training.is_factorisation() ? training.factorise() : training.run();
     });
+    if (!trained) return tl::make_unexpected(training.short_of_memory(std::move(trained.error())));
+    return trained;
 }
 
 }  // namespace vitrine

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
@@ -477,6 +478,76 @@ TEST_F(TrainConcepts, FoldsWhatItWeighed) {
     // What is measured is the folded one: it explains what the one in training did.
     EXPECT_GT(summary->held.explained_variance, 0.3);
     EXPECT_NEAR(summary->held.explained_variance, summary->curve.back()[4], 0.1);
+}
+
+TEST_F(TrainConcepts, BeginsWithAllTokensOfItsBuffer) {
+    const at::Tensor pictures =
+        at::randint(0, 256, {40, 32, 32, 3}, at::make_generator<at::CPUGeneratorImpl>(std::uint64_t{6}), at::kLong)
+            .to(at::kFloat)
+            .permute({0, 3, 1, 2});
+    AutoencoderConfig config;
+    config.point = "cells";
+    config.width = 6;
+    const at::Tensor all = concept_tokens(model_, pictures / 255, config).value().reshape({-1, 6});
+    const auto begun = [&](std::vector<std::pair<std::string, std::string>> more) {
+        more.insert(more.end(), {{"held", "0"}, {"steps", "1"}, {"lr", "0"}});
+        const auto summary = train_concepts(model_, options("a.safetensors", more));
+        EXPECT_TRUE(summary) << summary.error().message;
+        return Autoencoder::load(folder_ / "a.safetensors").value();
+    };
+    const auto far = [](const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); };
+    ASSERT_EQ(all.size(0), 40 * 64) << "ten batches";
+    EXPECT_LT(far(begun({{"start", "mean"}}).tensor("b_dec").detach(), all.mean(0)), 1e-5);
+    EXPECT_LT(far(begun({{"start", "median"}}).tensor("b_dec").detach(), geometric_median(all)), 1e-5);
+    EXPECT_NEAR(begun({{"normalise", "expected_average"}}).config().scale,
+                std::sqrt(6.0) / all.square().sum(1).sqrt().mean().item<double>(), 1e-4);
+}
+
+TEST_F(TrainConcepts, RunsNoMorePicturesAtOnceThanThereAre) {
+    class Watching final : public Model {
+      public:
+        explicit Watching(Model& inner) : inner_(inner) {
+            info_ = inner.info();
+            preprocess_ = inner.preprocess();
+        }
+        at::Tensor forward(const at::Tensor& pixels) override {
+            most_ = std::max(most_, pixels.size(0));
+            const at::Tensor cells = point(
+                "cells", at::cat({at::avg_pool2d(pixels, {4, 4}), at::avg_pool2d(at::relu(pixels - 0.5), {4, 4})}, 1));
+            return 12 * cells.narrow(1, 0, 3).amax({2, 3});
+        }
+        TokenLayout layout(std::int64_t h, std::int64_t w) const override { return inner_.layout(h, w); }
+        std::vector<NamedPoint> points() const override { return inner_.points(); }
+        void to(at::Device, at::ScalarType) override {}
+        std::int64_t most_ = 0;
+
+      private:
+        Model& inner_;
+    };
+    Watching model(model_);
+    const auto summary = train_concepts(model, options("a.safetensors", {{"pictures", "100000"}, {"held", "0"}}));
+    ASSERT_TRUE(summary) << summary.error().message;
+    EXPECT_LE(model.most_, 20) << "half of the buffer";
+    EXPECT_GT(model.most_, 4);
+}
+
+TEST_F(TrainConcepts, SaysHowMuchMemoryItWouldTake) {
+    std::ifstream status("/proc/self/statm");
+    std::uint64_t pages = 0;
+    ASSERT_TRUE(status >> pages);
+    struct rlimit kept {};
+    ASSERT_EQ(getrlimit(RLIMIT_AS, &kept), 0);
+    struct rlimit small = kept;
+    small.rlim_cur = pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)) + (std::uint64_t{512} << 20);
+    ASSERT_EQ(setrlimit(RLIMIT_AS, &small), 0);
+    const auto refused = train_concepts(model_, options("a.safetensors", {{"latents", "50000000"}, {"batch", "4"}}));
+    setrlimit(RLIMIT_AS, &kept);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::OutOfMemory);
+    EXPECT_THAT(refused.error().message,
+                testing::AllOf(testing::StartsWith("there is not enough memory: about 10.4 GB are needed, 9.6 for "
+                                                   "50000000 latents of 6 numbers, 0.8 for the codes of a batch of 4,"),
+                               testing::EndsWith("lower latents")));
 }
 
 TEST_F(TrainConcepts, HoldsTheRateWhereItIsToStay) {
