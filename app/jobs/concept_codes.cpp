@@ -171,12 +171,15 @@ Result<ConceptsFound> concepts_of(Model& model, const at::Tensor& pixels, const 
 
     std::vector<std::int64_t> starts{0};
     std::vector<ConceptValue> entries;
-    double left = 0, active = 0;
+    double left = 0, active = 0, left_class = -1;  // left: not explained
+    const bool class_first = first > 0 && point.prefix.front() == "cls";
     for (std::int64_t from = 0; from < tokens.size(0); from += kTokensAtOnce) {
         if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
         const auto some = tokens.narrow(0, from, std::min(kTokensAtOnce, tokens.size(0) - from));
         const auto codes = autoencoder.encode(some);
-        left += (autoencoder.decode(codes.active, codes) - some).to(at::kDouble).square().sum().item<double>();
+        const auto miss = (autoencoder.decode(codes.active, codes) - some).to(at::kDouble).square();
+        left += miss.sum().item<double>();
+        if (from == 0 && class_first) left_class = miss[0].sum().item<double>();
         const auto plain = codes.active.to(at::kCPU, at::kFloat).contiguous();
         const float* values = plain.const_data_ptr<float>();
         for (std::int64_t t = 0; t < plain.size(0); ++t) {
@@ -195,8 +198,12 @@ Result<ConceptsFound> concepts_of(Model& model, const at::Tensor& pixels, const 
         }
     }
     facts.active = active / static_cast<double>(tokens.size(0));
-    const double whole = (tokens - tokens.mean(0, true)).to(at::kDouble).square().sum().item<double>();
+    const auto apart = (tokens - tokens.mean(0, true)).to(at::kDouble).square();
+    const double whole = apart.sum().item<double>();
     if (whole > 0) facts.explained = 1 - left / whole;
+    // Hundreds of patches would hide what is said of the one token that most answers are read from.
+    if (left_class >= 0)
+        if (const double own = apart[0].sum().item<double>(); own > 0) facts.explained_class = 1 - left_class / own;
     if (facts.explained && *facts.explained < 0.5)
         facts.notes.push_back("less than half is explained: what these concepts say of this picture is unreliable");
     if (autoencoder.facts.count("weights") == 0)

@@ -86,6 +86,9 @@ TEST_F(ConceptCodes, EveryPatchHasTheConceptsThatTheAutoencoderGivesIt) {
     const double share = 1 - (error.square().sum() / (tokens - tokens.mean(0, true)).square().sum()).item<double>();
     ASSERT_TRUE(answer->facts.explained);
     EXPECT_NEAR(*answer->facts.explained, share, 1e-4);
+    ASSERT_TRUE(answer->facts.explained_class) << "is told apart from those of hundreds of patches";
+    const double own = 1 - (error[0].square().sum() / (tokens - tokens.mean(0, true))[0].square().sum()).item<double>();
+    EXPECT_NEAR(*answer->facts.explained_class, own, 1e-4);
     EXPECT_EQ(answer->facts.active, 8);
     ASSERT_EQ(answer->facts.names.size(), 1u);
     EXPECT_EQ(answer->facts.names.at(12).name, "ears");

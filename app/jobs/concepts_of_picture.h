@@ -93,6 +93,8 @@ struct ConceptFacts {
     std::int64_t concepts = 0, width = 0, k = 0;
     double active = 0;                ///< concepts in a token, the mean
     std::optional<double> explained;  ///< share of this picture's variance
+    /// The share of the class token's own distance from the mean of all its tokens, where it is read among others.
+    std::optional<double> explained_class;
     std::map<std::int32_t, ConceptName> names;
     std::vector<float> largest;  ///< of each concept over the pictures of the index; empty where there is none
     std::string no_map;          ///< why there are no maps; empty when there are

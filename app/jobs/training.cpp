@@ -203,7 +203,7 @@ Result<TrainingOutcome> mask_of(Model& model, const TrainingPlan& plan, const Pr
     options.decoding = [&](const Progress& p) { reports.doing("Decoding pictures", p.done, p.total); };
     options.progress = [&](const MaskStep& s) {
         reports.moment({s.step, s.steps, figures({s.total, s.cross_entropy, s.area, s.smooth, s.coverage}), s.agreement,
-                        s.learning_rate, s.pictures_per_second, s.seconds_left, s.note});
+                        s.learning_rate, s.pictures_per_second, s.seconds_left, s.note, std::nullopt});
     };
     options.preview = [&](const MaskModule& mask, std::int64_t step) { reports.preview(preview.of(mask, step)); };
     const auto trained = VITRINE_TRY(train_mask(model, options));
@@ -223,8 +223,10 @@ Result<TrainingOutcome> concepts_of(Model& model, const TrainingPlan& plan, cons
     options.progress = [&](const ConceptStep& s) {
         reports.moment(
             {s.step, s.steps,
-             figures({s.total, s.reconstruction, s.sparsity, s.revival, s.explained_variance, s.active, s.dead}),
-             s.held ? s.held->agreement : -1, s.learning_rate, s.tokens_per_second, s.seconds_left, s.note});
+             figures({s.total, s.reconstruction, s.sparsity, s.revival, s.explained_variance, s.active, s.dead}), 0,
+             s.learning_rate, s.tokens_per_second, s.seconds_left, s.note,
+             s.held && s.held->answers ? std::optional(TrainingLook{s.held_step, s.held->divergence, s.held->agreement})
+                                       : std::nullopt});
     };
     const auto trained = VITRINE_TRY(train_concepts(model, options));
     auto out = outcome_of(trained);
@@ -236,6 +238,12 @@ Result<TrainingOutcome> concepts_of(Model& model, const TrainingPlan& plan, cons
     out.dense = held.dense;
     out.divergence = held.divergence;
     out.substitution = held.substitution;
+    out.answers = held.answers;
+    for (const auto& kind : held.kinds) out.explained_of.emplace_back(kind.name, kind.explained_variance);
+    out.per_second = trained.tokens_per_second;
+    out.steps_per_second = trained.step_tokens_per_second;
+    out.ceiling_per_second = trained.floor_tokens_per_second;
+    out.ceiling_products = trained.floor_products;
     return out;
 }
 

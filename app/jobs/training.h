@@ -7,8 +7,10 @@
 #include <filesystem>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <stop_token>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "workbench.h"
@@ -47,12 +49,20 @@ struct TrainingPlan {
 using TrainingFigures = std::array<float, 7>;
 constexpr std::size_t kCoverage = 4, kExplained = 4, kActive = 5, kDead = 6;
 
+/// What becomes of the answers for some held pictures when the concepts speak in the layer's place.
+struct TrainingLook {
+    std::int64_t step = 0;
+    double divergence = 0;  ///< from the model's own answers, nats
+    double agreement = 0;   ///< share that is answered alike
+};
+
 struct TrainingMoment {
     std::int64_t step = 0, steps = 0;
     TrainingFigures values{};  ///< means since the moment before
-    double agreement = 0;      ///< 0 to 1; below 0: of concepts that were not looked at yet (held_every)
+    double agreement = 0;      ///< 0 to 1, of a mask
     double learning_rate = 0, per_second = 0, seconds_left = 0;  ///< pictures or tokens a second
     std::string note;
+    std::optional<TrainingLook> look;  ///< of concepts: the last one
 };
 
 /// The mask of the predicted class on the current picture.
@@ -77,6 +87,12 @@ struct TrainingOutcome {
     double explained = 0, active = 0, distinct = 0;    ///< of concepts: variance; latents a token; and a picture
     double never = 0, dense = 0;                       ///< shares of the latents: for no token; over 1 % of them
     double divergence = 0, substitution = 0;           ///< with the reconstruction in the activation's place
+    /// Of each kind of token, where several are read: "class", "registers", "patches".
+    std::vector<std::pair<std::string, double>> explained_of;
+    bool answers = false;  ///< whether agreement, divergence and substitution are known
+    /// Tokens a second: with the model's runs, of the steps alone, and what these could not exceed; 0: not known.
+    double per_second = 0, steps_per_second = 0, ceiling_per_second = 0;
+    std::int64_t ceiling_products = 0;  ///< whole matrix products of a step
 };
 
 struct TrainingReports {

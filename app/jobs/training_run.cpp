@@ -207,6 +207,7 @@ void TrainingRun::start() {
         plan_.settings.try_emplace("point", point->standard);
     model_title_ = text(session_.model()->title);
     curve_.clear();
+    looks_.clear();
     moment_.reset();
     preview_.reset();
     outcome_.reset();
@@ -268,6 +269,8 @@ void TrainingRun::go() {
                     if (says && curve_.empty()) sound_ = moment.step;
                     if (!says && sound(moment)) sound_ = moment.step;
                     if (!says) curve_.push_back({moment.step, moment.values});
+                    if (const auto& look = moment.look; look && (looks_.empty() || looks_.back().step != look->step))
+                        looks_.push_back(*look);
                     share_ = -1;
                     if (stage_ == Stage::Starting) {
                         stage_ = Stage::Running;

@@ -64,6 +64,7 @@ class TrainingRun : public QObject {
     QString warning() const;  ///< what goes wrong while there is time to stop; empty when all is well
     const QStringList& notes() const { return notes_; }
     const std::vector<Point>& curve() const { return curve_; }
+    const std::vector<TrainingLook>& looks() const { return looks_; }  ///< of concepts, one after another
     const std::optional<TrainingMoment>& moment() const { return moment_; }
     const std::optional<MaskPreview>& preview() const { return preview_; }
     const std::optional<TrainingOutcome>& outcome() const { return outcome_; }
@@ -96,6 +97,7 @@ class TrainingRun : public QObject {
     double share_ = -1;
     bool leaving_ = false;  ///< stopped, not paused
     std::vector<Point> curve_;
+    std::vector<TrainingLook> looks_;
     std::int64_t sound_ = 0;  ///< the last step whose masks hid neither all nor nothing
     std::optional<TrainingMoment> moment_;
     std::optional<MaskPreview> preview_;

@@ -12,6 +12,7 @@
 #include <QToolButton>
 #include <QVBoxLayout>
 
+#include <algorithm>
 #include <utility>
 
 #include "panels/choice_button.h"
@@ -29,6 +30,7 @@ namespace {
 
 using State = ConceptsOnShow::State;
 
+constexpr double kMuchLess = 0.1;  // that the class token's share is told beside that of all tokens
 constexpr int kNamedFirst = 3;  // beside what ConceptOrder has
 
 QString text(const std::string& utf8) { return QString::fromStdString(utf8); }
@@ -306,6 +308,10 @@ void ConceptsPanel::refreshFacts() {
     auto second = tr("%1 active in a token").arg(QString::number(facts.active, 'f', facts.active < 10 ? 1 : 0));
     if (facts.explained && *facts.explained < 0)
         second = tr("Explains this picture worse than its mean would (%1), ").arg(percent(*facts.explained)) + second;
+    else if (facts.explained && facts.explained_class && *facts.explained_class < *facts.explained - kMuchLess)
+        second = tr("Explains %1 (class token %2), ")
+                     .arg(percent(*facts.explained), percent(std::max(0.0, *facts.explained_class))) +
+                 second;
     else if (facts.explained)
         second = tr("Explains %1 of this picture, ").arg(percent(*facts.explained)) + second;
     words << second;
@@ -320,6 +326,9 @@ void ConceptsPanel::refreshFacts() {
     if (!concepts_.source().file.empty()) more << text(concepts_.source().file.string());
     if (!facts.format.empty()) more << tr("A file of %1").arg(text(facts.format));
     more << tr("Width %1, tokens: %2").arg(facts.width).arg(text(facts.tokens));
+    if (facts.explained_class)
+        more << tr("Of what sets the class token apart from the mean of all tokens %1 is explained")
+                    .arg(percent(*facts.explained_class));
     for (const auto& note : facts.notes) more << text(note);
     more << tr("Read in %1").arg(duration(concepts_.found()->milliseconds));
     facts_->setToolTip(more.join(QLatin1Char('\n')));

@@ -243,6 +243,9 @@ TrainPanel::TrainPanel(Session& session, TrainingRun& mask, TrainingRun& concept
     held_grid_->setColumnStretch(0, 1);
     held->addLayout(held_grid_);
     column->addWidget(held_);
+    speed_ = quiet();
+    speed_->setObjectName(QStringLiteral("trainSpeed"));
+    column->addWidget(speed_);
 
     auto* curve_title = new QHBoxLayout;
     curve_title->addWidget(heading(tr("Curves")));
@@ -261,6 +264,12 @@ TrainPanel::TrainPanel(Session& session, TrainingRun& mask, TrainingRun& concept
     more_curves_ = new CurveView;
     more_curves_->setLogarithmic(false);
     column->addWidget(more_curves_);
+    look_curves_ = new CurveView;
+    look_curves_->setObjectName(QStringLiteral("trainLooks"));
+    look_curves_->setLogarithmic(false);
+    look_curves_->setCurves({{tr("change of the answer, nats"), 0}, {tr("answered alike"), 1, true}});
+    look_curves_->setAccessibleName(tr("Curves of the answers on held pictures"));
+    column->addWidget(look_curves_);
 
     running_ = new QWidget;
     auto* running = new QHBoxLayout(running_);
@@ -375,10 +384,15 @@ void TrainPanel::show(Trained what) {
                   [](const TrainingMoment& now) { return value(now.values[kActive]); }},
                  {tr("Silent"), tr("Share of the concepts that have long spoken for no token"),
                   [](const TrainingMoment& now) { return percent(now.values[kDead]); }},
-                 {tr("Answered alike"),
-                  tr("Share of some held pictures that are answered alike with what the concepts say in the layer's "
-                     "place; looked at every so many steps, under More"),
-                  [](const TrainingMoment& now) { return now.agreement < 0 ? QString() : percent(now.agreement); }},
+                 {tr("Answer moved"),
+                  tr("How far the answers for some held pictures move with what the concepts say in the layer's place, "
+                     "in nats, and the share that is answered alike. Looked at about twenty times; every how many "
+                     "steps is set under More"),
+                  [](const TrainingMoment& now) {
+                      return now.look
+                                 ? tr("%1, %2 alike").arg(value(now.look->divergence), percent(now.look->agreement))
+                                 : QString();
+                  }},
                  {tr("Tokens/s"), tr("Mean since the start, the model's runs included"), speed},
                  left};
         curves_->setCurves({{tr("total"), 0},
@@ -416,6 +430,7 @@ void TrainPanel::restyle() {
     refreshPreview();
     curves_->update();
     more_curves_->update();
+    look_curves_->update();
 }
 
 void TrainPanel::unfold(bool more) {
@@ -480,17 +495,21 @@ void TrainPanel::refresh() {
     again_->setVisible(ended);
 
     held_->setVisible(ended);
+    speed_->hide();
     clearLayout(held_grid_);
     if (ended && run_->outcome()) fillHeld(*run_->outcome());
 }
 
 void TrainPanel::fillHeld(const TrainingOutcome& found) {
     const bool mask = run_->what() == Trained::Mask;
+    if (!mask) fillSpeed(found);
     if (found.held == 0)
         held_words_->setText(tr("None was held out, so nothing was measured"));
     else if (mask)
         held_words_->setText(tr("%1 held out; the mask covers %2 and keeps the answer of %3")
                                  .arg(count(found.held), percent(found.coverage), percent(found.agreement)));
+    else if (!found.answers)
+        held_words_->setText(tr("%1 held out").arg(count(found.held)));
     else
         held_words_->setText(tr("%1 held out; with what the concepts say in the layer's place, %2 are answered alike")
                                  .arg(count(found.held), percent(found.agreement)));
@@ -504,18 +523,27 @@ void TrainPanel::fillHeld(const TrainingOutcome& found) {
         held_grid_->addWidget(label, row, col);
     };
     if (!mask) {
-        const struct {
+        struct Row {
             QString name, figure, tip;
-        } rows[] = {{tr("Explained variance"), percent(found.explained), tr("Of the layer's tokens; higher is better")},
-                    {tr("Answer kept"), percent(found.substitution),
-                     tr("1 less the change of the answer, over its change with nothing in the layer's place")},
-                    {tr("Change of the answer"), tr("%1 nats").arg(value(found.divergence)),
-                     tr("Mean Kullback-Leibler divergence from the model's own answer")},
-                    {tr("Active a token"), value(found.active), tr("Concepts, in the mean")},
-                    {tr("Active a picture"), value(found.distinct), tr("Different concepts, in the mean")},
-                    {tr("Never active"), percent(found.never), tr("Share of the concepts")},
-                    {tr("Active everywhere"), percent(found.dense),
-                     tr("Share of the concepts that speak for more than 1 % of the tokens")}};
+        };
+        std::vector<Row> rows{
+            {tr("Explained variance"), percent(found.explained), tr("Of the layer's tokens; higher is better")}};
+        for (const auto& [kind, share] : found.explained_of)
+            rows.push_back({kind == "class"       ? tr("  in the class token")
+                            : kind == "registers" ? tr("  in registers")
+                                                  : tr("  in patches"),
+                            percent(share), tr("Of the variance among the tokens of this kind")});
+        if (found.answers) {
+            rows.push_back({tr("Answer kept"), percent(found.substitution),
+                            tr("1 less the change of the answer, over its change with nothing in the layer's place")});
+            rows.push_back({tr("Change of the answer"), tr("%1 nats").arg(value(found.divergence)),
+                            tr("Mean Kullback-Leibler divergence from the model's own answer")});
+        }
+        rows.insert(rows.end(), {{tr("Active a token"), value(found.active), tr("Concepts, in the mean")},
+                                 {tr("Active a picture"), value(found.distinct), tr("Different concepts, in the mean")},
+                                 {tr("Never active"), percent(found.never), tr("Share of the concepts")},
+                                 {tr("Active everywhere"), percent(found.dense),
+                                  tr("Share of the concepts that speak for more than 1 % of the tokens")}});
         int row = 0;
         for (const auto& one : rows) {
             put(one.name, row, 0, one.tip);
@@ -534,6 +562,23 @@ void TrainPanel::fillHeld(const TrainingOutcome& found) {
     }
 }
 
+void TrainPanel::fillSpeed(const TrainingOutcome& found) {
+    if (!(found.steps_per_second > 0)) return;
+    auto words = tr("%1 tokens/s with the model's runs, %2 in the steps alone")
+                     .arg(count(std::llround(found.per_second)), count(std::llround(found.steps_per_second)));
+    if (found.ceiling_per_second > 0)
+        words += found.ceiling_products == 1 ? tr(": %1 of the %2 that the encoder's product alone allows")
+                                                   .arg(percent(found.steps_per_second / found.ceiling_per_second),
+                                                        count(std::llround(found.ceiling_per_second)))
+                                             : tr(": %1 of the %2 that its %3 matrix products alone allow")
+                                                   .arg(percent(found.steps_per_second / found.ceiling_per_second),
+                                                        count(std::llround(found.ceiling_per_second)))
+                                                   .arg(found.ceiling_products);
+    speed_->setText(words);
+    speed_->setToolTip(tr("The products and a copy of the codes were timed in the same run, at its own sizes"));
+    speed_->show();
+}
+
 void TrainPanel::refreshFigures() {
     const bool busy = run_->busy();
     bar_->setProgress(busy, run_->share());
@@ -543,6 +588,11 @@ void TrainPanel::refreshFigures() {
     curves_->setPoints(run_->curve());
     more_curves_->setPoints(run_->curve());
     more_curves_->setVisible(any && run_->what() == Trained::Concepts);
+    std::vector<TrainingRun::Point> looks;
+    for (const auto& look : run_->looks())
+        looks.push_back({look.step, {static_cast<float>(look.divergence), static_cast<float>(look.agreement)}});
+    look_curves_->setPoints(looks);
+    look_curves_->setVisible(!looks.empty());
     logarithmic_->setVisible(any);
     running_->setVisible(run_->moment().has_value());
     const auto none = QStringLiteral("–");

@@ -46,6 +46,7 @@ class TrainPanel : public QWidget {
     TrainingRun& run() const { return *run_; }  ///< that is shown
     QWidget* control(const std::string& setting) const;
     CurveView* curves() const { return curves_; }
+    CurveView* lookCurves() const { return look_curves_; }
     PictureBox* previewBox() const { return picture_; }
     QSize sizeHint() const override { return {304, 600}; }
 
@@ -61,6 +62,7 @@ class TrainPanel : public QWidget {
     void follow(TrainingRun& run);
     void buildForms();
     void fillHeld(const TrainingOutcome& found);
+    void fillSpeed(const TrainingOutcome& found);
     void refresh();
     void refreshFigures();
     void refreshPreview();
@@ -72,12 +74,12 @@ class TrainPanel : public QWidget {
     QWidget *setup_, *settings_, *running_, *more_box_, *held_, *trouble_, *warning_;
     PathLine *data_, *out_;
     QLabel *about_, *about_file_, *of_run_, *trouble_sign_, *trouble_words_, *warning_sign_, *warning_words_, *doing_,
-        *preview_words_, *held_words_, *notes_;
+        *preview_words_, *held_words_, *notes_, *speed_;
     SettingsForm *first_, *more_;
     QToolButton *fold_, *reset_, *logarithmic_;
     QPushButton *start_, *anew_, *pause_, *resume_, *stop_, *explain_, *again_;
     ThinBar* bar_;
-    CurveView *curves_, *more_curves_;
+    CurveView *curves_, *more_curves_, *look_curves_;
     static constexpr int kFigures = 7;
     std::vector<Figure> told_;
     QLabel *captions_[kFigures], *figures_[kFigures];

@@ -276,6 +276,14 @@ TEST_F(ConceptsWindowTest, TokensThatAreNoPatchesAreListedApart) {
     open_concepts();
     const auto& apart = concepts().found()->apart;
     ASSERT_FALSE(apart.empty());
+    // How much of the class token is explained is told beside the share of all, where that would hide it.
+    const auto& said = concepts().found()->facts;
+    ASSERT_TRUE(said.explained && said.explained_class);
+    auto* facts = window_->findChild<QLabel*>("conceptFacts");
+    EXPECT_TRUE(facts->toolTip().contains("sets the class token apart")) << facts->toolTip().toStdString();
+    EXPECT_EQ(facts->text().contains("(class token "),
+              *said.explained >= 0 && *said.explained_class < *said.explained - 0.1)
+        << facts->text().toStdString();
     auto* tokens = window_->findChild<QAbstractButton*>("ofTokens");
     EXPECT_TRUE(tokens->isVisible());
     EXPECT_EQ(tokens->text().toStdString(), apart.size() == 1 ? "Class token" : "Other tokens");

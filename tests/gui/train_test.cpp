@@ -412,6 +412,7 @@ TEST_F(TrainPanelTest, ConceptsArePausedGoneOnWithEndedAndShown) {
                                       {"k", "4"},
                                       {"buffer", "1"},
                                       {"held", "0.34"},
+                                      {"held_every", "50"},
                                       {"report_seconds", "0"}})
         concepts.set(name, value);
     QStringList ready;
@@ -430,11 +431,34 @@ TEST_F(TrainPanelTest, ConceptsArePausedGoneOnWithEndedAndShown) {
     ASSERT_EQ(concepts.curve().size(), static_cast<std::size_t>(kSteps));
     EXPECT_LE(concepts.curve().back().values[kActive], 4.001f) << "no more than k";
     EXPECT_EQ(concepts.outcome()->held, 1);
+    // How far answers move is drawn beside the other curves.
+    ASSERT_EQ(concepts.looks().size(), 5u);
+    for (std::size_t i = 0; i < 5; ++i) {
+        EXPECT_EQ(concepts.looks()[i].step, static_cast<std::int64_t>(50 * (i + 1)));
+        EXPECT_GE(concepts.looks()[i].divergence, 0);
+    }
+    auto* looks = panel->findChild<QWidget*>("trainLooks");
+    ASSERT_NE(looks, nullptr);
+    EXPECT_TRUE(looks->isVisibleTo(panel));
+    EXPECT_TRUE(looks->accessibleDescription().startsWith("Step 250: change of the answer"))
+        << looks->accessibleDescription().toStdString();
+    // The speed stands beside what it cannot exceed, and what each kind of token is explained by itself.
+    auto* speed = panel->findChild<QLabel*>("trainSpeed");
+    ASSERT_NE(speed, nullptr);
+    EXPECT_TRUE(speed->isVisibleTo(panel));
+    EXPECT_TRUE(speed->text().contains("tokens/s")) << speed->text().toStdString();
+    EXPECT_TRUE(speed->text().contains("that the encoder's product alone allows")) << speed->text().toStdString();
+    QStringList told;
+    for (const auto* label : panel->findChild<QWidget*>("trainHeld")->findChildren<QLabel*>()) told << label->text();
+    EXPECT_TRUE(told.contains("  in the class token")) << told.join('\n').toStdString();
+    EXPECT_TRUE(told.contains("  in patches")) << told.join('\n').toStdString();
     EXPECT_EQ(ready, QStringList{concepts.out()});
     // The other kind was not touched.
     EXPECT_EQ(run().stage(), Stage::Setup);
     panel->findChild<QPushButton*>("trainMask")->click();
     EXPECT_TRUE(panel->findChild<QPushButton*>("trainStart")->isVisibleTo(panel));
+    EXPECT_FALSE(looks->isVisibleTo(panel));
+    EXPECT_FALSE(speed->isVisibleTo(panel));
     panel->findChild<QPushButton*>("trainConcepts")->click();
     click("trainExplain");
     ASSERT_TRUE(wait_until([&] { return !session().explaining(); }));
