@@ -111,6 +111,7 @@ void ConceptGallery::choose(const QString& autoencoder, std::map<std::string, st
     if (autoencoder.isEmpty()) return;
     autoencoder_ = QFileInfo(autoencoder).absoluteFilePath();
     given_ = std::move(given);
+    if (!given_.empty()) given_of_[autoencoder_] = given_;
     came_with_model_ = false;
     build_words_.clear();
     build_trouble_.clear();
@@ -124,13 +125,21 @@ void ConceptGallery::give(const std::string& name, const std::string& value) {
         given_.erase(found);
     else
         given_[name] = value;
+    given_of_[autoencoder_] = given_;
     Q_EMIT gave(name, value);
     again();
+}
+
+std::map<std::string, std::string> ConceptGallery::givenOf(const QString& autoencoder) const {
+    if (autoencoder == autoencoder_) return given_;
+    const auto found = given_of_.find(QFileInfo(autoencoder).absoluteFilePath());
+    return found == given_of_.end() ? std::map<std::string, std::string>() : found->second;
 }
 
 /// Concepts are of one model: another opens another book, or none.
 void ConceptGallery::followModel() {
     if (!session_.model() || session_.model()->request == model_) return;
+    given_of_.clear();  // points are of a model
     if (autoencoder_.isEmpty() || came_with_model_) {
         autoencoder_ = text(Workbench::own_concepts(session_.model()->request).string());
         given_.clear();
@@ -173,6 +182,7 @@ void ConceptGallery::took(Result<ConceptBook> book) {
         // The index knew what the file does not say.
         const auto known = book->given;
         const auto before = std::exchange(given_, known);
+        if (!known.empty()) given_of_[autoencoder_] = known;
         show(std::move(*book));
         for (const auto& [name, value] : known)
             if (!before.contains(name)) Q_EMIT gave(name, value);

@@ -50,6 +50,8 @@ class ConceptGallery : public QObject {
     /// What its file does not say, by AutoencoderConfig's names; empty takes it back.
     void give(const std::string& name, const std::string& value);
     const std::map<std::string, std::string>& given() const { return given_; }
+    /// The same of any autoencoder that was opened with this model since the program began.
+    std::map<std::string, std::string> givenOf(const QString& autoencoder) const;
     bool asksForMore() const { return asks_; }  ///< it failed for what could be given
     void again();                               ///< reads the files anew
     void show(ConceptBook book);                ///< one that was opened elsewhere
@@ -133,6 +135,8 @@ class ConceptGallery : public QObject {
     QString autoencoder_, trouble_, names_trouble_, folder_, folder_change_;
     bool folder_gone_ = false, came_with_model_ = false, asks_ = false;
     std::map<std::string, std::string> given_;
+    /// Of what was opened before, too.
+    std::map<QString, std::map<std::string, std::string>> given_of_;
     std::string model_;  ///< whose book it is
     ConceptBook book_;
     std::uint64_t book_id_ = 0;

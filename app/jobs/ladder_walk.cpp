@@ -11,7 +11,11 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/tensor.h>
 
+#include <vitrine/base/concept_index.h>
 #include <vitrine/base/random.h>
+#include <vitrine/beside.h>
+#include <vitrine/concept_index.h>
+#include <vitrine/concept_names.h>
 #include <vitrine/control_concepts.h>
 #include <vitrine/engine.h>
 #include <vitrine/picture_set.h>
@@ -23,7 +27,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t kReference = 64, kRiskReference = 512, kPlayed = 24;
+constexpr std::int64_t kReference = 64, kRiskReference = 512, kPlayed = 24, kSuppressed = 10;
 
 LadderEstimate plain(const Estimate& e) { return {e.mean, e.low, e.high}; }
 
@@ -33,22 +37,30 @@ void add(LadderLayer& out, const std::vector<RungFigures>& rungs, bool control) 
             return series.control == control && series.tokens == one.tokens;
         });
         if (found == out.series.end()) found = out.series.insert(found, LadderSeries{one.tokens, control, {}});
-        found->points.push_back({plain(one.active), plain(one.distinct), plain(one.ratio), one.explained_variance,
-                                 one.unreliable, one.inputs});
+        found->points.push_back({plain(one.active), plain(one.distinct), plain(one.ratio), plain(one.overlap),
+                                 one.explained_variance, one.norm, one.unreliable, one.inputs});
     }
 }
 
 LadderLayer layer_of(const LayerResponse& layer) {
     LadderLayer out;
-    out.file = fs::path(layer.name).filename().string();
+    out.path = layer.name;
+    out.file = out.path.filename().string();
     out.point = layer.point;
     out.kind = layer.kind;
     out.fixed = layer.kind == "top_k";
     add(out, layer.rungs, false);
     add(out, layer.control, true);
-    for (const auto& one : layer.insensitive)
-        out.insensitive.push_back(
-            {one.latent, one.heard.empty() ? 0 : one.heard.front(), one.coherence, one.meaningful()});
+    const auto names =
+        layer.insensitive.empty() ? ConceptNames() : ConceptNames::of(layer.name).value_or(ConceptNames());
+    for (const auto& one : layer.insensitive) {
+        const auto* called = names.find(one.latent);
+        out.insensitive.push_back({one.latent, one.heard.empty() ? 0 : one.heard.front(), one.insensitivity,
+                                   one.coherence, one.meaningful(), called ? called->name : std::string()});
+    }
+    for (const auto& one : layer.suppression)
+        out.suppression.push_back({one.chosen == "raising", one.inputs, plain(one.before), plain(one.after),
+                                   plain(one.change), plain(one.control), plain(one.difference)});
     if (layer.risk) {
         const auto& found = *layer.risk;
         const double none = std::numeric_limits<double>::quiet_NaN();
@@ -106,6 +118,25 @@ Result<std::shared_ptr<Model>> own_copy(const std::string& request) {
     return open_model(request, open);
 }
 
+/// What its file does not say is as it was given, else as it was when its pictures were indexed.
+Result<Autoencoder> opened(const ConceptSource& source) {
+    auto given = source.given;
+    if (given.empty())
+        if (const auto index = ConceptIndex::open(found_beside(concept_index_file(source.file))))
+            given = given_of(index->fact("given")).value_or(std::move(given));
+    auto out = Autoencoder::load(source.file, given);
+    const auto name = source.file.filename().string();
+    if (out && out->config().point.empty())
+        return fail(
+            ErrorCode::BadInput,
+            "the file {} does not say which point of the model it reads; open it once in the Concepts panel and "
+            "choose the point there",
+            name);
+    if (out || out.error().message.find("=VALUE") == std::string::npos) return out;
+    return fail(out.error().code, "{}; the Concepts panel asks for that once the file is opened there",
+                out.error().message);
+}
+
 }  // namespace
 
 Result<LadderFacts> climb_ladder(const LadderPlan& plan, std::shared_ptr<LadderMemory>& memory, std::stop_token stop,
@@ -115,8 +146,9 @@ Result<LadderFacts> climb_ladder(const LadderPlan& plan, std::shared_ptr<LadderM
     doing("Opening a copy of the model", -1);
     const auto model = VITRINE_TRY(own_copy(plan.model));
     UncertaintyOptions options;
-    for (const auto& file : plan.autoencoders) {
-        auto concepts = VITRINE_TRY(Autoencoder::load(file));
+    for (const auto& source : plan.autoencoders) {
+        const auto& file = source.file;
+        auto concepts = VITRINE_TRY(opened(source));
         if (const auto fits = concepts.fits(*model); !fits)
             return tl::make_unexpected(plan.autoencoders.size() > 1
                                            ? Error(fits.error()).with_context(file.filename().string())
@@ -139,10 +171,12 @@ Result<LadderFacts> climb_ladder(const LadderPlan& plan, std::shared_ptr<LadderM
         if (found.inputs > 0) so_far(facts_of(found, false));
     };
     double share = -1;
+    bool foretold = false;  // what runs the model from then on is suppression
     options.progress = [&](const Progress& p) {
         share = p.total > 0 ? static_cast<double>(p.done) / static_cast<double>(p.total) : -1;
         if (p.unit == "pictures") doing("What concepts mean in pictures", share);
-        if (p.unit == "fits") doing("Foretelling the risk", share);
+        if (p.unit == "fits") foretold = true, doing("Foretelling the risk", share);
+        if (p.unit == "inputs" && foretold) doing("Suppressing the concepts that foretell it", share);
     };
     options.place = [&](const LadderPlace& at) {
         doing(fmt::format("{}icture {} of {}, draw {} of {}: {}", at.control ? "Weights shuffled, p" : "P", at.picture,
@@ -173,6 +207,7 @@ Result<LadderFacts> climb_ladder(const LadderPlan& plan, std::shared_ptr<LadderM
     }
     options.control = plan.control != LadderControl::None;
     options.risk = plan.risk ? "confidence" : "none";
+    options.suppressed = plan.risk && plan.suppress ? kSuppressed : 0;
     options.reference = std::max(plan.pictures, plan.risk ? kRiskReference : kReference);
     auto found = VITRINE_TRY(uncertainty_response(*model, options));
     if (plan.control == LadderControl::Trained && plan.pictures >= pictures.count())
@@ -180,13 +215,13 @@ Result<LadderFacts> climb_ladder(const LadderPlan& plan, std::shared_ptr<LadderM
     return facts_of(found, true);
 }
 
-Result<std::vector<PlayedStep>> play_ladder(const std::string& request, const fs::path& autoencoder,
+Result<std::vector<PlayedStep>> play_ladder(const std::string& request, const ConceptSource& autoencoder,
                                             const fs::path& picture, std::stop_token stop) {
     give_way();
     return guarded([&]() -> Result<std::vector<PlayedStep>> {
         const at::NoGradGuard no_grad;
         const auto model = VITRINE_TRY(own_copy(request));
-        const auto concepts = VITRINE_TRY(Autoencoder::load(autoencoder));
+        const auto concepts = VITRINE_TRY(opened(autoencoder));
         VITRINE_CHECK(concepts.fits(*model));
         const Input input = VITRINE_TRY(load_input(picture, model->preprocess()));
         const AutoencoderConfig& config = concepts.config();

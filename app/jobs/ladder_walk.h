@@ -13,6 +13,8 @@
 
 #include <vitrine/base/result.h>
 
+#include "concepts_of_picture.h"
+
 namespace vitrine {
 class LadderMemory;
 }
@@ -26,11 +28,12 @@ enum class LadderControl : std::uint8_t { None, Same, Trained };
 struct LadderPlan {
     std::string model;  ///< as ModelFacts::request: it is opened once more, so that the window keeps its own
     std::filesystem::path folder;
-    std::vector<std::filesystem::path> autoencoders;  ///< one for each layer
+    std::vector<ConceptSource> autoencoders;  ///< one for each layer
     std::int64_t pictures = 16, seeds = 4;
     LadderControl control = LadderControl::Same;
     std::int64_t control_steps = 500;  ///< the most that are trained
     bool risk = false;                 ///< whether the answer's risk is foretold from concepts
+    bool suppress = false;             ///< with it, whether the concepts that foretell it are then suppressed
     bool operator==(const LadderPlan&) const = default;
 };
 
@@ -41,8 +44,10 @@ struct LadderEstimate {
 
 struct LadderPoint {
     LadderEstimate active, distinct, ratio;  ///< concepts a token, a picture; a token's as a ratio to the clean picture
+    LadderEstimate overlap;                  ///< with those of the clean picture: shared / heard in either (Jaccard)
     double explained = 0;                    ///< share of the variance
-    bool unreliable = false;                 ///< that is below one half
+    double norm = 0;                         ///< mean length of the tokens
+    bool unreliable = false;                 ///< the share explained is below one half
     std::int64_t inputs = 0;                 ///< that were read; 0: none yet
 };
 
@@ -57,14 +62,25 @@ struct LadderSeries {
 struct LadderConcept {
     std::int64_t latent = 0;
     double heard = 0;
-    std::optional<double> coherence;
+    std::optional<double> insensitivity;  ///< 1 - variance between pictures / variance, over a picture's shuffles
+    std::optional<double> coherence;      ///< how much more alike its strongest pictures are than others, in deviations
     bool meaningful = false;
+    std::string name;  ///< as a person called it; empty: it has none
 };
 
 /// How well the answer's risk is foretold, and where scores are permuted.
 struct LadderRisk {
     double r2 = 0, spearman = 0, auroc = 0, p_r2 = 1, p_spearman = 1, p_auroc = 1;
     double null_r2 = 0, null_spearman = 0, null_auroc = 0;
+};
+
+/// What becomes of the risk of the worst quarter of pictures held out when the concepts that foretell it are silent.
+struct LadderSuppression {
+    bool raising = false;     ///< those of the largest positive weight, else of the largest of either sign
+    std::int64_t inputs = 0;  ///< that were run again
+    LadderEstimate before, after, change;
+    LadderEstimate control;     ///< change with as many random concepts, as frequent, instead
+    LadderEstimate difference;  ///< change less control
 };
 
 /// Tokens that an autoencoder was trained on, and what it explains of pictures held out then, as its file says.
@@ -75,12 +91,14 @@ struct LadderTraining {
 };
 
 struct LadderLayer {
+    std::filesystem::path path;
     std::string file, point, kind;
     /// Each token has the same number of concepts by its kind: only those of a picture say something.
     bool fixed = false;
     std::vector<LadderSeries> series;
     std::vector<LadderConcept> insensitive;
     std::optional<LadderRisk> risk;
+    std::vector<LadderSuppression> suppression;
     LadderTraining trained;
     std::optional<LadderTraining> control;  ///< of the control's own concepts
     std::vector<std::string> notes;
@@ -95,6 +113,8 @@ struct LadderFacts {
 };
 
 /// On the calling thread, which gives way to others from then on.
+///
+/// What a file does not say and nobody gave is taken from its index, where it has one.
 ///
 /// @param memory  of the climb before: one that goes on, or has more pictures or draws, does not start over
 /// @param doing   told of what is done, and of the share of it that is through; negative: not known
@@ -119,7 +139,7 @@ struct PlayedStep {
 };
 
 /// One picture at every step of the ladder, each drawn once.
-Result<std::vector<PlayedStep>> play_ladder(const std::string& model, const std::filesystem::path& autoencoder,
+Result<std::vector<PlayedStep>> play_ladder(const std::string& model, const ConceptSource& autoencoder,
                                             const std::filesystem::path& picture, std::stop_token stop);
 
 }  // namespace vitrine::app

@@ -5,10 +5,11 @@
 #include <nlohmann/json.hpp>
 
 #include <cmath>
-#include <set>
+#include <fstream>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <vitrine/concept_index.h>
 #include <vitrine/control_concepts.h>
 #include <vitrine/engine.h>
 #include <vitrine/folder_measure.h>
@@ -40,7 +41,7 @@ class LadderWalk : public testing::Test {
             Autoencoder one = *Autoencoder::make(config, 3);
             one.facts["settings"] = R"({"batch":"64","buffer":"1","pictures":"2","warmup":"1","steps":"2"})";
             ASSERT_TRUE(one.save(file));
-            plan_.autoencoders.push_back(file);
+            plan_.autoencoders.push_back({file, {}});
         }
         for (const auto& picture : builtin_pictures())
             if (pictures_ < 3) fs::copy(picture, folder_ / "pictures" / picture.filename()), ++pictures_;
@@ -63,15 +64,16 @@ class LadderWalk : public testing::Test {
         const auto* measure = dynamic_cast<const FolderMeasure*>(*registry().measure("uncertainty_response"));
         Settings settings(measure->parameters());
         std::string files;
-        for (const auto& file : plan_.autoencoders) files += (files.empty() ? "" : ",") + file.string();
+        for (const auto& one : plan_.autoencoders) files += (files.empty() ? "" : ",") + one.file.string();
         for (const auto& [name, value] :
              std::map<std::string, std::string>{{"autoencoders", files},
                                                 {"pictures", std::to_string(plan_.pictures)},
                                                 {"seeds", std::to_string(plan_.seeds)},
                                                 {"control", control},
                                                 {"control_steps", std::to_string(plan_.control_steps)},
-                                                {"reference", "64"},
-                                                {"risk", "none"}})
+                                                {"reference", plan_.risk ? "512" : "64"},
+                                                {"suppress", plan_.suppress ? "10" : "0"},
+                                                {"risk", plan_.risk ? "confidence" : "none"}})
             EXPECT_TRUE(settings.set(name, value));
         const auto pictures = PictureSet::open({plan_.folder}, model_->preprocess());
         const auto found = measure->measure_folder({*model_, *pictures, {}, 0, 0, {}, {}}, settings);
@@ -102,15 +104,37 @@ class LadderWalk : public testing::Test {
                     same(point.active, "active_a_token");
                     same(point.distinct, "distinct_an_input");
                     same(point.ratio, "ratio_to_clean");
+                    same(point.overlap, "overlap_with_clean");
                     EXPECT_EQ(point.explained, one.at("explained_variance"));
+                    EXPECT_EQ(point.norm, one.at("mean_norm"));
                     EXPECT_EQ(point.unreliable, one.at("unreliable"));
                     EXPECT_EQ(point.inputs, one.at("inputs"));
                     ++compared;
                 }
-            std::set<std::int64_t> heard, said;
-            for (const auto& one : layer.insensitive) heard.insert(one.latent);
-            for (const json& one : layers[l].at("insensitive")) said.insert(one.at("concept").get<std::int64_t>());
-            EXPECT_EQ(heard, said);
+            const json& said = layers[l].at("insensitive");
+            ASSERT_EQ(layer.insensitive.size(), said.size());
+            for (std::size_t i = 0; i < said.size(); ++i) {
+                EXPECT_EQ(layer.insensitive[i].latent, said[i].at("concept"));
+                const auto& index = layer.insensitive[i].insensitivity;
+                EXPECT_EQ(index ? json(*index) : json(), said[i].at("insensitivity"));
+            }
+            const json& suppressed = layers[l].at("suppression");
+            ASSERT_EQ(layer.suppression.size(), suppressed.size());
+            for (std::size_t i = 0; i < suppressed.size(); ++i) {
+                const auto& found = layer.suppression[i];
+                EXPECT_EQ(found.raising, suppressed[i].at("chosen") == "raising");
+                EXPECT_EQ(found.inputs, suppressed[i].at("inputs"));
+                const auto same = [&](const LadderEstimate& e, const char* name) {
+                    const json& of = suppressed[i].at(name);
+                    for (const auto& [value, key] : {std::pair{e.mean, "mean"}, {e.low, "low"}, {e.high, "high"}})
+                        EXPECT_EQ(std::isfinite(value) ? json(value) : json(), of.at(key)) << name << ' ' << key;
+                };
+                same(found.before, "before");
+                same(found.after, "after");
+                same(found.change, "change");
+                same(found.control, "change_with_random_concepts");
+                same(found.difference, "difference");
+            }
         }
         EXPECT_GT(compared, 100);
     }
@@ -166,10 +190,64 @@ TEST_F(LadderWalk, SeveralLayersHaveControlsOfTheirOwn) {
     for (std::size_t l = 0; l < 2; ++l) {
         ASSERT_TRUE(facts->layers[l].control.has_value());
         EXPECT_EQ(facts->layers[l].control->tokens, "128");
-        EXPECT_TRUE(fs::exists(control_concepts_file(plan_.autoencoders[l], 0)));
+        EXPECT_TRUE(fs::exists(control_concepts_file(plan_.autoencoders[l].file, 0)));
     }
-    plan_.autoencoders = {folder_ / "pictures"};
+    plan_.autoencoders = {{folder_ / "pictures", {}}};
     EXPECT_FALSE(climb());
+}
+
+TEST_F(LadderWalk, WhatForetellsTheRiskIsSuppressedOnlyWhenAsked) {
+    plan_.autoencoders.pop_back();
+    plan_.risk = true;
+    // As many pictures as folds need, each another.
+    for (int i = pictures_; i < 20; ++i) {
+        std::ofstream out(folder_ / "pictures" / fmt::format("made_{}.ppm", i), std::ios::binary);
+        out << "P6\n64 64\n255\n";
+        for (int at = 0; at < 64 * 64 * 3; ++at) out.put(static_cast<char>((at * (i + 3) + at / 192 * i * 7) % 251));
+    }
+    const auto without = climb();
+    ASSERT_TRUE(without) << without.error().message;
+    ASSERT_TRUE(without->layers[0].risk.has_value());
+    EXPECT_TRUE(without->layers[0].suppression.empty());
+    plan_.suppress = true;
+    const auto facts = climb();
+    ASSERT_TRUE(facts) << facts.error().message;
+    EXPECT_THAT(said_, testing::Contains("Suppressing the concepts that foretell it"));
+    ASSERT_EQ(facts->layers[0].suppression.size(), 2u);
+    EXPECT_GT(facts->layers[0].suppression[0].inputs, 0);
+    expect_same(*facts, measured("same"));
+}
+
+TEST_F(LadderWalk, WhatAFileDoesNotSayIsAsGiven) {
+    const fs::path file = folder_ / "other.safetensors";
+    ASSERT_TRUE(test::write_foreign_concepts(file));
+    plan_.control = LadderControl::None;
+    plan_.autoencoders = {{file, {}}};
+    const fs::path picture = builtin_pictures().front();
+    for (const std::string& message :
+         {climb().error().message, play_ladder(plan_.model, {file, {}}, picture, {}).error().message})
+        EXPECT_EQ(message,
+                  "the file other.safetensors does not say which point of the model it reads; open it once in the "
+                  "Concepts panel and choose the point there");
+    const std::map<std::string, std::string> given = {{"point", "blocks.0"}};
+    plan_.autoencoders = {{file, given}};
+    const auto facts = climb();
+    ASSERT_TRUE(facts) << facts.error().message;
+    EXPECT_EQ(facts->layers.at(0).point, "blocks.0");
+    EXPECT_GT(facts->layers[0].series.at(0).points.at(0).active.mean, 0);
+    const auto steps = play_ladder(plan_.model, plan_.autoencoders[0], picture, {});
+    ASSERT_TRUE(steps) << steps.error().message;
+    EXPECT_GT(steps->front().heard, 0);
+    // An index knows what was given when it was built.
+    IndexConceptsOptions index;
+    index.folder = plan_.folder;
+    index.autoencoder = file;
+    index.given = given;
+    ASSERT_TRUE(index_concepts(*model_, index));
+    plan_.autoencoders = {{file, {}}};
+    const auto again = climb();
+    ASSERT_TRUE(again) << again.error().message;
+    EXPECT_EQ(again->layers.at(0).point, "blocks.0");
 }
 
 TEST_F(LadderWalk, APlayedPictureRingsWhatWasHeardAllTheWay) {
@@ -185,7 +263,7 @@ TEST_F(LadderWalk, APlayedPictureRingsWhatWasHeardAllTheWay) {
     EXPECT_EQ(steps->front().rgb.size(), std::size_t(3 * input.seen.width * input.seen.height));
     for (std::size_t i = 0; i < 30; ++i)
         EXPECT_NEAR(steps->front().rgb[i * 97], input.seen.pixels[i * 97], 1) << "what the model sees";
-    const Autoencoder one = *Autoencoder::load(plan_.autoencoders[0]);
+    const Autoencoder one = *Autoencoder::load(plan_.autoencoders[0].file);
     const auto heard = [&](const Rung& rung) {
         const auto read =
             *point_tokens(*model_, *rung_pixels(rung, input.pixels, model_->preprocess(), 0, input.name), one.config());

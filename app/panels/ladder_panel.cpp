@@ -4,12 +4,15 @@
 #include <QCheckBox>
 #include <QComboBox>
 #include <QFileInfo>
+#include <QGridLayout>
 #include <QHBoxLayout>
 #include <QLabel>
 #include <QMetaObject>
 #include <QPushButton>
 #include <QSignalBlocker>
 #include <QSpinBox>
+#include <QStyleOptionButton>
+#include <QStylePainter>
 #include <QToolButton>
 #include <QVBoxLayout>
 
@@ -68,6 +71,46 @@ QString trained_words(const LadderTraining& trained) {
                                           .arg(tokens, QString::fromStdString(trained.rung));
     if (trained.held) out += LadderPanel::tr(", %1 explained of pictures held out").arg(percent(*trained.held));
     return out;
+}
+
+/// Its words are cut where there is no room for them, however wide the panel is.
+class ElidedButton : public QPushButton {
+  public:
+    using QPushButton::QPushButton;
+    QSize sizeHint() const override { return {96, QPushButton::sizeHint().height()}; }
+    QSize minimumSizeHint() const override { return {48, QPushButton::minimumSizeHint().height()}; }
+
+  protected:
+    void paintEvent(QPaintEvent*) override {
+        QStyleOptionButton option;
+        initStyleOption(&option);
+        const int room = style()->subElementRect(QStyle::SE_PushButtonContents, &option, this).width();
+        option.text = fontMetrics().elidedText(text(), Qt::ElideRight, room);
+        QStylePainter(this).drawControl(QStyle::CE_PushButton, option);
+    }
+};
+
+QLabel* cell(const QString& words, const QString& tip, Qt::Alignment alignment = Qt::AlignRight) {
+    auto* label = new QLabel(words);
+    label->setProperty("role", "small");
+    label->setAlignment(alignment | Qt::AlignVCenter);
+    label->setToolTip(tip);
+    return label;
+}
+
+QLabel* number_cell(const QString& words, const QString& tip) {
+    auto* label = new QLabel(words);
+    label->setFont(mono(11));
+    label->setAlignment(Qt::AlignRight | Qt::AlignVCenter);
+    label->setToolTip(tip);
+    label->setTextInteractionFlags(Qt::TextSelectableByMouse);
+    return label;
+}
+
+/// A risk, or how it changed: then with its sign.
+QString risk_words(double v, bool change) {
+    if (!std::isfinite(v)) return QStringLiteral("–");
+    return (change && v > 0 ? QStringLiteral("+") : QString()) + QString::number(v, 'f', 3);
 }
 
 }  // namespace
@@ -138,6 +181,12 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     risk_->setToolTip(
         tr("1 - the largest probability, of up to 512 pictures, by partial least squares with pictures held out"));
     column->addWidget(risk_);
+    suppress_ = new QCheckBox(tr("Suppress the ten that foretell it"));
+    suppress_->setObjectName(QStringLiteral("ladderSuppress"));
+    auto* below_risk = new QHBoxLayout;
+    below_risk->setContentsMargins(24, 0, 0, 0);
+    below_risk->addWidget(suppress_);
+    column->addLayout(below_risk);
     run_ = new RunBox(QStringLiteral("ladder"));
     column->addWidget(run_);
     const auto choice = [&](const QString& name, const char* object) {
@@ -148,6 +197,7 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
         connect(box, &QComboBox::activated, this, [this] {
             refreshChoices();
             refreshPlot();
+            refreshFound();
         });
         return box;
     };
@@ -171,11 +221,26 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     column->addWidget(about_);
     player_ = new LadderPlayer(session_, gallery_);
     column->addWidget(player_);
+    found_ = choice(tr("Layer of what is listed"), "ladderFound");
+    found_box_ = captioned(tr("Found at"), found_);
+    column->addWidget(found_box_);
     insensitive_words_ = heading(tr("Heard on nearly all noise"));
     column->addWidget(insensitive_words_);
-    insensitive_ = new QVBoxLayout;
-    insensitive_->setSpacing(4);
-    column->addLayout(insensitive_);
+    const auto table = [&] {
+        auto* grid = new QGridLayout;
+        grid->setHorizontalSpacing(8);
+        grid->setVerticalSpacing(4);
+        grid->setColumnStretch(0, 1);
+        column->addLayout(grid);
+        return grid;
+    };
+    insensitive_ = table();
+    suppression_words_ = heading(tr("The risk without them"));
+    column->addWidget(suppression_words_);
+    suppression_about_ = quiet();
+    suppression_about_->setObjectName(QStringLiteral("ladderSuppressed"));
+    column->addWidget(suppression_about_);
+    suppression_ = table();
     notes_ = quiet();
     column->addWidget(notes_);
     column->addStretch(1);
@@ -185,6 +250,13 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     connect(run_, &RunBox::started, this, &LadderPanel::start);
     connect(run_, &RunBox::stopped, this, &LadderPanel::stop);
     connect(control_, &QComboBox::activated, this, &LadderPanel::refresh);
+    connect(risk_, &QCheckBox::toggled, this, &LadderPanel::refresh);
+    connect(which_, &QComboBox::activated, this, [this](int at) {
+        // What is listed follows the layer that is plotted.
+        if (acrossLayers()) return;
+        found_->setCurrentIndex(at);
+        refreshFound();
+    });
     connect(player_, &LadderPlayer::conceptWanted, this, &LadderPanel::conceptWanted);
     connect(&session_, &Session::modelChanged, this, [this] {
         // Autoencoders of other layers are of a model.
@@ -282,13 +354,14 @@ void LadderPanel::start() {
     LadderPlan plan;
     plan.model = session_.model()->request;
     plan.folder = QFileInfo(folder_).absoluteFilePath().toStdString();
-    plan.autoencoders.emplace_back(gallery_.autoencoder().toStdString());
-    for (const auto& file : more_) plan.autoencoders.emplace_back(file.toStdString());
+    for (const auto& file : QStringList(gallery_.autoencoder()) + more_)
+        plan.autoencoders.push_back({file.toStdString(), gallery_.givenOf(file)});
     plan.pictures = pictures_->value();
     plan.seeds = seeds_->value();
     plan.control = static_cast<LadderControl>(control_->currentIndex());
     plan.control_steps = steps_->value();
     plan.risk = risk_->isChecked();
+    plan.suppress = plan.risk && suppress_->isChecked();
     const auto of =
         more_.isEmpty()
             ? tr("%1 and %2").arg(text(session_.model()->title), QFileInfo(gallery_.autoencoder()).fileName())
@@ -355,6 +428,11 @@ void LadderPanel::refresh() {
     for (QWidget* one : {static_cast<QWidget*>(pictures_), static_cast<QWidget*>(seeds_),
                          static_cast<QWidget*>(control_), static_cast<QWidget*>(steps_), static_cast<QWidget*>(risk_)})
         one->setEnabled(!climbing_);
+    suppress_->setEnabled(!climbing_ && risk_->isChecked());
+    suppress_->setToolTip(risk_->isChecked()
+                              ? tr("In the worst quarter of pictures held out, beside ten random concepts as frequent; "
+                                   "the model runs again, twelve times for each of them")
+                              : tr("Only where the risk is foretold"));
     steps_box_->setVisible(control_->currentIndex() == static_cast<int>(LadderControl::Trained));
 }
 
@@ -387,12 +465,16 @@ void LadderPanel::refreshChoices() {
     if (!any) {
         across_->hide();
         which_->hide();
+        found_box_->hide();
         return;
     }
     const auto layers = layersInOrder();
+    const auto first = static_cast<int>(std::find(layers.begin(), layers.end(), &facts_->layers.front()) -
+                                        layers.begin());  // the one that the gallery shows
     const bool several = layers.size() > 1,
                risk = std::any_of(layers.begin(), layers.end(), [](const auto*one) { return one->risk.has_value(); });
-    QStringList figures{tr("Concepts a token"), tr("Concepts a picture"), tr("A token's, to the clean picture's")};
+    QStringList figures{tr("Concepts a token"), tr("Concepts a picture"), tr("A token's, to the clean picture's"),
+                        tr("Shared with the clean picture")};
     if (risk) figures << tr("Risk foretold: R²") << tr("Risk foretold: Spearman") << tr("Risk foretold: AUROC");
     fill(figure_, figures, layers.front()->fixed ? 1 : 0);
     QStringList kinds;
@@ -400,13 +482,17 @@ void LadderPanel::refreshChoices() {
         for (const auto& series : layer->series)
             if (!series.control && !kinds.contains(text(series.tokens))) kinds << text(series.tokens);
     fill(tokens_, kinds, std::max(0, static_cast<int>(kinds.indexOf(QStringLiteral("patches")))));
+    QStringList names;
+    for (const auto* layer : layers) names << nameOf(*layer);
+    fill(found_, names, first);
     fill(across_, {tr("Rung by rung"), tr("Layer by layer")}, 0);
     QStringList which;
     if (acrossLayers())
         for (const auto& rung : facts_->rungs) which << text(rung);
     else
-        for (const auto* layer : layers) which << nameOf(*layer);
-    fill(which_, which, acrossLayers() ? static_cast<int>(which.size()) - 1 : 0);
+        which = names;
+    fill(which_, which, acrossLayers() ? static_cast<int>(which.size()) - 1 : found_->currentIndex());
+    found_box_->setVisible(several && facts_->whole);
     tokens_->setVisible(figure() < Figure::R2);
     across_->setVisible(several && figure() < Figure::R2);
     which_->setVisible(several && figure() < Figure::R2);
@@ -418,7 +504,10 @@ void LadderPanel::refreshPlot() {
     const auto kind = tokens_->currentText();
     const auto what = figure();
     const auto estimate = [&](const LadderPoint& point) {
-        return what == Figure::Picture ? point.distinct : what == Figure::Ratio ? point.ratio : point.active;
+        return what == Figure::Picture   ? point.distinct
+               : what == Figure::Ratio   ? point.ratio
+               : what == Figure::Overlap ? point.overlap
+                                         : point.active;
     };
     const auto series_of = [&](const LadderLayer& layer, bool control) -> const LadderSeries* {
         for (const auto& one : layer.series)
@@ -436,6 +525,7 @@ void LadderPanel::refreshPlot() {
     };
     LadderPlot::Content content;
     if (what == Figure::Ratio) content.level = 1;
+    content.shares = what == Figure::Overlap;
     if (what >= Figure::R2) {
         LadderPlot::Curve found, permuted;
         found.name = tr("the model");
@@ -458,6 +548,7 @@ void LadderPanel::refreshPlot() {
     const auto put = [&](LadderPlot::Curve& curve, const LadderPoint* point) {
         curve.values.push_back(point ? estimate(*point) : LadderEstimate{kUnknown, kUnknown, kUnknown});
         curve.explained.push_back(point ? point->explained : kUnknown);
+        curve.norms.push_back(point ? point->norm : kUnknown);
         curve.unreliable.push_back(point && point->unreliable);
     };
     if (acrossLayers()) {
@@ -492,38 +583,30 @@ void LadderPanel::refreshPlot() {
 void LadderPanel::refreshFound() {
     const bool any = facts_ && !facts_->layers.empty(), whole = any && facts_->whole;
     clearLayout(insensitive_);
+    clearLayout(suppression_);
     about_->setVisible(any);
-    insensitive_words_->setVisible(whole);
     notes_->setVisible(whole);
+    for (QWidget* one : {insensitive_words_, suppression_words_, suppression_about_}) one->setVisible(false);
     if (!any) return;
-    const auto& layer = facts_->layers.front();
+    const auto layers = layersInOrder();
     const auto pictures =
         whole ? QString::number(facts_->pictures) : tr("so far %1 of %2").arg(facts_->pictures).arg(wanted_pictures_);
     QStringList about{tr("%1. Pictures: %2, draws of each: %3. Means, and 95 % over resampled pictures.")
                           .arg(of_, pictures)
                           .arg(facts_->seeds)};
-    if (layer.fixed)
+    if (std::any_of(layers.begin(), layers.end(), [](const auto* one) { return one->fixed; }))
         about << tr("Each token has the same number of concepts by its kind, so only those of a picture can change.");
-    about << tr("Concepts: %1.").arg(trained_words(layer.trained));
-    if (layer.control) about << tr("Those of the shuffled weights: %1.").arg(trained_words(*layer.control));
+    for (const auto* layer : layers) {
+        about << (layers.size() > 1 ? tr("Concepts of %1: %2.").arg(nameOf(*layer), trained_words(layer->trained))
+                                    : tr("Concepts: %1.").arg(trained_words(layer->trained)));
+        if (layer->control) about << tr("Those of the shuffled weights: %1.").arg(trained_words(*layer->control));
+    }
     about_->setText(breakable(about.join(QLatin1Char(' '))));
     if (!whole) return;
-    constexpr std::size_t kListed = 12;
-    for (std::size_t i = 0; i < std::min(kListed, layer.insensitive.size()); ++i) {
-        const auto& one = layer.insensitive[i];
-        auto* button =
-            new QPushButton(fontMetrics().elidedText(tr("%1  %2%3")
-                                                         .arg(percent(one.heard), gallery_.titleOf(one.latent),
-                                                              one.meaningful ? tr(", alike pictures") : QString()),
-                                                     Qt::ElideRight, 220));
-        button->setToolTip(tr("%1 is heard on %2 of the noise").arg(gallery_.titleOf(one.latent), percent(one.heard)));
-        connect(button, &QPushButton::clicked, this, [this, latent = one.latent] { Q_EMIT conceptWanted(latent); });
-        insensitive_->addWidget(button);
-    }
-    if (layer.insensitive.empty())
-        insensitive_->addWidget(quiet(tr("None")));
-    else if (layer.insensitive.size() > kListed)
-        insensitive_->addWidget(quiet(tr("and %1 more").arg(layer.insensitive.size() - kListed)));
+    const auto& layer =
+        *layers[std::min(static_cast<std::size_t>(std::max(0, found_->currentIndex())), layers.size() - 1)];
+    refreshHeard(layer);
+    refreshSuppression(layer);
     QStringList notes;
     for (const auto& one : layersInOrder()) {
         if (one->risk)
@@ -535,6 +618,81 @@ void LadderPanel::refreshFound() {
     }
     for (const auto& note : facts_->notes) notes << sentence(note);
     notes_->setText(breakable(notes.join(QLatin1Char('\n'))));
+}
+
+void LadderPanel::refreshHeard(const LadderLayer& layer) {
+    constexpr std::size_t kListed = 12;
+    insensitive_words_->setVisible(true);
+    if (layer.insensitive.empty()) return insensitive_->addWidget(quiet(tr("None")), 0, 0, 1, 4);
+    const auto heard_tip = tr("Share of the noise on which the concept is heard");
+    const auto index_tip =
+        tr("Insensitivity: 1 where it is as strong in one picture as in another, 0 where shuffling a picture "
+           "changes nothing");
+    const auto alike_tip =
+        tr("How much more alike its 16 strongest pictures are than random ones, in deviations; from 3 on the concept "
+           "means something, and the number is set in bold");
+    int row = 0;
+    insensitive_->addWidget(cell(tr("Concept"), {}, Qt::AlignLeft), row, 0);
+    insensitive_->addWidget(cell(tr("noise"), heard_tip), row, 1);
+    insensitive_->addWidget(cell(tr("insens."), index_tip), row, 2);
+    insensitive_->addWidget(cell(tr("alike"), alike_tip), row, 3);
+    // Names change while somebody looks: those of the gallery are the newest.
+    const bool on_show = layer.path == gallery_.autoencoder().toStdString();
+    for (const auto& one : layer.insensitive) {
+        if (++row > static_cast<int>(kListed)) break;
+        const auto title = on_show            ? gallery_.titleOf(one.latent)
+                           : one.name.empty() ? tr("Concept %1").arg(one.latent)
+                                              : text(one.name);
+        auto* button = new ElidedButton(title);
+        button->setEnabled(on_show);
+        button->setToolTip(
+            on_show ? title : tr("%1: open %2 in the Concepts panel to look at it").arg(title, text(layer.file)));
+        connect(button, &QPushButton::clicked, this, [this, latent = one.latent] { Q_EMIT conceptWanted(latent); });
+        insensitive_->addWidget(button, row, 0);
+        const auto some = [](const std::optional<double>& v, int digits) {
+            return v ? QString::number(*v, 'f', digits) : QStringLiteral("–");
+        };
+        insensitive_->addWidget(number_cell(percent(one.heard), heard_tip), row, 1);
+        insensitive_->addWidget(number_cell(some(one.insensitivity, 2), index_tip), row, 2);
+        auto* alike = number_cell(some(one.coherence, 1), alike_tip);
+        if (one.meaningful) {
+            auto font = mono(11);
+            font.setWeight(QFont::DemiBold);
+            alike->setFont(font);
+        }
+        insensitive_->addWidget(alike, row, 3);
+    }
+    if (layer.insensitive.size() > kListed)
+        insensitive_->addWidget(quiet(tr("and %1 more").arg(layer.insensitive.size() - kListed)), row, 0, 1, 4);
+}
+
+void LadderPanel::refreshSuppression(const LadderLayer& layer) {
+    if (layer.suppression.empty()) return;
+    suppression_words_->setVisible(true);
+    suppression_about_->setVisible(true);
+    suppression_about_->setText(tr("Means of %1 pictures, the worst quarter of those held out, and 95 % over resampled "
+                                   "ones. The risk is 1 - the largest probability.")
+                                    .arg(layer.suppression.front().inputs));
+    int row = 0;
+    for (const auto& one : layer.suppression) {
+        suppression_->addWidget(
+            cell(one.raising ? tr("The ten that raise it most") : tr("The ten that weigh most, up or down"), {},
+                 Qt::AlignLeft),
+            row++, 0, 1, 3);
+        const auto line = [&](const QString& words, const LadderEstimate& e, bool change, const QString& tip) {
+            suppression_->addWidget(new QLabel(words), row, 0);
+            suppression_->addWidget(number_cell(risk_words(e.mean, change), tip), row, 1);
+            suppression_->addWidget(
+                number_cell(tr("%1 to %2").arg(risk_words(e.low, change), risk_words(e.high, change)), tip), row, 2);
+            ++row;
+        };
+        line(tr("Before"), one.before, false, tr("The risk as it is"));
+        line(tr("After"), one.after, false, tr("The risk with these concepts silent"));
+        line(tr("Change"), one.change, true, tr("After less before"));
+        line(tr("Random ten"), one.control, true,
+             tr("The change with ten random concepts as frequent instead, the mean of five draws"));
+        line(tr("Difference"), one.difference, true, tr("The change less that with random concepts"));
+    }
 }
 
 }  // namespace vitrine::app

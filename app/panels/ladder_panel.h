@@ -13,6 +13,7 @@
 
 class QCheckBox;
 class QComboBox;
+class QGridLayout;
 class QLabel;
 class QPushButton;
 class QSpinBox;
@@ -59,13 +60,15 @@ class LadderPanel : public QWidget {
     struct Hands {
         std::shared_ptr<LadderMemory> memory;
     };
-    enum class Figure : std::uint8_t { Token, Picture, Ratio, R2, Spearman, Auroc };
+    enum class Figure : std::uint8_t { Token, Picture, Ratio, Overlap, R2, Spearman, Auroc };
     QString whyNot() const;
     void refresh();
     void refreshLayers();
     void refreshChoices();
     void refreshPlot();
     void refreshFound();
+    void refreshHeard(const LadderLayer& layer);
+    void refreshSuppression(const LadderLayer& layer);
     Figure figure() const;
     bool acrossLayers() const;
     QString nameOf(const LadderLayer& layer) const;
@@ -85,14 +88,15 @@ class LadderPanel : public QWidget {
     QVBoxLayout* layers_;
     QSpinBox *pictures_, *seeds_, *steps_;
     QComboBox* control_;
-    QCheckBox* risk_;
+    QCheckBox *risk_, *suppress_;
     QWidget* steps_box_;
-    QComboBox *tokens_, *figure_, *across_, *which_;
-    QLabel *about_, *notes_, *insensitive_words_;
+    QComboBox *tokens_, *figure_, *across_, *which_, *found_;
+    QWidget* found_box_;
+    QLabel *about_, *notes_, *insensitive_words_, *suppression_words_, *suppression_about_;
     RunBox* run_;
     LadderPlot* plot_;
     LadderPlayer* player_;
-    QVBoxLayout* insensitive_;
+    QGridLayout *insensitive_, *suppression_;
     JobQueue<Hands> jobs_;  // last: it ends before what its answers touch
 };
 

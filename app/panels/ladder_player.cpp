@@ -324,7 +324,8 @@ void LadderPlayer::play() {
     of_ = gallery_.autoencoder();
     jobs_.post(
         {.tag = "play"},
-        [model = session_.model()->request, concepts = gallery_.autoencoder().toStdString(),
+        [model = session_.model()->request,
+         concepts = ConceptSource{gallery_.autoencoder().toStdString(), gallery_.given()},
          picture = session_.picture()->file,
          stop = stop_](Hands&, JobControl&) { return play_ladder(model, concepts, picture, stop.get_token()); },
         [this](Result<std::vector<PlayedStep>> steps) {

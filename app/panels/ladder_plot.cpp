@@ -49,11 +49,17 @@ void LadderPlot::setContent(Content content) {
     update();
 }
 
-/// All means and intervals. Shuffled weights often have many times as many concepts: then both are read on a
-/// logarithmic scale.
+double LadderPlot::Scale::share(double value) const {
+    const double way =
+        logarithmic ? std::log(std::max(value, low) / low) / std::log(high / low) : (value - low) / (high - low);
+    return std::clamp(way, 0.0, 1.0);
+}
+
+/// All means and intervals. Shuffled weights often have many times as many concepts, and tokens many times as long:
+/// then both are read on a logarithmic scale.
 void LadderPlot::scale() {
-    double least = INFINITY, most = -INFINITY, positive = INFINITY;
-    for (const auto& curve : content_.curves)
+    double least = INFINITY, most = -INFINITY, positive = INFINITY, longest = 0, shortest = INFINITY;
+    for (const auto& curve : content_.curves) {
         for (const auto& e : curve.values)
             for (const double v : {e.mean, e.low, e.high}) {
                 if (!std::isfinite(v)) continue;
@@ -61,18 +67,34 @@ void LadderPlot::scale() {
                 most = std::max(most, v);
                 if (v > 0) positive = std::min(positive, v);
             }
+        for (const double v : curve.norms) {
+            if (!std::isfinite(v) || v <= 0) continue;
+            longest = std::max(longest, v);
+            shortest = std::min(shortest, v);
+        }
+    }
+    lengths_ = {};
+    if (longest > 5 * shortest)
+        lengths_ = {round_number(shortest, false), round_number(longest, true), true};
+    else if (longest > 0)
+        lengths_.high = round_number(longest, true);
+    scale_ = {};
+    ticks_.clear();
+    if (content_.shares) {
+        ticks_ = {0, 0.25, 0.5, 0.75, 1};
+        return;
+    }
     const bool compared = std::isfinite(content_.level);
     if (compared) least = std::min(least, content_.level), most = std::max(most, content_.level);
     if (!std::isfinite(least)) least = 0, most = 1;
-    logarithmic_ = least >= 0 && std::isfinite(positive) && most > 5 * positive;
-    ticks_.clear();
-    if (logarithmic_) {
+    scale_.logarithmic = least >= 0 && std::isfinite(positive) && most > 5 * positive;
+    if (scale_.logarithmic) {
         // A count of next to nothing would take all the room.
         positive = std::max(positive, most * 1e-4);
-        low_ = round_number(positive, false);
-        high_ = round_number(most, true);
+        scale_.low = round_number(positive, false);
+        scale_.high = round_number(most, true);
         std::vector<double> decades;
-        for (double v = low_; v <= high_ * 1.001; v = round_number(v * 1.5, true)) {
+        for (double v = scale_.low; v <= scale_.high * 1.001; v = round_number(v * 1.5, true)) {
             ticks_.push_back(v);
             const double power = std::log10(v);
             if (std::abs(power - std::round(power)) < 1e-6) decades.push_back(v);
@@ -83,9 +105,10 @@ void LadderPlot::scale() {
     // Counts begin at nought; ratios and what may be negative where they are.
     const double from = compared ? least : std::min(least, 0.0);
     const double step = round_number(std::max(most - from, 1e-9) / 4, true);
-    low_ = step * std::floor(from / step + 1e-9);
-    high_ = std::max(step * std::ceil(most / step - 1e-9), low_ + step);
-    for (double v = low_; v <= high_ + step * 0.01; v += step) ticks_.push_back(std::abs(v) < step / 100 ? 0 : v);
+    scale_.low = step * std::floor(from / step + 1e-9);
+    scale_.high = std::max(step * std::ceil(most / step - 1e-9), scale_.low + step);
+    for (double v = scale_.low; v <= scale_.high + step * 0.01; v += step)
+        ticks_.push_back(std::abs(v) < step / 100 ? 0 : v);
 }
 
 double LadderPlot::xOf(std::size_t place) const {
@@ -149,16 +172,21 @@ void LadderPlot::paintEvent(QPaintEvent*) {
     }
     const bool shares = std::any_of(content_.curves.begin(), content_.curves.end(),
                                     [](const auto& curve) { return !curve.explained.empty(); });
-    const int usable = height() - kAbove - (shares ? kBetween : 0) - kBelow;
-    const QRectF upper(kLeft, kAbove, width() - kLeft - kRight, shares ? usable * 0.66 : usable);
-    const QRectF lower(kLeft, upper.bottom() + kBetween, upper.width(), usable * 0.34);
-    const double bottom = shares ? lower.bottom() : upper.bottom();
-    const auto yOf = [&](double v) {
-        const double share =
-            logarithmic_ ? std::log(std::max(v, low_) / low_) / std::log(high_ / low_) : (v - low_) / (high_ - low_);
-        return upper.bottom() - upper.height() * std::clamp(share, 0.0, 1.0);
+    const bool norms = std::any_of(content_.curves.begin(), content_.curves.end(),
+                                   [](const auto& curve) { return !curve.norms.empty(); });
+    const double across = width() - kLeft - kRight, usable = height() - kAbove - kBelow;
+    double from_below = kAbove + usable;
+    const auto strip = [&](bool there, double tall) {
+        if (!there) return QRectF(kLeft, from_below, across, 0);
+        from_below -= tall + kBetween;
+        return QRectF(kLeft, from_below + kBetween, across, tall);
     };
+    const QRectF lowest = strip(norms, 36), lower = strip(shares, 56);
+    const QRectF upper(kLeft, kAbove, across, from_below - kAbove);
+    const double bottom = kAbove + usable;
+    const auto yOf = [&](double v) { return upper.bottom() - upper.height() * scale_.share(v); };
     const auto yOfShare = [&](double v) { return lower.bottom() - lower.height() * std::clamp(v, 0.0, 1.0); };
+    const auto yOfNorm = [&](double v) { return lowest.bottom() - lowest.height() * lengths_.share(v); };
     painter.setFont(mono(11));
     const auto tick = [&](double y, const QString& words) {
         y = std::round(y) + 0.5;
@@ -171,11 +199,16 @@ void LadderPlot::paintEvent(QPaintEvent*) {
     if (shares)
         for (const double share : {0.0, kEnoughVariance, 1.0})
             tick(yOfShare(share), QString::number(100 * share) + QLatin1Char('%'));
+    if (norms)
+        for (const double v : {lengths_.low, lengths_.high}) tick(yOfNorm(v), QString::number(v, 'g', 4));
     painter.setFont(sans(11));
     painter.setPen(t.secondary);
-    if (shares)
-        painter.drawText(QRectF(kLeft, upper.bottom() + 2, upper.width(), kBetween - 2),
-                         Qt::AlignLeft | Qt::AlignVCenter, tr("explained variance"));
+    const auto caption = [&](const QRectF& below, const QString& words) {
+        painter.drawText(QRectF(kLeft, below.top() - kBetween + 2, across, kBetween - 2),
+                         Qt::AlignLeft | Qt::AlignVCenter, words);
+    };
+    if (shares) caption(lower, tr("explained variance"));
+    if (norms) caption(lowest, lengths_.logarithmic ? tr("length of tokens, log scale") : tr("length of tokens"));
     if (std::isfinite(content_.level)) {
         painter.setPen(QPen(t.secondary, 1));
         const double y = std::round(yOf(content_.level)) + 0.5;
@@ -231,6 +264,7 @@ void LadderPlot::paintEvent(QPaintEvent*) {
             }
             draw([&](std::size_t i) { return curve.values[i].mean; }, yOf);
             if (!curve.explained.empty()) draw([&](std::size_t i) { return curve.explained[i]; }, yOfShare);
+            if (!curve.norms.empty()) draw([&](std::size_t i) { return curve.norms[i]; }, yOfNorm);
             for (std::size_t i = 0; i < curve.values.size(); ++i) {
                 if (!std::isfinite(curve.values[i].mean)) continue;
                 const bool open = !curve.unreliable.empty() && curve.unreliable[i];
@@ -269,7 +303,7 @@ void LadderPlot::paintEvent(QPaintEvent*) {
         entry(curve.name, &pen);
     }
     if (hollow) entry(tr("too little explained"), nullptr);
-    if (logarithmic_) {
+    if (scale_.logarithmic) {
         painter.setPen(t.secondary);
         painter.drawText(QRectF(kLeft, kAbove - kLegendRow + 2, upper.width(), kLegendRow - 4),
                          Qt::AlignRight | Qt::AlignVCenter, row == 0 || x < width() - 70 ? tr("log scale") : QString());
@@ -298,7 +332,9 @@ void LadderPlot::mouseMoveEvent(QMouseEvent* event) {
                 line += tr(", from %1 to %2").arg(value(e.low), value(e.high));
             if (!curve.explained.empty() && std::isfinite(curve.explained[at]))
                 line += tr("; %1 explained").arg(percent(curve.explained[at]));
-            if (!curve.unreliable.empty() && curve.unreliable[at]) line += tr(", too little to be read");
+            if (!curve.norms.empty() && std::isfinite(curve.norms[at]))
+                line += tr("; tokens %1 long").arg(value(curve.norms[at]));
+            if (!curve.unreliable.empty() && curve.unreliable[at]) line += tr("; too little explained to be read");
             lines << line;
         }
     }

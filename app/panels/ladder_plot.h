@@ -1,4 +1,5 @@
-// Means with their intervals along rungs or layers, and below them the explained variance on its own scale.
+// Means with their intervals along rungs or layers, and below them the explained variance and the tokens' length, each
+// on its own scale.
 #pragma once
 
 #include <QWidget>
@@ -14,11 +15,18 @@ class LadderPlot : public QWidget {
     Q_OBJECT
 
   public:
+    /// Round numbers at both ends; logarithmic where what is positive spans much.
+    struct Scale {
+        double low = 0, high = 1;
+        bool logarithmic = false;
+        double share(double value) const;  ///< of the way from low to high, 0 to 1
+    };
     struct Curve {
         QString name;
         bool control = false;                ///< dashed, and quiet
         std::vector<LadderEstimate> values;  ///< at each place; NaN: not known yet
         std::vector<double> explained;       ///< likewise; empty: there is none to draw
+        std::vector<double> norms;           ///< lengths of the tokens that were read; empty: there are none to draw
         std::vector<bool> unreliable;        ///< drawn hollow; empty: none is
     };
     struct Content {
@@ -28,13 +36,14 @@ class LadderPlot : public QWidget {
         std::vector<QString> groups;
         std::vector<Curve> curves;
         double level = std::numeric_limits<double>::quiet_NaN();  ///< a line to compare with: 1 of ratios
+        bool shares = false;                                      ///< all of them are, from 0 to 1
     };
     explicit LadderPlot(QWidget* parent = nullptr);
     void setContent(Content content);
     const Content& content() const { return content_; }
-    bool isLogarithmic() const { return logarithmic_; }
-    QSize sizeHint() const override { return {272, 272}; }
-    QSize minimumSizeHint() const override { return {200, 240}; }
+    bool isLogarithmic() const { return scale_.logarithmic; }
+    QSize sizeHint() const override { return {272, 344}; }
+    QSize minimumSizeHint() const override { return {200, 300}; }
 
   protected:
     void paintEvent(QPaintEvent* event) override;
@@ -46,8 +55,7 @@ class LadderPlot : public QWidget {
     double xOf(std::size_t place) const;
     void paintBelow(QPainter& painter, double top) const;
     Content content_;
-    bool logarithmic_ = false;
-    double low_ = 0, high_ = 1;
+    Scale scale_, lengths_;
     std::vector<double> ticks_;
     int hovered_ = -1;
 };

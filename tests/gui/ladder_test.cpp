@@ -5,6 +5,7 @@
 #include <QDockWidget>
 #include <QImage>
 #include <QLabel>
+#include <QMouseEvent>
 #include <QPainter>
 #include <QPushButton>
 #include <QSpinBox>
@@ -15,6 +16,7 @@
 
 #include <gtest/gtest.h>
 
+#include "panels/format.h"
 #include "panels/ladder_panel.h"
 #include "panels/ladder_player.h"
 #include "panels/ladder_plot.h"
@@ -133,6 +135,116 @@ TEST_F(LadderPanelTest, GrowsWhileItIsMeasured) {
     choose("ladderFigure", 2);
     EXPECT_EQ(ladder().plot()->content().level, 1);
     EXPECT_EQ(ladder().plot()->content().curves.front().values.front().mean, 1);
+    // So it does where concepts are shared with it, on a scale of shares.
+    choose("ladderFigure", 3);
+    const auto& content = ladder().plot()->content();
+    EXPECT_TRUE(content.shares);
+    EXPECT_EQ(content.curves.front().values.front().mean, 1);
+    EXPECT_LT(content.curves.front().values.back().mean, 1);
+    // The tokens' length stands beside every point, drawn and said.
+    const auto& patches = *std::find_if(facts.layers[0].series.begin(), facts.layers[0].series.end(),
+                                        [](const auto& one) { return one.tokens == "patches" && !one.control; });
+    for (std::size_t i = 0; i < facts.rungs.size(); ++i) {
+        EXPECT_GT(patches.points[i].norm, 0);
+        EXPECT_EQ(content.curves.front().norms.at(i), patches.points[i].norm);
+    }
+    const QPointF last(ladder().plot()->width() - 12, 80);
+    QMouseEvent over(QEvent::MouseMove, last, ladder().plot()->mapToGlobal(last), Qt::NoButton, Qt::NoButton, {});
+    QCoreApplication::sendEvent(ladder().plot(), &over);
+    EXPECT_TRUE(ladder().plot()->toolTip().contains("; tokens " + value(patches.points.back().norm) + " long"))
+        << ladder().plot()->toolTip().toStdString();
+}
+
+TEST_F(LadderPanelTest, WhatAFileDoesNotSayIsAsItWasGivenInTheGallery) {
+    ASSERT_TRUE(test::write_foreign_concepts(folder_.filePath("foreign.safetensors").toStdString()));
+    ASSERT_TRUE(test::write_foreign_concepts(folder_.filePath("other.safetensors").toStdString()));
+    open("foreign.safetensors");
+    start()->click();
+    ASSERT_TRUE(through());
+    EXPECT_TRUE(
+        ladder().trouble().startsWith("The file foreign.safetensors does not say which point of the model it reads; "
+                                      "open it once in the Concepts panel"))
+        << ladder().trouble().toStdString();
+    window_->conceptGallery().give("point", "blocks.1");
+    // A layer more is known from when it was opened.
+    window_->conceptGallery().choose(folder_.filePath("other.safetensors"), {{"point", "blocks.0"}});
+    window_->conceptGallery().choose(folder_.filePath("foreign.safetensors"), {{"point", "blocks.1"}});
+    ladder().addLayer(folder_.filePath("other.safetensors"));
+    start()->click();
+    ASSERT_TRUE(through());
+    ASSERT_TRUE(ladder().facts()) << ladder().trouble().toStdString();
+    ASSERT_EQ(ladder().facts()->layers.size(), 2u);
+    EXPECT_EQ(ladder().facts()->layers[0].point, "blocks.1");
+    EXPECT_EQ(ladder().facts()->layers[1].point, "blocks.0");
+    // And it is played.
+    window_->session().openPaths({folder_.filePath("pictures/3.png")});
+    auto& player = *ladder().player();
+    auto* button = player.findChild<QPushButton*>("ladderPlay");
+    ASSERT_TRUE(wait_until([&] { return button->isEnabled(); }));
+    button->click();
+    ASSERT_TRUE(wait_until([&] { return !player.playing(); }));
+    EXPECT_FALSE(player.steps().empty()) << player.trouble().toStdString();
+}
+
+TEST_F(LadderPanelTest, WhatIsFoundIsListedForEveryLayer) {
+    open("free1.safetensors");
+    ladder().addLayer(folder_.filePath("free0.safetensors"));
+    set("ladderSeeds", 2);  // with one draw there is nothing to compare a picture's shuffles with
+    auto* suppress = ladder().findChild<QCheckBox*>("ladderSuppress");
+    EXPECT_FALSE(suppress->isChecked());
+    EXPECT_FALSE(suppress->isEnabled()) << "it follows the risk";
+    EXPECT_EQ(suppress->toolTip(), "Only where the risk is foretold");
+    ladder().findChild<QCheckBox*>("ladderRisk")->setChecked(true);
+    ASSERT_TRUE(suppress->isEnabled());
+    suppress->setChecked(true);
+    start()->click();
+    ASSERT_TRUE(through());
+    ASSERT_TRUE(ladder().facts() && ladder().facts()->whole) << ladder().trouble().toStdString();
+    const auto says = [&](const QString& words) {
+        for (const auto* label : ladder().findChildren<QLabel*>())
+            if (label->isVisibleTo(&ladder()) && label->text() == words) return true;
+        return false;
+    };
+    const auto listed = [&](const LadderLayer& layer) {
+        // What was listed before is gone, and what is listed now is shown, when the loop was through.
+        QCoreApplication::sendPostedEvents(nullptr, QEvent::DeferredDelete);
+        QCoreApplication::processEvents();
+        ASSERT_FALSE(layer.insensitive.empty()) << layer.point;
+        const auto& first = layer.insensitive.front();
+        const auto title = QString("Concept %1").arg(first.latent);
+        bool there = false;
+        for (const auto* button : ladder().findChildren<QPushButton*>())
+            if (button->text() == title) {
+                there = true;
+                EXPECT_EQ(button->isEnabled(), layer.point == "blocks.1") << "the gallery shows that one";
+            }
+        EXPECT_TRUE(there) << title.toStdString();
+        ASSERT_TRUE(first.insensitivity.has_value());
+        EXPECT_TRUE(says(QString::number(*first.insensitivity, 'f', 2))) << *first.insensitivity;
+        ASSERT_EQ(layer.suppression.size(), 2u);
+        for (const auto& one : layer.suppression) {
+            EXPECT_GT(one.inputs, 0);
+            EXPECT_TRUE(says(QString::number(one.before.mean, 'f', 3)));
+            EXPECT_TRUE(says(QString::number(one.after.mean, 'f', 3)));
+            const auto sign = one.difference.mean > 0 ? "+" : "";
+            EXPECT_TRUE(says(sign + QString::number(one.difference.mean, 'f', 3)));
+        }
+    };
+    auto* found = ladder().findChild<QComboBox*>("ladderFound");
+    ASSERT_TRUE(found->isVisibleTo(&ladder()));
+    EXPECT_EQ(found->currentText(), "blocks.1") << "the one that the gallery shows";
+    EXPECT_EQ(ladder().findChild<QComboBox*>("ladderWhich")->currentText(), "blocks.1");
+    const auto& layers = ladder().facts()->layers;
+    listed(layers[0]);
+    choose("ladderFound", 0);
+    listed(layers[1]);
+    // A layer that is chosen to be plotted is listed.
+    choose("ladderWhich", 1);
+    EXPECT_EQ(found->currentText(), "blocks.1");
+    listed(layers[0]);
+    choose("ladderWhich", 0);
+    EXPECT_EQ(found->currentText(), "blocks.0");
+    listed(layers[1]);
 }
 
 TEST_F(LadderPanelTest, WhatIsStoppedStaysAndGoesOn) {
@@ -199,7 +311,7 @@ TEST_F(LadderPanelTest, LayersAreComparedAndRiskIsForetoldAtEach) {
     EXPECT_EQ(which->currentText(), "blocks.1");
     EXPECT_EQ(ladder().plot()->content().curves[0].values[noise].mean, expected("blocks.1", noise, false));
     // The risk has a curve along the layers, beside permuted scores.
-    choose("ladderFigure", 4);
+    choose("ladderFigure", 5);
     const auto& risk = ladder().plot()->content();
     ASSERT_EQ(risk.places.size(), 2u);
     ASSERT_EQ(risk.curves.size(), 2u);

@@ -95,4 +95,30 @@ Status write_free_concepts(const std::filesystem::path& file, std::int64_t layer
     return one.save(file);
 }
 
+Status write_foreign_concepts(const std::filesystem::path& file) {
+    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
+    const auto model = VITRINE_TRY(architecture->tiny(7));
+    AutoencoderConfig config;
+    config.kind = "relu";
+    config.width = model->info().width;
+    config.latents = 64;
+    const auto one = VITRINE_TRY(Autoencoder::make(config, 3));
+    std::vector<at::Tensor> kept;
+    std::vector<NamedTensor> named;
+    const auto put = [&](const char* name, const at::Tensor& tensor) {
+        kept.push_back(tensor.detach().contiguous());
+        TensorEntry entry;
+        entry.dtype = DType::F32;
+        entry.shape = kept.back().sizes().vec();
+        entry.strides = kept.back().strides().vec();
+        entry.data = reinterpret_cast<const std::byte*>(kept.back().const_data_ptr<float>());
+        named.push_back({name, entry});
+    };
+    put("encoder.weight", one.tensor("W_enc").t());
+    put("latent_bias", one.tensor("b_enc"));
+    put("pre_bias", one.tensor("b_dec"));
+    put("decoder.weight", one.tensor("W_dec").t());
+    return write_safetensors(file, named, {{"activation", "ReLU"}});
+}
+
 }  // namespace vitrine::test

@@ -22,5 +22,7 @@ Status write_tiny_concepts(const std::filesystem::path& file, bool says_point = 
 Status write_wide_concepts(const std::filesystem::path& file, std::int64_t latents, std::int64_t k);
 /// As many concepts as speak, of one layer.
 Status write_free_concepts(const std::filesystem::path& file, std::int64_t layer);
+/// Some of the kind relu as OpenAI's class saves them: their point is not said.
+Status write_foreign_concepts(const std::filesystem::path& file);
 
 }  // namespace vitrine::test
