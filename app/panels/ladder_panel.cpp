@@ -473,10 +473,13 @@ void LadderPanel::refreshChoices() {
                                         layers.begin());  // the one that the gallery shows
     const bool several = layers.size() > 1,
                risk = std::any_of(layers.begin(), layers.end(), [](const auto*one) { return one->risk.has_value(); });
-    QStringList figures{tr("Concepts a token"), tr("Concepts a picture"), tr("A token's, to the clean picture's"),
-                        tr("Shared with the clean picture")};
-    if (risk) figures << tr("Risk foretold: R²") << tr("Risk foretold: Spearman") << tr("Risk foretold: AUROC");
+    QStringList figures{tr("Concepts a token"), tr("Concepts a picture"), tr("Ratio to clean"),
+                        tr("Shared with clean")};
+    if (risk) figures << tr("Risk: R²") << tr("Risk: Spearman") << tr("Risk: AUROC");
     fill(figure_, figures, layers.front()->fixed ? 1 : 0);
+    figure_->setItemData(2, tr("A token's concepts, as a ratio to the clean picture's"), Qt::ToolTipRole);
+    figure_->setItemData(3, tr("Of the concepts of a picture and of the clean one, the share that both have (Jaccard)"),
+                         Qt::ToolTipRole);
     QStringList kinds;
     for (const auto* layer : layers)
         for (const auto& series : layer->series)

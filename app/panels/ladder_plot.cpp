@@ -218,7 +218,8 @@ void LadderPlot::paintEvent(QPaintEvent*) {
     for (std::size_t i = 1; i < content_.groups.size(); ++i)
         if (content_.groups[i] != content_.groups[i - 1]) {
             const double x = std::round((xOf(i - 1) + xOf(i)) / 2) + 0.5;
-            painter.drawLine(QPointF(x, upper.top()), QPointF(x, bottom));
+            for (const auto& one : {upper, lower, lowest})  // not through the words between
+                painter.drawLine(QPointF(x, one.top()), QPointF(x, one.bottom()));
         }
     if (hovered_ >= 0) {
         painter.setPen(t.secondary);
