@@ -10,6 +10,7 @@
 #include <QMetaObject>
 #include <QPushButton>
 #include <QSignalBlocker>
+#include <QSpacerItem>
 #include <QSpinBox>
 #include <QStyleOptionButton>
 #include <QStylePainter>
@@ -235,7 +236,7 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
         return grid;
     };
     insensitive_ = table();
-    suppression_words_ = heading(tr("The risk without them"));
+    suppression_words_ = heading(tr("With ten concepts silent"));
     column->addWidget(suppression_words_);
     suppression_about_ = quiet();
     suppression_about_->setObjectName(QStringLiteral("ladderSuppressed"));
@@ -647,6 +648,7 @@ void LadderPanel::refreshHeard(const LadderLayer& layer) {
                            : one.name.empty() ? tr("Concept %1").arg(one.latent)
                                               : text(one.name);
         auto* button = new ElidedButton(title);
+        button->setStyleSheet(QStringLiteral("text-align: left"));  // as what stands above it
         button->setEnabled(on_show);
         button->setToolTip(
             on_show ? title : tr("%1: open %2 in the Concepts panel to look at it").arg(title, text(layer.file)));
@@ -674,10 +676,11 @@ void LadderPanel::refreshSuppression(const LadderLayer& layer) {
     suppression_words_->setVisible(true);
     suppression_about_->setVisible(true);
     suppression_about_->setText(tr("Means of %1 pictures, the worst quarter of those held out, and 95 % over resampled "
-                                   "ones. The risk is 1 - the largest probability.")
+                                   "ones. The risk is 1 less the largest probability.")
                                     .arg(layer.suppression.front().inputs));
     int row = 0;
     for (const auto& one : layer.suppression) {
+        if (row > 0) suppression_->addItem(new QSpacerItem(0, 4), row++, 0);
         suppression_->addWidget(
             cell(one.raising ? tr("The ten that raise it most") : tr("The ten that weigh most, up or down"), {},
                  Qt::AlignLeft),
