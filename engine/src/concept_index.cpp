@@ -24,6 +24,7 @@
 #include <ATen/ops/zeros.h>
 #include <nlohmann/json.hpp>
 
+#include <vitrine/base/bytes.h>
 #include <vitrine/base/concept_records.h>
 #include <vitrine/base/json_text.h>
 #include <vitrine/base/random.h>
@@ -201,16 +202,19 @@ Status IndexBuilder::prepare() {
     frame_.cols = places_.cols;
     frame_.class_token = places_.class_token >= 0;
     frame_.classifier = classifier_;
-    frame_.facts = {{"model", model_.info().name},
+    frame_.facts = {{"model", bytes::to_utf8(model_.info().name)},
                     {"weights", weights_},
                     {"autoencoder", hash_},
                     {"point", config.point},
                     {"tokens", config.tokens},
-                    {"folder", folder_.string()},
-                    {"folder_from_here", from_here.generic_string()},
                     {"preprocess", p.summary()},
                     {"embedding", embedding_point_.empty() ? "the answer" : embedding_point_},
                     {"rounds", std::to_string(settings_.integer("rounds"))}};
+    for (const auto& [name, place] :
+         {std::pair{"folder", folder_.string()}, {"folder_from_here", from_here.generic_string()}}) {
+        frame_.facts[name] = bytes::to_utf8(place);
+        if (!bytes::valid_utf8(place)) frame_.facts[std::string(name) + "_bytes"] = json_text(json_bytes(place));
+    }
     if (config.kind == "k_means") frame_.facts["value"] = "closeness";
     if (!options_.given.empty()) frame_.facts["given"] = text_of_given(options_.given);
     summary_.latents = config.latents;

@@ -351,6 +351,17 @@ TEST_F(IndexConcepts, MovedTogetherTheIndexStillFindsItsPictures) {
     EXPECT_EQ(open("b/i").folder(), fs::canonical(folder_ / "q"));
 }
 
+TEST_F(IndexConcepts, AFolderMayHaveANameOfAnyBytes) {
+    fs::rename(folder_ / "p", folder_ / "br\xe9k");
+    save();
+    IndexConceptsOptions o = options();
+    o.folder = folder_ / "br\xe9k";
+    const auto made = index_concepts(*model_, o);
+    ASSERT_TRUE(made) << made.error().message;
+    EXPECT_EQ(open().folder(), fs::canonical(folder_ / "br\xe9k"));
+    EXPECT_TRUE(changes_since(open())->none());
+}
+
 TEST_F(IndexConcepts, WhatTheFileDoesNotSayIsKeptInTheIndex) {
     const std::string point = std::exchange(config_.point, "");
     save();

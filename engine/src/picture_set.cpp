@@ -37,7 +37,7 @@ Result<PictureSet> PictureSet::open(const std::vector<fs::path>& places, const P
     std::set<fs::path> known;
     for (const fs::path& place : places) {
         std::error_code failed;
-        if (!fs::exists(place, failed)) return fail(ErrorCode::NotFound, "there is nothing at {}", place.string());
+        VITRINE_CHECK(is_there(place));
         if (!fs::is_directory(place, failed)) {
             if (known.insert(place).second) VITRINE_CHECK(out.add(place));
             continue;

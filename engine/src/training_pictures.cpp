@@ -76,7 +76,7 @@ Result<TrainingPictures> TrainingPictures::open(const fs::path& data, const Pict
         return finish();
     }
     out.data_ = data;
-    if (!fs::exists(data, ignored)) return fail(ErrorCode::NotFound, "there is nothing at {}", data.string());
+    VITRINE_CHECK(is_there(data));
     if (!fs::is_directory(data, ignored)) {
         out.pack_files_.push_back(data);
         out.data_ = data.parent_path();

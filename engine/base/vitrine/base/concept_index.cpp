@@ -14,6 +14,7 @@
 #include <vitrine/base/bytes.h>
 #include <vitrine/base/file.h>
 #include <vitrine/base/image_file.h>
+#include <vitrine/base/json_text.h>
 #include <vitrine/base/picture_files.h>
 #include <vitrine/base/readers.h>
 
@@ -90,7 +91,12 @@ std::string ConceptIndex::fact(const std::string& name) const {
 }
 
 fs::path ConceptIndex::folder() const {
-    const fs::path then = fact("folder"), from_here = fact("folder_from_here");
+    const auto place = [&](const std::string& key) -> fs::path {
+        std::string text;
+        if (from_json_bytes(nlohmann::json::parse(fact(key + "_bytes"), nullptr, false), text)) return text;
+        return fact(key);
+    };
+    const fs::path then = place("folder"), from_here = place("folder_from_here");
     std::error_code failed;
     const fs::path here = fs::canonical(file_, failed).parent_path();
     if (failed || from_here.empty()) return then;

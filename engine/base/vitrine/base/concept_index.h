@@ -67,8 +67,9 @@ class ConceptIndex {
     std::int64_t rows() const { return rows_; }  ///< of the patch grid; 0: no grid
     std::int64_t cols() const { return cols_; }
     /// "model", "weights", "autoencoder" (hashes), "point", "tokens", "preprocess", "embedding"; "folder", and
-    /// "folder_from_here" as it lies from the index; "value": "closeness" where the autoencoder is k_means, see below;
-    /// "given": what its file did not say, NAME=VALUE with commas between
+    /// "folder_from_here" as it lies from the index, either also with "_bytes" behind its name where it is no UTF-8
+    /// (json_bytes); "value": "closeness" where the autoencoder is k_means, see below; "given": what its file did not
+    /// say, NAME=VALUE with commas between
     const std::map<std::string, std::string>& facts() const { return facts_; }
     std::string fact(const std::string& name) const;
     /// Where its pictures are: as they lie from the opened file, where they are there, else where they were when it was

@@ -12,6 +12,15 @@ namespace vitrine {
 
 namespace fs = std::filesystem;
 
+Status is_there(const fs::path& place) {
+    std::error_code failed;
+    const fs::file_type type = fs::status(place, failed).type();
+    if (type == fs::file_type::not_found) return fail(ErrorCode::NotFound, "there is nothing at {}", place.string());
+    if (type == fs::file_type::none)
+        return fail(ErrorCode::Io, "{} cannot be read: {}", place.string(), failed.message());
+    return {};
+}
+
 Result<FilesBelow> files_below(const fs::path& folder, const std::function<bool(const fs::path&)>& wanted) {
     std::error_code failed;
     const fs::file_status status = fs::status(folder, failed);

@@ -10,6 +10,11 @@
 
 namespace vitrine {
 
+/// Whether something lies at a place.
+/// @error NotFound  nothing
+/// @error Io        the folder above may not be looked into
+Status is_there(const std::filesystem::path& place);
+
 struct FilesBelow {
     std::vector<std::filesystem::path> files;  ///< sorted
     /// A sentence where folders below could not be read, which are left out.

@@ -82,11 +82,16 @@ TEST_F(PictureFiles, FoldersThatMayNotBeReadAreNotCalledEmpty) {
     const auto wanted = [](const fs::path& file) { return file.extension() == ".jpg"; };
     const auto some = files_below(folder_, wanted);
     const auto none = files_below(folder_ / "inside" / "deeper", wanted);
+    const auto within = is_there(folder_ / "inside" / "deeper" / "d.jpg");
     ASSERT_EQ(seteuid(before), 0);
     fs::permissions(folder_ / "inside" / "deeper", fs::perms::owner_all);
     ASSERT_TRUE(some) << some.error().message;
     EXPECT_THAT(names(some->files), ElementsAre("b.jpg", "inside/c.jpg"));
     EXPECT_THAT(some->notes, ElementsAre(HasSubstr("deeper may not be read: it is left out")));
+    EXPECT_TRUE(is_there(folder_));
+    EXPECT_THAT(is_there(folder_ / "gone").error().message, HasSubstr("there is nothing at"));
+    ASSERT_FALSE(within);
+    EXPECT_THAT(within.error().message, HasSubstr("d.jpg cannot be read: Permission denied"));
     ASSERT_FALSE(none);
     EXPECT_EQ(none.error().code, ErrorCode::Io);
     EXPECT_THAT(none.error().message, HasSubstr("deeper cannot be read: Permission denied"));
