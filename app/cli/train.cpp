@@ -327,20 +327,26 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
     if (held.pictures > 0) {
         fmt::print(
             "{} pictures held out: {:.1f} % of the variance explained{} by {:.1f} latents a token{} and {:.0f} a "
-            "picture; with what they say in its place the model answers {:.1f} % alike\n",
+            "picture{}\n",
             held.pictures, 100 * held.explained_variance,
             held.explained_variance < 0 ? " (their mean alone would be nearer)" : "", held.active,
             held.active_class >= 0
                 ? fmt::format(" ({:.1f} in the class token, {:.1f} in a patch)", held.active_class, held.active_patches)
                 : "",
-            held.distinct, 100 * held.agreement);
+            held.distinct,
+            held.answers ? fmt::format("; with what they say in its place the model answers {:.1f} % alike",
+                                       100 * held.agreement)
+                         : "");
         if (!held.kinds.empty()) fmt::print("explained by kind of token: {}\n", shares_of(held.kinds));
         fmt::print(
             "of the latents {:.1f} % are never heard there, {:.1f} % by less than one token in 100,000, {:.1f} % by "
-            "more than one in 100; the answer moves by {:.4f} nats, {:.1f} % {} than with zeros there{}\n",
-            100 * held.never, 100 * held.rare, 100 * held.dense, held.divergence, 100 * std::abs(held.substitution),
-            held.substitution < 0 ? "more" : "less",
-            held.substitution < 0 ? ": what the latents say is no stand-in for the tokens" : "");
+            "more than one in 100{}\n",
+            100 * held.never, 100 * held.rare, 100 * held.dense,
+            held.answers
+                ? fmt::format("; the answer moves by {:.4f} nats, {:.1f} % {} than with zeros there{}", held.divergence,
+                              100 * std::abs(held.substitution), held.substitution < 0 ? "more" : "less",
+                              held.substitution < 0 ? ": what the latents say is no stand-in for the tokens" : "")
+                : "");
     }
     return {};
 }
