@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "panels/calm.h"
 #include "panels/choice_button.h"
 #include "panels/concept_list.h"
 #include "panels/format.h"
@@ -154,7 +155,7 @@ ConceptsPanel::ConceptsPanel(Session& session, ConceptsOnShow& concepts, const V
     search_->setPlaceholderText(tr("Find"));
     search_->setAccessibleName(tr("Find a concept by name or number"));
     search_->setClearButtonEnabled(true);
-    order_ = new QComboBox;
+    order_ = new Calm<QComboBox>;
     order_->setObjectName(QStringLiteral("conceptOrder"));
     order_->setAccessibleName(tr("Order"));
     order_->setToolTip(tr("What comes first"));

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 
+#include "panels/calm.h"
 #include "panels/format.h"
 #include "panels/method_settings.h"
 #include "panels/region_row.h"
@@ -144,7 +145,7 @@ ExplainPanel::ExplainPanel(Session& session, Comparison& comparison, ViewSetting
     opacity_ = new QSlider(Qt::Horizontal);
     opacity_->setRange(0, 100);
     column->addWidget(captioned(tr("Opacity"), opacity_, &opacity_value_));
-    colours_ = new QComboBox;
+    colours_ = new Calm<QComboBox>;
     colours_->setObjectName(QStringLiteral("colourMaps"));
     colours_->setIconSize({64, 12});
     for (int i = 0; i < viz::kColourMaps; ++i) {

@@ -49,8 +49,14 @@ inline QString value(double v) {
 
 /// For labels that wrap: lets a line end inside a long name. Not for what is copied as a name.
 inline QString breakable(QString words) {
+    const auto in_number = [&](qsizetype at) {
+        const bool first = at == 1 || !words[at - 2].isLetterOrNumber();
+        return words[at].isDigit() && (words[at - 1] == QLatin1Char('-')   ? first
+                                       : words[at - 1] == QLatin1Char('.') ? !first && words[at - 2].isDigit()
+                                                                           : false);
+    };
     for (qsizetype at = words.size() - 1; at > 0; --at)
-        if (QStringLiteral("_/\\-.").contains(words[at - 1]) && words[at].isLetterOrNumber())
+        if (QStringLiteral("_/\\-.").contains(words[at - 1]) && words[at].isLetterOrNumber() && !in_number(at))
             words.insert(at, QChar(0x200B));
     return words;
 }

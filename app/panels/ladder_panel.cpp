@@ -22,6 +22,7 @@
 #include <limits>
 
 #include "jobs/posted_to.h"
+#include "panels/calm.h"
 #include "panels/format.h"
 #include "panels/ladder_player.h"
 #include "panels/ladder_plot.h"
@@ -148,7 +149,7 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     column->addLayout(layers_);
     auto* numbers = new QHBoxLayout;
     const auto number = [&](const QString& caption, int most, int standard, const char* name) {
-        auto* box = new QSpinBox;
+        auto* box = new Calm<QSpinBox>;
         box->setRange(1, most);
         box->setValue(standard);
         box->setObjectName(QLatin1String(name));
@@ -160,7 +161,7 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     seeds_ = number(tr("Draws of each"), 64, 4, "ladderSeeds");
     column->addLayout(numbers);
     auto* beside = new QHBoxLayout;
-    control_ = new QComboBox;
+    control_ = new Calm<QComboBox>;
     control_->setObjectName(QStringLiteral("ladderControl"));
     control_->addItems({tr("Left out"), tr("Read by these concepts"), tr("By concepts of their own")});
     control_->setItemData(1, tr("Quick, but these concepts never saw such tokens"), Qt::ToolTipRole);
@@ -169,7 +170,7 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     control_->setCurrentIndex(1);
     control_->setSizeAdjustPolicy(QComboBox::AdjustToMinimumContentsLengthWithIcon);
     beside->addWidget(captioned(tr("The same with shuffled weights"), control_), 2);
-    steps_ = new QSpinBox;
+    steps_ = new Calm<QSpinBox>;
     steps_->setObjectName(QStringLiteral("ladderControlSteps"));
     steps_->setRange(1, 100'000);
     steps_->setValue(500);
@@ -191,7 +192,7 @@ LadderPanel::LadderPanel(Session& session, ConceptGallery& gallery, QWidget* par
     run_ = new RunBox(QStringLiteral("ladder"));
     column->addWidget(run_);
     const auto choice = [&](const QString& name, const char* object) {
-        auto* box = new QComboBox;
+        auto* box = new Calm<QComboBox>;
         box->setAccessibleName(name);
         box->setObjectName(QLatin1String(object));
         box->setSizeAdjustPolicy(QComboBox::AdjustToMinimumContentsLengthWithIcon);

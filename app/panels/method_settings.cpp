@@ -18,6 +18,7 @@
 #include <cmath>
 #include <limits>
 
+#include "panels/calm.h"
 #include "panels/small_widgets.h"
 #include "windows/theme.h"
 
@@ -35,21 +36,6 @@ QString words(const std::string& name) {
 
 /// As Settings parses it, shortest form.
 QString plain(double number) { return QString::number(number, 'g', 12); }
-
-/// The wheel scrolls the panel; it changes a value only where the person is at work.
-template <class Box>
-class Calm : public Box {
-  public:
-    explicit Calm() { this->setFocusPolicy(Qt::StrongFocus); }
-
-  protected:
-    void wheelEvent(QWheelEvent* event) override {
-        if (this->hasFocus())
-            Box::wheelEvent(event);
-        else
-            event->ignore();
-    }
-};
 
 /// A number without the zeros that say nothing.
 class NumberBox : public Calm<QDoubleSpinBox> {

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "panels/calm.h"
 #include "panels/format.h"
 #include "panels/small_widgets.h"
 #include "windows/theme.h"
@@ -43,7 +44,7 @@ RegionRow::RegionRow(Session& session, QWidget* parent) : QFrame(parent), sessio
     top->addWidget(clear_);
     column->addLayout(top);
     const auto box = [this](const char* name, const QString& words) {
-        auto* made = new QSpinBox;
+        auto* made = new Calm<QSpinBox>;
         made->setObjectName(QLatin1String(name));
         made->setAccessibleName(words);
         made->setKeyboardTracking(false);

@@ -21,6 +21,7 @@
 #include <cmath>
 
 #include "jobs/steer_curves.h"
+#include "panels/calm.h"
 #include "panels/format.h"
 #include "panels/small_widgets.h"
 #include "panels/steer_curve_view.h"
@@ -45,9 +46,8 @@ class CalmSlider : public QSlider {
 };
 
 /// Takes back what is being typed; the number itself is a step of the window's.
-class StepSpin : public QDoubleSpinBox {
+class StepSpin : public Calm<QDoubleSpinBox> {
   public:
-    using QDoubleSpinBox::QDoubleSpinBox;
     bool event(QEvent* event) override {
         if (event->type() == QEvent::ShortcutOverride) {
             const auto* key = static_cast<QKeyEvent*>(event);
@@ -153,7 +153,7 @@ SteerBox::SteerBox(Session& session, ConceptsOnShow& concepts, QWidget* parent)
     where->setSpacing(8);
     auto* caption = quiet(tr("On"));
     caption->setWordWrap(false);
-    tokens_ = new QComboBox;
+    tokens_ = new Calm<QComboBox>;
     tokens_->setObjectName(QStringLiteral("steerTokens"));
     tokens_->setAccessibleName(tr("On which tokens"));
     for (const auto& one : {tr("all tokens"), tr("the class token"), tr("the patches"), tr("some patches")})

@@ -20,6 +20,7 @@
 
 #include "jobs/command_line.h"
 #include "jobs/posted_to.h"
+#include "panels/calm.h"
 #include "panels/choice_button.h"
 #include "panels/format.h"
 #include "panels/run_box.h"
@@ -89,13 +90,13 @@ TcavPanel::TcavPanel(Session& session, QWidget* parent)
            &TcavPanel::setRandom);
     auto* choices = new QHBoxLayout;
     choices->setSpacing(8);
-    runs_ = new QSpinBox;
+    runs_ = new Calm<QSpinBox>;
     runs_->setRange(kFewestRuns, 1000);
     runs_->setObjectName(QStringLiteral("tcavRuns"));
     runs_->setAccessibleName(tr("Random sets"));
     runs_->setToolTip(tr("Fewer than %1 say too little of chance").arg(kFewestRuns));
     choices->addWidget(captioned(tr("Random sets"), runs_), 1);
-    features_ = new QComboBox;
+    features_ = new Calm<QComboBox>;
     features_->setObjectName(QStringLiteral("tcavFeatures"));
     features_->setAccessibleName(tr("Told apart by"));
     features_->addItem(tr("all numbers"), QStringLiteral("whole"));

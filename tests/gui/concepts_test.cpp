@@ -23,6 +23,7 @@
 #include "panels/concept_list.h"
 #include "panels/concept_strip.h"
 #include "panels/concepts_panel.h"
+#include "panels/format.h"
 #include "panels/grid_view.h"
 #include "panels/small_widgets.h"
 #include "patience.h"
@@ -32,6 +33,12 @@
 
 namespace vitrine::app {
 namespace {
+
+TEST(Breakable, LinesEndInsideNamesAndNeverInsideNumbers) {
+    const auto parts = [](const char* words) { return breakable(words).replace(QChar(0x200B), "|").toStdString(); };
+    EXPECT_EQ(parts("blocks.3, a/long-name_of.it"), "blocks.|3, a/|long-|name_|of.|it");
+    EXPECT_EQ(parts("from -0.0945 to 12.5 (-3), vit-3"), "from -0.0945 to 12.5 (-3), vit-|3");
+}
 
 class ConceptsWindowTest : public testing::Test {
   protected:

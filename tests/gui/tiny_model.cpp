@@ -32,6 +32,22 @@ Status write_model(const std::filesystem::path& folder, const Architecture& arch
     return write_text(folder / "config.json", configuration.dump());
 }
 
+/// 64 concepts that read the tiny ViT.
+Result<AutoencoderConfig> of_the_tiny_one() {
+    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
+    const auto model = VITRINE_TRY(architecture->tiny(7));
+    AutoencoderConfig config;
+    config.width = model->info().width;
+    config.latents = 64;
+    config.point = model->info().layers > 1 ? "blocks.1" : "blocks.0";
+    return config;
+}
+
+Status write_random(const AutoencoderConfig& config, const std::filesystem::path& file) {
+    auto one = VITRINE_TRY(Autoencoder::make(config, 3));
+    return one.save(file);
+}
+
 }  // namespace
 
 Status write_tiny_model(const std::filesystem::path& folder) {
@@ -62,15 +78,10 @@ Status write_wide_model(const std::filesystem::path& folder, std::int64_t side) 
 }
 
 Status write_tiny_concepts(const std::filesystem::path& file, bool says_point) {
-    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
-    const auto model = VITRINE_TRY(architecture->tiny(7));
-    AutoencoderConfig config;
-    config.width = model->info().width;
-    config.latents = 64;
+    AutoencoderConfig config = VITRINE_TRY(of_the_tiny_one());
     config.k = 3;
-    if (says_point) config.point = model->info().layers > 1 ? "blocks.1" : "blocks.0";
-    auto one = VITRINE_TRY(Autoencoder::make(config, 3));
-    return one.save(file);
+    if (!says_point) config.point.clear();
+    return write_random(config, file);
 }
 
 Status write_wide_concepts(const std::filesystem::path& file, std::int64_t latents, std::int64_t k) {
@@ -79,29 +90,20 @@ Status write_wide_concepts(const std::filesystem::path& file, std::int64_t laten
     config.latents = latents;
     config.k = k;
     config.point = "blocks.0";
-    auto one = VITRINE_TRY(Autoencoder::make(config, 3));
-    return one.save(file);
+    return write_random(config, file);
 }
 
 Status write_free_concepts(const std::filesystem::path& file, std::int64_t layer) {
-    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
-    const auto model = VITRINE_TRY(architecture->tiny(7));
-    AutoencoderConfig config;
+    AutoencoderConfig config = VITRINE_TRY(of_the_tiny_one());
     config.kind = "relu";
-    config.width = model->info().width;
-    config.latents = 64;
     config.point = "blocks." + std::to_string(layer);
-    auto one = VITRINE_TRY(Autoencoder::make(config, 3));
-    return one.save(file);
+    return write_random(config, file);
 }
 
 Status write_foreign_concepts(const std::filesystem::path& file) {
-    const auto* architecture = VITRINE_TRY(registry().architecture("vit"));
-    const auto model = VITRINE_TRY(architecture->tiny(7));
-    AutoencoderConfig config;
+    AutoencoderConfig config = VITRINE_TRY(of_the_tiny_one());
     config.kind = "relu";
-    config.width = model->info().width;
-    config.latents = 64;
+    config.point.clear();
     const auto one = VITRINE_TRY(Autoencoder::make(config, 3));
     std::vector<at::Tensor> kept;
     std::vector<NamedTensor> named;
