@@ -194,7 +194,7 @@ ConceptsPanel::ConceptsPanel(Session& session, ConceptsOnShow& concepts, const V
     list_ = new ConceptList(concepts_, settings);
     list_->setOrder(ConceptOrder::Sum, true);
     connect(apart_, &QPushButton::toggled, this, &ConceptsPanel::refreshWhich);
-    list_->setMinimumHeight(10 * kListRow);  // on a small screen the panel scrolls instead
+    list_->setMinimumHeight(7 * kListRow);  // on a small screen the panel scrolls instead
     column->addWidget(list_, 1);
     steer_ = new SteerBox(session_, concepts_);
     column->addWidget(steer_);
