@@ -10,13 +10,12 @@ namespace vitrine::test {
 
 namespace {
 
-Status write_model(const std::filesystem::path& folder, const Architecture& architecture, Model& model,
-                   const std::string& title, bool with_head = true) {
+Status write_tensors(const std::filesystem::path& file, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                     const std::map<std::string, std::string>& metadata) {
     std::vector<at::Tensor> kept;
     std::vector<NamedTensor> named;
-    for (const auto& [name, parameter] : model.parameters()) {
-        if (!with_head && name.starts_with("head.")) continue;
-        kept.push_back(parameter.detach().to(at::kCPU, at::kFloat).contiguous());
+    for (const auto& [name, tensor] : tensors) {
+        kept.push_back(tensor.detach().to(at::kCPU, at::kFloat).contiguous());
         TensorEntry entry;
         entry.dtype = DType::F32;
         entry.shape = kept.back().sizes().vec();
@@ -24,9 +23,16 @@ Status write_model(const std::filesystem::path& folder, const Architecture& arch
         entry.data = reinterpret_cast<const std::byte*>(kept.back().const_data_ptr<float>());
         named.push_back({name, entry});
     }
+    return write_safetensors(file, named, metadata);
+}
+
+Status write_model(const std::filesystem::path& folder, const Architecture& architecture, Model& model,
+                   const std::string& title, bool with_head = true) {
+    auto parameters = model.parameters();
+    if (!with_head) std::erase_if(parameters, [](const auto& one) { return one.first.starts_with("head."); });
     std::error_code failed;
     std::filesystem::create_directories(folder, failed);
-    VITRINE_CHECK(write_safetensors(folder / "model.safetensors", named, {}));
+    VITRINE_CHECK(write_tensors(folder / "model.safetensors", parameters, {}));
     auto configuration = architecture.configuration(model, title);
     if (!with_head) configuration["num_classes"] = configuration["pretrained_cfg"]["num_classes"] = 0;
     return write_text(folder / "config.json", configuration.dump());
@@ -105,22 +111,12 @@ Status write_foreign_concepts(const std::filesystem::path& file) {
     config.kind = "relu";
     config.point.clear();
     const auto one = VITRINE_TRY(Autoencoder::make(config, 3));
-    std::vector<at::Tensor> kept;
-    std::vector<NamedTensor> named;
-    const auto put = [&](const char* name, const at::Tensor& tensor) {
-        kept.push_back(tensor.detach().contiguous());
-        TensorEntry entry;
-        entry.dtype = DType::F32;
-        entry.shape = kept.back().sizes().vec();
-        entry.strides = kept.back().strides().vec();
-        entry.data = reinterpret_cast<const std::byte*>(kept.back().const_data_ptr<float>());
-        named.push_back({name, entry});
-    };
-    put("encoder.weight", one.tensor("W_enc").t());
-    put("latent_bias", one.tensor("b_enc"));
-    put("pre_bias", one.tensor("b_dec"));
-    put("decoder.weight", one.tensor("W_dec").t());
-    return write_safetensors(file, named, {{"activation", "ReLU"}});
+    return write_tensors(file,
+                         {{"encoder.weight", one.tensor("W_enc").t()},
+                          {"latent_bias", one.tensor("b_enc")},
+                          {"pre_bias", one.tensor("b_dec")},
+                          {"decoder.weight", one.tensor("W_dec").t()}},
+                         {{"activation", "ReLU"}});
 }
 
 }  // namespace vitrine::test
