@@ -8,6 +8,7 @@
 #include <QPainter>
 #include <QResizeEvent>
 #include <QStyledItemDelegate>
+#include <QWheelEvent>
 
 #include <algorithm>
 #include <cmath>
@@ -390,6 +391,12 @@ void ConceptList::resizeEvent(QResizeEvent* event) {
 void ConceptList::mouseMoveEvent(QMouseEvent* event) {
     concepts_.hover(conceptAt(indexAt(event->pos())));
     QListView::mouseMoveEvent(event);
+}
+
+/// What comes to lie under a cursor that rests is what it points at.
+void ConceptList::wheelEvent(QWheelEvent* event) {
+    QListView::wheelEvent(event);
+    concepts_.hover(conceptAt(indexAt(viewport()->mapFromGlobal(event->globalPosition()).toPoint())));
 }
 
 void ConceptList::mousePressEvent(QMouseEvent* event) {

@@ -34,6 +34,7 @@
 #include "panels/gallery_view.h"
 #include "panels/method_settings.h"
 #include "patience.h"
+#include "pointing.h"
 #include "tiny_model.h"
 #include "windows/main_window.h"
 
@@ -408,8 +409,7 @@ TEST_F(GalleryTest, SixteenThousandConceptsAreWanderedInWithinTheBound) {
     std::set<std::int64_t> told;
     const double hover = timed([&](int i) {
         const auto at = map->placeOf((97 * i + 11) % kMany);
-        QMouseEvent move(QEvent::MouseMove, at, map->mapToGlobal(at), Qt::NoButton, Qt::NoButton, Qt::NoModifier);
-        QCoreApplication::sendEvent(map, &move);
+        point_at(map, at);
         told.insert(map->hovered());
         const auto found = map->placeOf(map->hovered());
         EXPECT_LT(QLineF(found, at).length(), 1) << "it, or one on the very same place";
@@ -417,16 +417,14 @@ TEST_F(GalleryTest, SixteenThousandConceptsAreWanderedInWithinTheBound) {
     EXPECT_GT(told.size(), 30u);
     const double zoom = timed([&](int i) {
         const QPointF at(200, 150);
-        QWheelEvent turn(at, map->mapToGlobal(at), {}, QPoint(0, i % 2 ? 120 : -120), Qt::NoButton, Qt::NoModifier,
-                         Qt::NoScrollPhase, false);
-        QCoreApplication::sendEvent(map, &turn);
+        turn_wheel(map, at, i % 2 ? 1 : -1);
     });
     RecordProperty("hover_ms", std::to_string(hover));
     std::printf("16 384 concepts, %d x %d: hover and paint %.2f ms, zoom and paint %.2f ms (medians of 41)\n",
                 map->width(), map->height(), hover, zoom);
     // A click looks at it.
     const auto at = map->placeOf(map->hovered() < 0 ? 100 : map->hovered()).toPoint();
-    QTest::mouseMove(map, at);
+    point_at(map, at);
     QTest::mouseClick(map, Qt::LeftButton, {}, at);
     EXPECT_GE(gallery().selected(), 0);
     EXPECT_TRUE(seen("conceptName"));
@@ -552,17 +550,14 @@ TEST_F(GalleryTest, ARealIndexIsTimed) {
     for (int i = 0; i < 300; ++i)
         turn([&] {
             const auto at = map->placeOf((97 * i + 11) % latents);
-            QMouseEvent move(QEvent::MouseMove, at, map->mapToGlobal(at), Qt::NoButton, Qt::NoButton, Qt::NoModifier);
-            QCoreApplication::sendEvent(map, &move);
+            point_at(map, at);
             map->repaint();
         });
     told("hovering on the map");
     for (int i = 0; i < 120; ++i)
         turn([&] {
             const QPointF at(300, 250);
-            QWheelEvent wheel(at, map->mapToGlobal(at), {}, QPoint(0, i % 60 < 30 ? 120 : -120), Qt::NoButton,
-                              Qt::NoModifier, Qt::NoScrollPhase, false);
-            QCoreApplication::sendEvent(map, &wheel);
+            turn_wheel(map, at, i % 60 < 30 ? 1 : -1);
             map->repaint();
         });
     told("zooming the map");

@@ -5,7 +5,6 @@
 #include <QDockWidget>
 #include <QImage>
 #include <QLabel>
-#include <QMouseEvent>
 #include <QPainter>
 #include <QPushButton>
 #include <QSpinBox>
@@ -21,6 +20,7 @@
 #include "panels/ladder_player.h"
 #include "panels/ladder_plot.h"
 #include "patience.h"
+#include "pointing.h"
 #include "tiny_model.h"
 #include "windows/main_window.h"
 
@@ -149,8 +149,7 @@ TEST_F(LadderPanelTest, GrowsWhileItIsMeasured) {
         EXPECT_EQ(content.curves.front().norms.at(i), patches.points[i].norm);
     }
     const QPointF last(ladder().plot()->width() - 12, 80);
-    QMouseEvent over(QEvent::MouseMove, last, ladder().plot()->mapToGlobal(last), Qt::NoButton, Qt::NoButton, {});
-    QCoreApplication::sendEvent(ladder().plot(), &over);
+    point_at(ladder().plot(), last);
     EXPECT_TRUE(ladder().plot()->toolTip().contains("; tokens " + value(patches.points.back().norm) + " long"))
         << ladder().plot()->toolTip().toStdString();
 }
