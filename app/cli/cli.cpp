@@ -7,6 +7,7 @@
 
 #include <vitrine/autoencoder.h>
 #include <vitrine/base/concept_index.h>
+#include <vitrine/concept_index.h>
 #include <vitrine/train.h>
 #include <vitrine/train_concepts.h>
 #include <vitrine/train_mask.h>
@@ -26,7 +27,12 @@ const std::vector<std::string>& commands() {
     return names;
 }
 
-void add_common(CLI::App* command, Common& common, bool model = true, bool set = true) {
+constexpr const char* kModelSettings = "preprocess.KEY=VALUE";
+constexpr const char* kMethodSettings = "METHOD.key=value, smooth.key=value for all methods, or preprocess.key=value";
+constexpr const char* kOwnSettings = "KEY=VALUE, as below, or preprocess.KEY=VALUE";
+
+/// @param set  what --set takes, in words; null where it means something else
+void add_common(CLI::App* command, Common& common, bool model = true, const char* set = kModelSettings) {
     if (model) command->add_option("model", common.model, "a file, a folder, or 'starter'")->required();
     command->add_flag("--json", common.json, "print one JSON document");
     if (!model) return;
@@ -37,19 +43,19 @@ void add_common(CLI::App* command, Common& common, bool model = true, bool set =
     command->add_option("--memory", common.memory, "budget for kept activations, such as 2GB");
     command->add_option("--batch", common.batch, "pictures at a time")->check(CLI::Range(1, 4096));
     command->add_flag("--trust", common.trust, "run a TorchScript file: it is a program");
-    if (!set) return;
-    command
-        ->add_option("--set", common.set, "METHOD.key=value, smooth.key=value for all methods, or preprocess.key=value")
-        ->take_all();
+    if (set != nullptr) command->add_option("--set", common.set, set)->take_all();
 }
 
-constexpr const char* kOwnSettings = "KEY=VALUE, as below, or preprocess.KEY=VALUE";
+/// The settings of a command of its own, below its help.
+void add_settings(CLI::App* command, std::vector<Parameter> (*settings)()) {
+    command->footer([settings] { return "Settings, as --set KEY=VALUE:\n" + settings_text(describe(settings())); });
+}
 
-/// Where a trainer writes, and its settings below the help.
+/// Where a trainer writes, and its settings.
 void add_output(CLI::App* command, std::string& out, bool& overwrite, std::vector<Parameter> (*settings)()) {
     command->add_option("--out", out, "the .safetensors file to write")->required();
     command->add_flag("--overwrite", overwrite, "train anew what is finished there");
-    command->footer([settings] { return "Settings, as --set KEY=VALUE:\n" + settings_text(describe(settings())); });
+    add_settings(command, settings);
 }
 
 void add_targets(CLI::App* command, TargetOptions& options) {
@@ -114,7 +120,7 @@ int run(const std::vector<std::string>& arguments) {
 
     ExplainOptions explain_options;
     auto* explain_command = app.add_subcommand("explain", "why a model answered so, as maps, overlays and a manifest");
-    add_common(explain_command, common);
+    add_common(explain_command, common, true, kMethodSettings);
     explain_command->add_option("images", explain_options.images, "pictures")->required();
     explain_command
         ->add_option("--method", explain_options.methods,
@@ -135,7 +141,7 @@ int run(const std::vector<std::string>& arguments) {
 
     MeasureOptions measure_options;
     auto* measure_command = app.add_subcommand("measure", "how faithful methods are on pictures: mean, interval, n");
-    add_common(measure_command, common);
+    add_common(measure_command, common, true, kMethodSettings);
     measure_command->add_option("images", measure_options.images, "pictures, or folders of pictures")->required();
     measure_command
         ->add_option("--method", measure_options.methods,
@@ -208,8 +214,7 @@ int run(const std::vector<std::string>& arguments) {
     TrainMaskArguments mask_options;
     auto* mask_command =
         app.add_subcommand("train-mask", "trains an explanation mask beside a model; goes on where it stopped");
-    add_common(mask_command, common, true, false);
-    mask_command->add_option("--set", common.set, kOwnSettings)->take_all();
+    add_common(mask_command, common, true, kOwnSettings);
     mask_command->add_option("folder", mask_options.folder, "photographs at any depth, or a pack; no labels are needed")
         ->required();
     add_output(mask_command, mask_options.out, mask_options.overwrite, mask_parameters);
@@ -219,8 +224,7 @@ int run(const std::vector<std::string>& arguments) {
     TrainConceptsArguments concept_options;
     auto* concept_command =
         app.add_subcommand("train-concepts", "trains a sparse autoencoder on a layer; goes on where it stopped");
-    add_common(concept_command, common, true, false);
-    concept_command->add_option("--set", common.set, kOwnSettings)->take_all();
+    add_common(concept_command, common, true, kOwnSettings);
     concept_command->add_option("folder", concept_options.folder, "photographs at any depth, or packs")->required();
     add_output(concept_command, concept_options.out, concept_options.overwrite, concept_parameters);
     concept_command->add_flag("--mpi", concept_options.mpi,
@@ -230,7 +234,8 @@ int run(const std::vector<std::string>& arguments) {
     IndexConceptsArguments index_options;
     auto* index_command = app.add_subcommand(
         "index-concepts", "which pictures each concept is strong in; brings an index up to date, or lists it");
-    add_common(index_command, common);
+    add_common(index_command, common, true, kOwnSettings);
+    add_settings(index_command, index_parameters);
     index_command->get_option("model")->required(false);
     index_command->add_option("folder", index_options.folder, "photographs at any depth");
     index_command->add_option("--autoencoder", index_options.autoencoder,
@@ -281,7 +286,7 @@ int run(const std::vector<std::string>& arguments) {
     SteerArguments steer_options;
     std::vector<std::string> steer_set;
     auto* steer_command = app.add_subcommand("steer", "sets, scales or silences concepts: the answer before and after");
-    add_common(steer_command, common, true, false);
+    add_common(steer_command, common, true, nullptr);
     steer_command->add_option("image", steer_options.image, "a picture")->required();
     steer_command->add_option("--autoencoder", steer_options.autoencoder,
                               "the file of the concepts (default: that of the model)");

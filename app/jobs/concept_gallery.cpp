@@ -74,7 +74,10 @@ ConceptGallery::ConceptGallery(Session& session)
     connect(&session, &Session::modelChanged, this, &ConceptGallery::followModel);
     connect(&session, &Session::autoencoderReady, this, [this](const QString& file) { choose(file); });
     connect(&session, &Session::workDropped, this, [this](bool stopped) {
-        heating_ = false;
+        if (stopped) {  // what is still looked at is asked for again when it is next painted
+            heating_ = false;
+            heat_wishes_.clear();
+        }
         if (state_ != State::Opening) return;
         if (stopped) {
             ++book_id_;

@@ -137,6 +137,22 @@ class CommandLine : public testing::Test {
 #define NEED_DATA() \
     if (!have_data()) GTEST_SKIP() << "no test data at " << data_
 
+TEST_F(CommandLine, TheReadmeNamesEveryCommand) {
+    const Outcome help = vitrine({"--help"});
+    const auto readme = vitrine::read_text(fs::path(VITRINE_SOURCE_DIR) / "README.md");
+    ASSERT_TRUE(readme);
+    std::istringstream lines(help.out.substr(help.out.find("Subcommands:")));
+    std::string line;
+    int commands = 0;
+    std::getline(lines, line);
+    while (std::getline(lines, line) && line.starts_with("  ")) {
+        const auto name = line.substr(2, line.find(' ', 2) - 2);
+        EXPECT_THAT(*readme, testing::HasSubstr("\n    vitrine " + name + " "));
+        ++commands;
+    }
+    EXPECT_GT(commands, 10) << help.out;
+}
+
 TEST_F(CommandLine, ConceptsAreIndexedAndListed) {
     const fs::path pictures = folder_ / "pictures", concepts = folder_ / "c.safetensors",
                    index = folder_ / "c.safetensors.index";

@@ -298,8 +298,10 @@ TEST_F(GalleryTest, AnIndexIsBuiltStoppedGoneOnWithAndBroughtUpToDate) {
     const auto latent = gallery().shown().front();
     gallery().select(latent);
     const auto top = gallery().tops(latent).front();
-    const Plane* heat = nullptr;
-    ASSERT_TRUE(wait_until([&] { return (heat = gallery().heat(top.picture)) != nullptr; }));
+    const Plane* heat = gallery().heat(top.picture);
+    EXPECT_EQ(heat, nullptr) << "it is asked for";
+    window_->session().cancelAll();
+    ASSERT_TRUE(wait_until([&] { return (heat = gallery().heat(top.picture)) != nullptr; })) << "stopped, asked again";
     EXPECT_EQ(heat->rows * heat->cols, gallery().index()->rows() * gallery().index()->cols());
     EXPECT_NEAR(heat->high, top.value, 1e-3 * std::abs(top.value));
     EXPECT_NEAR(heat->at(top.cell / heat->cols, top.cell % heat->cols), heat->high, 1e-3 * std::abs(top.value));
