@@ -219,9 +219,14 @@ namespace {
 /// "47.2 % in the class token, 86.3 % in patches": what the share of all tokens hides.
 std::string shares_of(const std::vector<ConceptTokens>& kinds) {
     std::vector<std::string> out;
-    for (const ConceptTokens& kind : kinds)
-        out.push_back(fmt::format("{:.1f} % in {}", 100 * kind.explained_variance,
-                                  kind.name == "class" ? "the class token" : kind.name));
+    for (const ConceptTokens& kind : kinds) {
+        const std::string where = kind.name == "class" ? "the class token" : kind.name;
+        const double share = kind.explained_variance;  // of one picture's class token there is none
+        if (share < -1)
+            out.push_back("below -100 % in " + where);
+        else if (std::isfinite(share))
+            out.push_back(fmt::format("{:.1f} % in {}", 100 * share, where));
+    }
     return fmt::format("{}", fmt::join(out, ", "));
 }
 
@@ -337,7 +342,8 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
             held.answers ? fmt::format("; with what they say in its place the model answers {:.1f} % alike",
                                        100 * held.agreement)
                          : "");
-        if (!held.kinds.empty()) fmt::print("explained by kind of token: {}\n", shares_of(held.kinds));
+        if (const std::string shares = shares_of(held.kinds); !shares.empty())
+            fmt::print("explained by kind of token: {}\n", shares);
         fmt::print(
             "of the latents {:.1f} % are never heard there, {:.1f} % by less than one token in 100,000, {:.1f} % by "
             "more than one in 100{}\n",

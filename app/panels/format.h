@@ -82,6 +82,8 @@ inline QString breakableFormula(QString formula) {
 /// "87 %", "0.4 %", "< 0.1 %".
 inline QString percent(double share) {
     const double p = share * 100;
+    if (std::isnan(p)) return QStringLiteral("–");  // of what does not vary, say
+    if (p < -100) return QStringLiteral("< -100 %");
     if (p > 0 && p < 0.05) return QStringLiteral("< 0.1 %");
     return QString::number(p, 'f', p < 9.95 ? 1 : 0) + QStringLiteral(" %");
 }

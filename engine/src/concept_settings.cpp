@@ -177,7 +177,7 @@ std::vector<Parameter> concept_parameters() {
                "of the convention's library (saelens 1, prisma 2e-4, saev 4e-4), of openai's 0.1",
                -1, 1e6, ""),
         words("form", "l1", "the sparsity term; step and tanh are of jump_relu", {"l1", "step", "tanh"}, ""),
-        number("band", 0.05, "width of jump_relu's gradients, in the codes' unit", 0, 1e6, "SAELens"),
+        number("band", 0.05, "width of jump_relu's gradients, in the codes' unit", 1e-6, 1e6, "SAELens"),
         number("pull", 0, "of jump_relu, weight of what draws silent latents' thresholds down; Anthropic's is 3e-6", 0,
                1e6, ""),
         number("threshold_rate", 0.01, "of batch_top_k, how fast its threshold follows the least that is chosen", 0, 1,

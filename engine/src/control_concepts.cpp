@@ -51,8 +51,8 @@ std::vector<std::pair<std::string, std::string>> recipe_of(const Autoencoder& so
     // Fitted kinds say nothing of their rounds.
     if (!is_factor_kind(config.kind)) last("steps", std::to_string(steps));
     last("shuffled_weights", std::to_string(options.seed));
-    // A tenth, and one at the least.
-    last("held", fmt::format("{}", std::max(0.1, 1.0 / static_cast<double>(options.pictures->count()))));
+    // A tenth, and one at the least where there are two.
+    last("held", fmt::format("{}", std::clamp(1.0 / static_cast<double>(options.pictures->count()), 0.1, 0.9)));
     return out;
 }
 

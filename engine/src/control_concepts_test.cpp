@@ -137,6 +137,16 @@ TEST_F(ControlConcepts, ShuffledWeightsAreASettingOfTraining) {
                 HasSubstr("shuffled_weights is '-1', expected a seed"));
 }
 
+TEST_F(ControlConcepts, AreTrainedOnASinglePictureThatIsLeft) {
+    PictureSet one = *pictures_;
+    one.keep([&](const PictureSet::Picture& picture) { return picture.name == pictures_->picture(7).name; });
+    ASSERT_EQ(one.count(), 1);
+    options_.pictures = &one;
+    const auto own = made();
+    ASSERT_TRUE(own.has_value()) << own.error().message;
+    EXPECT_EQ(own->facts.at("shuffled_weights"), "3");
+}
+
 TEST_F(ControlConcepts, PicturesThatClimbAreNotTrainedOn) {
     const auto order = ladder_order(24, 9);
     for (const std::int64_t climbing : {1, 12, 20}) {

@@ -62,7 +62,8 @@ at::Tensor with_changed_tokens(const at::Tensor& x, const TokenLayout& layout, c
     }
     std::int64_t from = 0, count = x.size(1);
     if (config.tokens == "class") count = 1;
-    if (config.tokens == "patches") from = layout.prefix_count(), count = layout.rows * layout.cols;
+    // Patches stand last, and alone where the class token has not joined them yet.
+    if (config.tokens == "patches") count = layout.rows * layout.cols, from = x.size(1) - count;
     const at::Tensor some = x.narrow(1, from, count);
     const at::Tensor changed = change(some.reshape({-1, x.size(2)})).view(some.sizes()).to(x.scalar_type());
     if (count == x.size(1)) return changed;

@@ -1080,6 +1080,9 @@ TEST_F(TrainConcepts, RefusesInOneSentence) {
     auto empty = options("a.safetensors");
     empty.data = folder_ / "empty";
     EXPECT_THAT(said(empty), testing::HasSubstr("has no pictures in it"));
+    auto flat = options("a.safetensors");
+    flat.settings.insert(flat.settings.end(), {{"kind", "jump_relu"}, {"band", "0"}});
+    EXPECT_THAT(said(flat), testing::HasSubstr("band"));
     std::ofstream(folder_ / "photo.jpg") << "\xff\xd8\xff\xe0 the rest";
     auto photo = options("a.safetensors");
     photo.data = folder_ / "photo.jpg";
@@ -1168,6 +1171,8 @@ TEST(WithChangedTokens, ChangesThoseThatAreRead) {
     changed = with_changed_tokens(x, layout, config, doubled);
     EXPECT_TRUE(at::equal(changed.select(1, 0), x.select(1, 0)));
     EXPECT_TRUE(at::equal(changed.narrow(1, 1, 6), x.narrow(1, 1, 6) * 2));
+    const at::Tensor before_class = x.narrow(1, 1, 6);
+    EXPECT_TRUE(at::equal(with_changed_tokens(before_class, layout, config, doubled), before_class * 2));
     const at::Tensor map = at::rand({2, 4, 2, 3}, at::make_generator<at::CPUGeneratorImpl>(std::uint64_t{9}));
     EXPECT_TRUE(at::equal(with_changed_tokens(map, layout, config, doubled), map * 2));
 }
