@@ -24,6 +24,17 @@ constexpr std::int64_t kTokensAtOnce = 256;  // of 16 384 concepts: 17 MB
 
 }  // namespace
 
+FileStamp FileStamp::of(const std::filesystem::path& file) {
+    FileStamp out;
+    std::error_code failed;
+    const auto written = std::filesystem::last_write_time(file, failed);
+    if (failed) return out;
+    const auto size = std::filesystem::file_size(file, failed);
+    if (failed) return out;
+    out.written = written, out.size = size;
+    return out;
+}
+
 std::filesystem::path ConceptShelf::file_of(const ConceptSource& source) {
     return source.file.empty() ? built_in_concepts() : source.file;
 }

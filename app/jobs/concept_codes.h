@@ -13,6 +13,14 @@
 
 namespace vitrine::app {
 
+/// When a file was written and how long it is: whether it still holds what was read of it.
+struct FileStamp {
+    std::filesystem::file_time_type written = std::filesystem::file_time_type::min();
+    std::uintmax_t size = 0;
+    static FileStamp of(const std::filesystem::path& file);  ///< as made by default where there is none
+    bool operator==(const FileStamp&) const = default;
+};
+
 /// The autoencoder that was read last: another picture does not read it again.
 class ConceptShelf {
   public:

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 
 #include <ATen/TensorOperators.h>
@@ -203,6 +204,49 @@ TEST_F(ConceptCodes, SteeringAnswersOtherwiseAndWithoutEditsAsBefore) {
     ASSERT_FALSE(look);
     EXPECT_FALSE(look.error().message.empty());
     EXPECT_EQ(bench_.look({}, {})->probabilities, own->probabilities);
+}
+
+TEST_F(ConceptCodes, AnAutoencoderThatIsWrittenAnewSteersAsItIsNow) {
+    save(config_);
+    Steer steer;
+    steer.source = {file_, {}};
+    const auto number = found()->picture->ranked(ConceptOrder::Patches)[0];
+    steer.put({number, SteeredConcept::Mode::Set, 40});
+    Wanted wanted;
+    wanted.method = "rollout";
+    wanted.steer = steer;
+    const auto silent = [](std::int64_t, std::int64_t, const std::string&) {};
+    const auto before = bench_.look(steer, {});
+    const auto map_before = bench_.explain(wanted, {}, silent);
+    ASSERT_TRUE(before && map_before);
+    // Under the same name, as a training that is repeated writes it: of the same length, and later.
+    const auto then = fs::last_write_time(file_);
+    ASSERT_TRUE(Autoencoder::make(config_, 4)->save(file_));
+    fs::last_write_time(file_, then + std::chrono::seconds(2));
+    Workbench fresh;
+    ASSERT_TRUE(fresh.open_model("starter", false, {}));
+    ASSERT_TRUE(fresh.open_picture(Workbench::builtin_pictures().front(), {}));
+    const auto expected = fresh.look(steer, {});
+    ASSERT_TRUE(expected) << expected.error().message;
+    const auto map = bench_.explain(wanted, {}, silent);
+    ASSERT_TRUE(map) << map.error().message;
+    EXPECT_NE(*map->plane.values, *map_before->plane.values) << "no map is left of the old concept";
+    const auto same_edit = bench_.look(steer, {});
+    ASSERT_TRUE(same_edit) << same_edit.error().message;
+    EXPECT_NE(same_edit->probabilities, before->probabilities);
+    EXPECT_EQ(same_edit->probabilities, expected->probabilities);
+    // Written once more, and another edit of it is asked for.
+    ASSERT_TRUE(Autoencoder::make(config_, 5)->save(file_));
+    fs::last_write_time(file_, then + std::chrono::seconds(4));
+    steer.put({number, SteeredConcept::Mode::Set, 30});
+    const auto other_edit = bench_.look(steer, {});
+    ASSERT_TRUE(other_edit) << other_edit.error().message;
+    EXPECT_EQ(other_edit->probabilities, fresh.look(steer, {})->probabilities);
+    const auto saved = folder_ / "starter.steered.json";
+    const auto written = bench_.save_steered(steer, saved);
+    ASSERT_TRUE(written) << written.error().message;
+    const auto opened = open_model(saved.string());
+    EXPECT_TRUE(opened) << opened.error().message;
 }
 
 }  // namespace

@@ -376,6 +376,7 @@ struct Workbench::Run {
     std::shared_ptr<Model> model;
     std::shared_ptr<const Capture> capture{};
     std::optional<Look> look{};
+    FileStamp concepts{};  ///< the autoencoder's, when it was read to steer by
     void forget() { capture.reset(), look.reset(); }
 };
 
@@ -408,15 +409,18 @@ Result<Workbench::Run*> Workbench::run_of(const Steer& steer) {
     auto& at_hand = *parts_;
     if (!at_hand.model) return fail(ErrorCode::NotFound, "there is no model yet: open one");
     if (!steer.active()) return &at_hand.own;
-    if (at_hand.steered && at_hand.steered->steer == steer) return &*at_hand.steered;
+    // Looked at before the file is read: one that is written meanwhile is read again, never taken for the old one.
+    const auto concepts = FileStamp::of(ConceptShelf::file_of(steer.source));
+    const bool again =
+        at_hand.steered && at_hand.steered->steer.source == steer.source && at_hand.steered->concepts == concepts;
+    if (again && at_hand.steered->steer == steer) return &*at_hand.steered;
     auto model = VITRINE_TRY(guarded([&]() -> Result<std::shared_ptr<Model>> {
         const auto autoencoder = VITRINE_TRY(at_hand.concepts.take(*at_hand.model, steer.source));
-        const bool again = at_hand.steered && at_hand.steered->steer.source == steer.source;
         return steered_model(again ? at_hand.steered->model : at_hand.model, *autoencoder, steer, again);
     }));
     // Maps of places that a slider passed are not asked for again.
     std::erase_if(at_hand.made, [&](const auto& made) { return made->wanted.steer.active(); });
-    at_hand.steered = Run{steer, std::move(model)};
+    at_hand.steered = Run{.steer = steer, .model = std::move(model), .concepts = concepts};
     return &*at_hand.steered;
 }
 
@@ -880,10 +884,10 @@ Result<std::shared_ptr<const Made>> Workbench::attribution(const Wanted& wanted,
     constexpr std::size_t kMostKept = 64;  // maps of input pixels with their channels are 0.8 MB each
     constexpr auto kBetween = std::chrono::milliseconds(150);
     if (!parts_->input || !parts_->model) return fail(ErrorCode::NotFound, "the model has not run on this picture yet");
+    auto& model = *VITRINE_TRY(run_of(wanted.steer))->model;  // first: it drops maps of concepts that are others now
     auto& kept = parts_->made;
     const auto same = std::find_if(kept.begin(), kept.end(), [&](const auto& m) { return m->wanted == wanted; });
     if (same != kept.end() && !fresh) return *same;
-    auto& model = *VITRINE_TRY(run_of(wanted.steer))->model;
     auto made = std::make_shared<Made>();
     made->wanted = wanted;
     auto asked = VITRINE_TRY(asked_of(wanted));
