@@ -56,23 +56,29 @@ Result<std::shared_ptr<const Autoencoder>> ConceptShelf::take(Model& model, cons
                     model.info().title.empty() ? model.info().name : model.info().title);
     };
     if (file.empty()) return untrained();
-    std::error_code failed;
-    const auto written = std::filesystem::last_write_time(file, failed);
-    if (autoencoder_ && source_ == source && written_ == written) return autoencoder_;
-    auto loaded = Autoencoder::load(file, source.given);
-    const Status fits = loaded ? loaded->fits_weights(model) : Status(tl::make_unexpected(loaded.error()));
-    if (!fits && built_in) return untrained();
-    VITRINE_CHECK(fits);
+    const auto written = FileStamp::of(file);
+    const auto index_file = found_beside(concept_index_file(file));
+    const auto indexed = FileStamp::of(index_file);
+    const bool same = autoencoder_ && source_ == source && written_ == written;
+    if (same && indexed_ == indexed) return autoencoder_;
+    auto held = autoencoder_;
+    if (!same) {
+        auto loaded = Autoencoder::load(file, source.given);
+        const Status fits = loaded ? loaded->fits_weights(model) : Status(tl::make_unexpected(loaded.error()));
+        if (!fits && built_in) return untrained();
+        VITRINE_CHECK(fits);
+        loaded->to(model.device());
+        held = std::make_shared<const Autoencoder>(std::move(*loaded));
+    }
     source_ = source;
     written_ = written;
+    indexed_ = indexed;
     largest_.clear();
-    if (const auto index = ConceptIndex::open(found_beside(concept_index_file(file)));
-        index && index->latents() == loaded->config().latents && index_fits(*index, model, *loaded))
+    if (const auto index = ConceptIndex::open(index_file);
+        index && index->latents() == held->config().latents && index_fits(*index, model, *held))
         for (const float most : index->column("maximum"))
-            largest_.push_back(!(most > 0) ? 0 : loaded->config().kind == "k_means" ? 1 : most);  // there: closeness
-    loaded->to(model.device());
-    autoencoder_ = std::make_shared<const Autoencoder>(std::move(*loaded));
-    return autoencoder_;
+            largest_.push_back(!(most > 0) ? 0 : held->config().kind == "k_means" ? 1 : most);  // there: closeness
+    return autoencoder_ = std::move(held);
 }
 
 Result<std::shared_ptr<Model>> steered_model(const std::shared_ptr<Model>& model, const Autoencoder& autoencoder,

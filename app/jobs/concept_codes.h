@@ -36,7 +36,7 @@ class ConceptShelf {
 
   private:
     ConceptSource source_;
-    std::filesystem::file_time_type written_;
+    FileStamp written_, indexed_;
     std::shared_ptr<const Autoencoder> autoencoder_;
     std::vector<float> largest_;
 };

@@ -8,8 +8,10 @@
 #include <fstream>
 
 #include <ATen/TensorOperators.h>
+#include <vitrine/concept_index.h>
 #include <vitrine/engine.h>
 
+#include "concept_book.h"
 #include "workbench.h"
 
 namespace vitrine::app {
@@ -247,6 +249,29 @@ TEST_F(ConceptCodes, AnAutoencoderThatIsWrittenAnewSteersAsItIsNow) {
     ASSERT_TRUE(written) << written.error().message;
     const auto opened = open_model(saved.string());
     EXPECT_TRUE(opened) << opened.error().message;
+}
+
+TEST_F(ConceptCodes, AnIndexThatIsBuiltLaterGivesTheLargestThatWereSeen) {
+    config_.latents = 32;
+    save(config_);
+    EXPECT_TRUE(found()->facts.largest.empty()) << "there is no index";
+    const auto pictures = folder_ / "pictures", index_file = folder_ / "c.safetensors.index";
+    fs::create_directories(pictures);
+    const auto all = Workbench::builtin_pictures();
+    ASSERT_GE(all.size(), 2u);
+    for (std::size_t count : {1, 2}) {
+        const auto& one = all[count - 1];
+        fs::copy_file(one, pictures / one.filename());
+        const auto made = build_index({"starter", pictures, {file_, {}}}, {}, [](const auto&, auto, auto) {});
+        ASSERT_TRUE(made) << made.error().message;
+        const auto index = ConceptIndex::open(index_file);
+        ASSERT_TRUE(index) << index.error().message;
+        const auto most = index->column("maximum");
+        const auto answer = found();
+        ASSERT_TRUE(answer) << answer.error().message;
+        ASSERT_EQ(answer->facts.largest.size(), 32u) << count;
+        for (std::size_t i = 0; i < 32; ++i) EXPECT_EQ(answer->facts.largest[i], std::max(0.0F, most[i])) << i;
+    }
 }
 
 }  // namespace

@@ -307,6 +307,7 @@ void ConceptGallery::build() {
                                    .arg(made->skipped.size())
                                    .arg(text(made->skipped.front()));
             if (made && made->finished && file == autoencoder_) again();
+            if (made && made->finished) Q_EMIT built();
             Q_EMIT changed();
             Q_EMIT buildMoved();
         });

@@ -114,6 +114,7 @@ class ConceptGallery : public QObject {
     void callChanged();                                                           ///< one was given a name or tags
     void picturesChanged();
     void buildMoved();
+    void built();  ///< an index was written: what is read from it is other
     void gave(const std::string& name, const std::string& value);
 
   private:

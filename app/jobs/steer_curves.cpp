@@ -54,7 +54,7 @@ void SteerCurves::follow() {
     if (why_not.isEmpty()) {
         key = session_.model()->request + '\n' + std::to_string(session_.pictureId()) + '\n' +
               std::to_string(*chosen.begin()) + '\n' + steer.source.file.string() + '\n' +
-              std::to_string(static_cast<int>(steer.tokens));
+              std::to_string(concepts_.unitOf(*chosen.begin())) + '\n' + std::to_string(static_cast<int>(steer.tokens));
         if (steer.tokens == Steer::Tokens::Chosen && steer.region) key += steer.region->text();
     }
     if (key != asked_for_) {

@@ -441,6 +441,7 @@ void MainWindow::buildGallery() {
         if (concepts_->source().file == gallery_->autoencoder().toStdString()) concepts_->give(name, value);
     });
     connect(gallery_, &ConceptGallery::callChanged, concepts_, &ConceptsOnShow::reread);
+    connect(gallery_, &ConceptGallery::built, concepts_, &ConceptsOnShow::reread);
     connect(gallery_view_, &GalleryView::onPictureWanted, this, [this](std::int64_t latent) {
         gallery_->setOpen(false);
         concepts_dock_->show();

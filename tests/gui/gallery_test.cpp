@@ -28,6 +28,7 @@
 #include <vitrine/base/concept_records.h>
 
 #include "jobs/concept_gallery.h"
+#include "jobs/concepts_on_show.h"
 #include "panels/concept_details.h"
 #include "panels/concept_grid.h"
 #include "panels/concept_map.h"
@@ -314,6 +315,24 @@ TEST_F(GalleryTest, AnIndexIsBuiltStoppedGoneOnWithAndBroughtUpToDate) {
     ASSERT_TRUE(wait_until([&] { return !gallery().building() && gallery().state() == State::Ready; }));
     EXPECT_EQ(gallery().index()->pictures(), kPictures + 1);
     ASSERT_TRUE(wait_until([&] { return !seen("galleryChanged"); }));
+}
+
+TEST_F(GalleryTest, AnIndexThatIsBuiltGivesThePanelTheLargestThatWereSeen) {
+    openTiny();
+    window_->session().openPaths({pictureFile(0)});
+    auto& concepts = window_->concepts();
+    concepts.setLooking(true);
+    concepts.choose(gallery().autoencoder());
+    ASSERT_TRUE(wait_until([&] { return concepts.state() == ConceptsOnShow::State::Ready && !concepts.stale(); }))
+        << concepts.why().toStdString();
+    EXPECT_TRUE(concepts.found()->facts.largest.empty());
+    gallery().setFolder(folder_.filePath("pictures"));
+    click("galleryBuild");
+    ASSERT_TRUE(wait_until([&] { return gallery().state() == State::Ready || !gallery().buildTrouble().isEmpty(); }));
+    ASSERT_EQ(gallery().state(), State::Ready) << gallery().buildTrouble().toStdString();
+    ASSERT_TRUE(wait_until([&] { return !concepts.found()->facts.largest.empty(); }));
+    for (const auto latent : gallery().shown())
+        if (const float most = gallery().figure("maximum", latent); most > 0) EXPECT_EQ(concepts.unitOf(latent), most);
 }
 
 TEST_F(GalleryTest, WhatTheFileDoesNotSayIsAskedForOnce) {
