@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace vitrine::app {
 namespace {
@@ -28,6 +29,7 @@ ConceptsOnShow::ConceptsOnShow(Session& session) : QObject(&session), session_(s
         found_.reset();
         asked_for_.clear();
         layers_asked_for_.clear();
+        stopped_ = layers_stopped_ = false;
         found_for_.clear();
         why_.clear();
         none_ = false;
@@ -38,11 +40,18 @@ ConceptsOnShow::ConceptsOnShow(Session& session) : QObject(&session), session_(s
     });
     connect(&session, &Session::lookChanged, this, &ConceptsOnShow::follow);
     connect(&session, &Session::evidenceChanged, this, &ConceptsOnShow::placePatch);
-    connect(&session, &Session::workDropped, this, [this] {
+    connect(&session, &Session::workDropped, this, [this](bool stopped) {
+        // What a person stopped stays asked for: else the next look at it would start it again.
+        if (stopped && layersUnderWay()) {
+            session_.jobs_.cancel(kLayers);
+            layers_stopped_ = true;
+            Q_EMIT changed();
+        }
         if (!running_) return;
         session_.jobs_.cancel(kTag);
         running_ = false;
-        asked_for_.clear();
+        stopped_ = stopped;
+        if (!stopped) asked_for_.clear();
         Q_EMIT changed();
     });
 }
@@ -60,7 +69,7 @@ ConceptsOnShow::State ConceptsOnShow::state() const {
     if (!why_.isEmpty()) return none_ ? State::None : State::Refused;
     if (found_) return State::Ready;
     if (!session_.look() && !session_.looking()) return State::Nothing;
-    return State::Loading;
+    return stopped() ? State::Stopped : State::Loading;
 }
 
 const ConceptsOfPicture& ConceptsOnShow::picture() const {
@@ -82,6 +91,7 @@ QString ConceptsOnShow::nameOf(std::int64_t number) const {
 void ConceptsOnShow::setLooking(bool looking) {
     if (looking_ == looking) return;
     looking_ = looking;
+    if (looking) forgetStops();
     if (!anyLooks()) {
         if (running_) {
             session_.jobs_.cancel(kTag);
@@ -97,11 +107,17 @@ void ConceptsOnShow::setLooking(bool looking) {
 void ConceptsOnShow::setLookingAtLayers(bool looking) {
     if (looking_at_layers_ == looking) return;
     looking_at_layers_ = looking;
-    if (!looking && layers_asked_for_ == wantedKey() && !layers_ && why_no_layers_.isEmpty()) {
+    if (looking) forgetStops();
+    if (!looking && layersUnderWay()) {
         session_.jobs_.cancel(kLayers);
         layers_asked_for_.clear();
     }
     follow();
+}
+
+bool ConceptsOnShow::layersUnderWay() const {
+    return !layers_asked_for_.empty() && layers_asked_for_ == wantedKey() && !layers_ && !layers_stopped_ &&
+           why_no_layers_.isEmpty();
 }
 
 void ConceptsOnShow::followLayers() {
@@ -112,6 +128,7 @@ void ConceptsOnShow::followLayers() {
     }
     if (!looking_at_layers_ || !found_ || stale() || !session_.look() || key == layers_asked_for_) return;
     layers_asked_for_ = key;
+    layers_stopped_ = false;
     session_.post(
         {.tag = kLayers, .title = "Reading the concepts at every layer", .urgency = Urgency::Normal},
         [source = source_](Workbench& bench, JobControl& job) { return bench.concept_layers(source, job.stop()); },
@@ -132,6 +149,8 @@ QString ConceptsOnShow::whyNoLayers() const {
     if (!why_.isEmpty()) return why_;
     if (!session_.model()) return tr("Open a model first");
     if (!session_.picture()) return tr("Open a picture first");
+    if (stopped()) return tr("Reading the concepts was stopped");
+    if (stoppedLayers()) return tr("Reading the concepts at every layer was stopped");
     return session_.look() ? tr("Reading the concepts at every layer") : tr("The model has not run on the picture yet");
 }
 
@@ -163,14 +182,27 @@ void ConceptsOnShow::readAnew() {
     setDrawing(false);
     asked_for_.clear();
     layers_asked_for_.clear();
+    stopped_ = layers_stopped_ = false;
     why_.clear();
     none_ = false;
     pin(-1);
     follow();
 }
 
+/// So that they are asked for again.
+void ConceptsOnShow::forgetStops() {
+    if (std::exchange(stopped_, false)) asked_for_.clear();
+    if (std::exchange(layers_stopped_, false)) layers_asked_for_.clear();
+}
+
+void ConceptsOnShow::again() {
+    forgetStops();
+    follow();
+}
+
 void ConceptsOnShow::reread() {
     asked_for_.clear();
+    stopped_ = false;
     follow();
 }
 
@@ -193,6 +225,7 @@ void ConceptsOnShow::post() {
     session_.jobs_.cancel(kTag);
     asked_for_ = wantedKey();
     running_ = true;
+    stopped_ = false;
     session_.post(
         {.tag = kTag, .title = "Reading the concepts", .urgency = Urgency::Normal},
         [source = source_](Workbench& bench, JobControl& job) { return bench.concepts(source, job.stop()); },
@@ -240,6 +273,7 @@ double ConceptsOnShow::unitOf(std::int64_t number) const {
 }
 
 QString ConceptsOnShow::whyNoSteering() const {
+    if (stopped()) return tr("Reading the concepts was stopped");
     if (state() != State::Ready || stale()) return tr("The concepts are still being read");
     if (!session_.look()) return tr("The model has not run on the picture yet");
     return {};

@@ -31,6 +31,7 @@ class ConceptsOnShow : public QObject {
     /// What a file does not say of itself, by AutoencoderConfig's names; empty takes it back.
     void give(const std::string& name, const std::string& value);
     void reread();  ///< the names beside it, where nothing else changed
+    void again();   ///< reads what was stopped
     /// The cursor on the picture, in photo pixels.
     void pointAt(const std::optional<Point>& photo);
     void hover(std::int64_t number);  ///< a concept in the list; -1 for none
@@ -57,12 +58,16 @@ class ConceptsOnShow : public QObject {
         Nothing,  ///< there is no model or no picture, or the model did not run: `why`
         None,     ///< no autoencoder for this model: `why`
         Loading,  ///< the first time; later ones are `stale`
+        Stopped,  ///< the first time, by the person: `again` reads them
         Refused,  ///< the file: `why`
         Ready,
     };
     State state() const;
     const QString& why() const { return why_; }
     bool stale() const { return found_ && found_for_ != wantedKey(); }
+    /// By the person: nothing is read until the question is another, or `again`.
+    bool stopped() const { return stopped_ && asked_for_ == wantedKey(); }
+    bool stoppedLayers() const { return stopped() || (layers_stopped_ && layers_asked_for_ == wantedKey()); }
     const ConceptSource& source() const { return source_; }
     const std::optional<ConceptsFound>& found() const { return found_; }
     const ConceptsOfPicture& picture() const;   ///< empty where there is none
@@ -95,14 +100,17 @@ class ConceptsOnShow : public QObject {
     std::string wantedKey() const;  ///< of model, picture and autoencoder
     void follow();
     void readAnew();
+    void forgetStops();
     void post();
     void followLayers();
+    bool layersUnderWay() const;
     bool anyLooks() const { return looking_ || looking_at_layers_; }
     void placePatch();
     void light();
 
     Session& session_;
     bool looking_ = false, looking_at_layers_ = false, running_ = false, drawing_ = false, unsteer_ = false;
+    bool stopped_ = false, layers_stopped_ = false;  ///< of what `asked_for_` and `layers_asked_for_` say
     std::optional<ConceptLayers> layers_;
     std::vector<std::int32_t> ranked_;
     const void* ranked_of_ = nullptr;

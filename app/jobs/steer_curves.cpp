@@ -1,6 +1,8 @@
 // Asks again whenever the question is another, and makes way for whatever else is asked.
 #include "steer_curves.h"
 
+#include <utility>
+
 #include "jobs/concepts_on_show.h"
 
 namespace vitrine::app {
@@ -19,12 +21,26 @@ SteerCurves::SteerCurves(Session& session, ConceptsOnShow& concepts, QObject* pa
     // Answers and maps come first.
     connect(&session, &Session::steerAsked, this, &SteerCurves::stop);
     connect(&session, &Session::choiceChanged, this, &SteerCurves::stop);
-    connect(&session, &Session::workDropped, this, &SteerCurves::stop);
+    connect(&session, &Session::workDropped, this, [this](bool stopped) {
+        if (!stopped) return stop();
+        if (!open_ || wanted_.empty() || (wanted_ == asked_for_ && !running_)) return;
+        // It stays asked for: else the next look at it would start it again.
+        session_.jobs_.cancel(kTag);
+        running_ = false;
+        stopped_ = true;
+        asked_for_ = wanted_;
+        say(tr("Measuring how far it steers was stopped"));
+    });
 }
 
 void SteerCurves::setOpen(bool open) {
     open_ = open;
     if (!open) stop();
+    again();
+}
+
+void SteerCurves::again() {
+    if (std::exchange(stopped_, false)) asked_for_.clear();
     follow();
 }
 
@@ -57,10 +73,12 @@ void SteerCurves::follow() {
               std::to_string(concepts_.unitOf(*chosen.begin())) + '\n' + std::to_string(static_cast<int>(steer.tokens));
         if (steer.tokens == Steer::Tokens::Chosen && steer.region) key += steer.region->text();
     }
+    wanted_ = key;
     if (key != asked_for_) {
         stop();
         curve_.reset();
         asked_for_.clear();
+        stopped_ = false;
     }
     if (key.empty()) return say(why_not);
     if (key == asked_for_) return;

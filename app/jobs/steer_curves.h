@@ -26,6 +26,8 @@ class SteerCurves : public QObject {
     const std::optional<SteerCurve>& curve() const { return curve_; }
     /// In place of the curve: why there is none, or what it waits for.
     const QString& words() const { return words_; }
+    bool stopped() const { return stopped_; }  ///< by the person: `again` measures it
+    void again();
 
   Q_SIGNALS:
     void changed();
@@ -37,8 +39,9 @@ class SteerCurves : public QObject {
 
     Session& session_;
     ConceptsOnShow& concepts_;
-    bool open_ = false, running_ = false;
-    std::string asked_for_;  ///< what the curve, or its failure, is of
+    bool open_ = false, running_ = false, stopped_ = false;
+    std::string wanted_;     ///< what there would be a curve of; empty where there can be none
+    std::string asked_for_;  ///< what the curve, its failure or its stop is of
     std::optional<SteerCurve> curve_;
     QString words_;
 };

@@ -4,6 +4,7 @@
 #include <QHelpEvent>
 #include <QKeyEvent>
 #include <QPainter>
+#include <QPushButton>
 #include <QToolTip>
 
 #include <algorithm>
@@ -33,6 +34,10 @@ ConceptStrip::ConceptStrip(ConceptsOnShow& concepts, const ViewSettings& setting
     setAccessibleName(tr("The picture's concepts at every layer"));
     setMouseTracking(true);
     setFocusPolicy(Qt::TabFocus);
+    again_ = new QPushButton(tr("Read them"), this);
+    again_->setObjectName(QStringLiteral("readLayers"));
+    again_->hide();
+    connect(again_, &QPushButton::clicked, &concepts, &ConceptsOnShow::again);
     connect(&concepts, &ConceptsOnShow::changed, this, &ConceptStrip::choose);
     connect(&concepts, &ConceptsOnShow::pointedChanged, this, &ConceptStrip::choose);
 }
@@ -43,8 +48,18 @@ void ConceptStrip::choose() {
     for (const auto number : concepts_.strongest(room + rows_.size()))
         if (!concepts_.chosen().contains(number)) rows_.push_back(number);
     if (rows_.size() > room) rows_.resize(room);
+    offer();
     update();
 }
+
+void ConceptStrip::offer() {
+    again_->resize(again_->sizeHint());
+    again_->move((width() - again_->width()) / 2, wordsEnd());
+    again_->setVisible(!concepts_.layers() && concepts_.stoppedLayers());
+}
+
+/// Where words without a table end, above the button that may stand below them.
+int ConceptStrip::wordsEnd() const { return height() / 2; }
 
 std::int64_t ConceptStrip::conceptAt(int row) const {
     return row >= 0 && row < static_cast<int>(rows_.size()) ? rows_[static_cast<std::size_t>(row)] : -1;
@@ -73,7 +88,9 @@ void ConceptStrip::paintEvent(QPaintEvent*) {
     if (!layers) {
         painter.setFont(sans(13));
         painter.setPen(t.secondary);
-        painter.drawText(rect().adjusted(kMargin, 0, -kMargin, 0), Qt::AlignCenter | Qt::TextWordWrap,
+        const bool offers = concepts_.stoppedLayers();
+        painter.drawText(QRect(kMargin, 0, width() - 2 * kMargin, offers ? wordsEnd() - 6 : height()),
+                         Qt::AlignHCenter | (offers ? Qt::AlignBottom : Qt::AlignVCenter) | Qt::TextWordWrap,
                          breakable(concepts_.whyNoLayers()));
         return;
     }

@@ -6,6 +6,8 @@
 #include "jobs/concepts_on_show.h"
 #include "panels/view_settings.h"
 
+class QPushButton;
+
 namespace vitrine::app {
 
 class ConceptStrip : public QWidget {
@@ -30,12 +32,15 @@ class ConceptStrip : public QWidget {
 
   private:
     void choose();  ///< which concepts have a row
+    void offer();   ///< to read what was stopped
+    int wordsEnd() const;
     int at(const QPoint& position) const;
 
     ConceptsOnShow& concepts_;
     const ViewSettings& settings_;
     std::vector<std::int64_t> rows_;
     int current_ = -1;
+    QPushButton* again_;  ///< after a stop
 };
 
 }  // namespace vitrine::app

@@ -123,6 +123,10 @@ ConceptsPanel::ConceptsPanel(Session& session, ConceptsOnShow& concepts, const V
     open_->setObjectName(QStringLiteral("openConcepts"));
     connect(open_, &QPushButton::clicked, this, &ConceptsPanel::fileWanted);
     said->addWidget(open_);
+    again_ = new QPushButton(tr("Read them"));
+    again_->setObjectName(QStringLiteral("readConcepts"));
+    connect(again_, &QPushButton::clicked, &concepts_, &ConceptsOnShow::again);
+    said->addWidget(again_);
     inset(said_);
 
     ask_ = new QWidget;
@@ -245,7 +249,8 @@ void ConceptsPanel::refresh() {
                                                 : tr("Built in"));
     chooser_->setReason(session_.model() ? QString() : tr("Open a model first"));
     const bool list = concepts_.found() && state == State::Ready;
-    const bool loading = state == State::Loading || (list && concepts_.stale());
+    const bool stopped = concepts_.stopped();
+    const bool loading = state == State::Loading || (list && concepts_.stale() && !stopped);
     bar_->setProgress(loading, -1);
     QString why = concepts_.why();
     if (state == State::Nothing)
@@ -254,7 +259,9 @@ void ConceptsPanel::refresh() {
               : session_.asking()   ? tr("Not run yet: F5 or Compute starts it")
                                     : tr("The model has not run on the picture yet");
     if (state == State::Loading) why = session_.look() ? tr("Reading the concepts") : tr("Running the model");
-    said_->setVisible(!list);
+    if (stopped) why = tr("Reading the concepts was stopped");
+    said_->setVisible(!list || stopped);
+    again_->setVisible(stopped);
     why_->setText(breakable(why));
     const bool refused = state == State::Refused;
     sign_->setVisible(refused);

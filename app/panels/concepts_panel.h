@@ -52,7 +52,7 @@ class ConceptsPanel : public QWidget {
     QLabel *facts_, *sign_, *why_;
     ThinBar* bar_;
     QWidget *said_, *tools_, *ask_, *which_;
-    QPushButton *open_, *patches_, *apart_;
+    QPushButton *open_, *again_, *patches_, *apart_;
     QToolButton* fold_;
     SettingsForm* form_;
     QString form_of_;

@@ -171,12 +171,16 @@ SteerBox::SteerBox(Session& session, ConceptsOnShow& concepts, QWidget* parent)
     curves_ = new SteerCurves(session_, concepts_, this);
     curve_ = new SteerCurveView;
     column->addWidget(curve_);
+    measure_ = new QPushButton(tr("Measure it"));
+    measure_->setObjectName(QStringLiteral("steerMeasure"));
+    column->addWidget(measure_);
 
     connect(how_far_, &QToolButton::toggled, this, [this](bool open) {
         curves_->setOpen(open);
         refresh();
     });
     connect(curves_, &SteerCurves::changed, this, &SteerBox::refreshCurve);
+    connect(measure_, &QPushButton::clicked, curves_, &SteerCurves::again);
     connect(original_, &QToolButton::clicked, &session_, &Session::showOriginal);
     connect(reset_, &QToolButton::clicked, this, [this] {
         auto none = session_.steering();
@@ -365,6 +369,7 @@ void SteerBox::refreshAnswers() {
 
 void SteerBox::refreshCurve() {
     curve_->setVisible(curves_->isOpen());
+    measure_->setVisible(curves_->isOpen() && curves_->stopped());
     if (curves_->isOpen()) curve_->setCurve(curves_->curve(), curves_->words());
 }
 

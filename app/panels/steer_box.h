@@ -51,7 +51,7 @@ class SteerBox : public QWidget {
     QSlider* slider_;
     QDoubleSpinBox* number_;
     QComboBox* tokens_;
-    QPushButton* draw_;
+    QPushButton *draw_, *measure_;
     PredictionsView* answers_;
     SteerCurves* curves_;
     SteerCurveView* curve_;

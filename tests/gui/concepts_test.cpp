@@ -122,6 +122,48 @@ TEST_F(ConceptsWindowTest, WithoutAnAutoencoderItSaysWhatToDoAndARefusedFileWhy)
     EXPECT_TRUE(list()->isVisible());
 }
 
+TEST_F(ConceptsWindowTest, WhatIsStoppedStaysStoppedUntilItIsAskedForAgain) {
+    const auto idle = [&] {
+        return wait_until([&] { return session().jobs().running.empty() && session().jobs().waiting == 0; });
+    };
+    open();
+    ASSERT_TRUE(wait_until([&] { return concepts().state() == ConceptsOnShow::State::None; }));
+    concepts().choose(file_);
+    session().cancelAll();
+    ASSERT_TRUE(idle());
+    EXPECT_EQ(concepts().state(), ConceptsOnShow::State::Stopped);
+    auto* why = window_->findChild<QLabel*>("conceptsWhy");
+    EXPECT_EQ(why->text(), "Reading the concepts was stopped");
+    auto* again = window_->findChild<QAbstractButton*>("readConcepts");
+    ASSERT_TRUE(again->isVisible());
+    again->click();
+    ASSERT_TRUE(wait_until([&] { return concepts().state() == ConceptsOnShow::State::Ready; }));
+    EXPECT_FALSE(again->isVisible());
+    EXPECT_FALSE(why->isVisible());
+    // The same at every layer.
+    concepts().setLookingAtLayers(true);
+    session().cancelAll();
+    ASSERT_TRUE(idle());
+    EXPECT_FALSE(concepts().layers());
+    EXPECT_EQ(concepts().whyNoLayers(), "Reading the concepts at every layer was stopped");
+    window_->findChild<QDockWidget*>("conceptLayers")->raise();
+    auto* layers = window_->findChild<QAbstractButton*>("readLayers");
+    ASSERT_TRUE(wait_until([&] { return layers->isVisible(); }));
+    layers->click();
+    ASSERT_TRUE(wait_until([&] { return concepts().layers().has_value(); })) << concepts().whyNoLayers().toStdString();
+    EXPECT_FALSE(layers->isVisible());
+    // Another picture is another question.
+    concepts().reread();
+    session().cancelAll();
+    ASSERT_TRUE(concepts().stopped());
+    const auto other = folder_.filePath("other.png");
+    ASSERT_TRUE(QFile::copy(picture_, other));
+    session().openPaths({other});
+    ASSERT_TRUE(wait_until([&] { return session().picture()->file == other.toStdString() && settled(); }));
+    ASSERT_TRUE(wait_until([&] { return concepts().state() == ConceptsOnShow::State::Ready && !concepts().stale(); }));
+    EXPECT_FALSE(concepts().stopped());
+}
+
 TEST_F(ConceptsWindowTest, HoverGoesBothWaysAndAPinStaysUntilEscape) {
     open_concepts();
     session().setLive(false);  // the map that is left is the method's, wherever the cursor stayed

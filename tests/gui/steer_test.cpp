@@ -204,5 +204,19 @@ TEST_F(SteerWindowTest, HowFarAConceptSteersIsDrawn) {
     EXPECT_EQ(curve->accessibleDescription(), "Choose one concept");
 }
 
+TEST_F(SteerWindowTest, AMeasurementThatIsStoppedStaysStoppedUntilItIsAskedForAgain) {
+    auto* curve = window_->findChild<SteerCurveView*>("steerCurve");
+    concepts().pin(first_);
+    button("steerHowFar")->click();
+    session().cancelAll();
+    ASSERT_TRUE(wait_until([&] { return session().jobs().running.empty() && session().jobs().waiting == 0; }));
+    EXPECT_EQ(curve->accessibleDescription(), "Measuring how far it steers was stopped");
+    ASSERT_TRUE(button("steerMeasure")->isVisible());
+    button("steerMeasure")->click();
+    EXPECT_FALSE(button("steerMeasure")->isVisible());
+    ASSERT_TRUE(wait_until([&] { return curve->accessibleDescription().contains("KL"); }))
+        << curve->accessibleDescription().toStdString();
+}
+
 }  // namespace
 }  // namespace vitrine::app
