@@ -280,7 +280,7 @@ LadderPlayer::LadderPlayer(Session& session, ConceptGallery& gallery, QWidget* p
         if (again) play();
     });
     connect(&gallery_, &ConceptGallery::changed, this, [this] {
-        if (!steps_.empty() && of_ != gallery_.autoencoder()) forget();
+        if ((playing_ || !steps_.empty() || !trouble_.isEmpty()) && of_ != source()) forget();
         refresh();
     });
     connect(&gallery_, &ConceptGallery::listChanged, this, [this] {
@@ -306,6 +306,8 @@ QString LadderPlayer::whyNot() const {
     return {};
 }
 
+ConceptSource LadderPlayer::source() const { return {gallery_.autoencoder().toStdString(), gallery_.given()}; }
+
 void LadderPlayer::forget() {
     stop_.request_stop();
     jobs_.cancel("play");
@@ -321,13 +323,11 @@ void LadderPlayer::play() {
     playing_ = true;
     trouble_.clear();
     stop_ = std::stop_source();
-    of_ = gallery_.autoencoder();
+    of_ = source();
     jobs_.post(
         {.tag = "play"},
-        [model = session_.model()->request,
-         concepts = ConceptSource{gallery_.autoencoder().toStdString(), gallery_.given()},
-         picture = session_.picture()->file,
-         stop = stop_](Hands&, JobControl&) { return play_ladder(model, concepts, picture, stop.get_token()); },
+        [model = session_.model()->request, concepts = of_, picture = session_.picture()->file, stop = stop_](
+            Hands&, JobControl&) { return play_ladder(model, concepts, picture, stop.get_token()); },
         [this](Result<std::vector<PlayedStep>> steps) {
             playing_ = false;
             if (steps) {

@@ -105,6 +105,7 @@ class LadderPlayer : public QWidget {
   private:
     struct Hands {};  ///< what the thread has of its own: nothing
     QString whyNot() const;
+    ConceptSource source() const;
     void forget();
     void refresh();
     void showStep();
@@ -113,7 +114,8 @@ class LadderPlayer : public QWidget {
     ConceptGallery& gallery_;
     std::vector<PlayedStep> steps_;
     std::vector<QImage> images_;
-    QString trouble_, of_;
+    QString trouble_;
+    ConceptSource of_;  ///< what the steps, those under way too, are read by
     double most_ = 0;
     bool playing_ = false;
     std::stop_source stop_;

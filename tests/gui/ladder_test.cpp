@@ -183,6 +183,26 @@ TEST_F(LadderPanelTest, WhatAFileDoesNotSayIsAsItWasGivenInTheGallery) {
     button->click();
     ASSERT_TRUE(wait_until([&] { return !player.playing(); }));
     EXPECT_FALSE(player.steps().empty()) << player.trouble().toStdString();
+    // Read at another layer they are others.
+    window_->conceptGallery().give("point", "blocks.0");
+    EXPECT_TRUE(player.steps().empty()) << "those of the point before are not left";
+    EXPECT_TRUE(button->isVisibleTo(&player) && button->isEnabled());
+}
+
+TEST_F(LadderPanelTest, StepsOfAnAutoencoderThatIsNoMoreChosenDoNotArrive) {
+    open("free1.safetensors");
+    auto& player = *ladder().player();
+    auto* button = player.findChild<QPushButton*>("ladderPlay");
+    window_->session().openPaths({folder_.filePath("pictures/3.png")});
+    ASSERT_TRUE(wait_until([&] { return window_->session().picture().has_value() && button->isEnabled(); }));
+    button->click();
+    ASSERT_TRUE(player.playing());
+    window_->conceptGallery().choose(folder_.filePath("free0.safetensors"));
+    EXPECT_FALSE(player.playing()) << "its names would stand on the steps of the one before";
+    EXPECT_TRUE(player.steps().empty());
+    button->click();
+    ASSERT_TRUE(wait_until([&] { return !player.playing(); }));
+    EXPECT_FALSE(player.steps().empty()) << player.trouble().toStdString();
 }
 
 TEST_F(LadderPanelTest, WhatIsFoundIsListedForEveryLayer) {
