@@ -56,6 +56,7 @@ TrainingRun::TrainingRun(Session& session, Trained what)
       declared_(training_settings(what)),
       jobs_([] { return std::make_unique<Trainer>(); }, posted_to(this)) {
     plan_.what = what;
+    if (session.model()) followed_ = session.model()->request;
     connect(&session, &Session::modelChanged, this, &TrainingRun::followModel);
     connect(&session, &Session::pictureChanged, this,
             [this] { picture_->set(session_.picture() ? session_.picture()->file : std::filesystem::path()); });
@@ -105,15 +106,27 @@ void TrainingRun::setLooking(bool looking) {
     layersNow();
 }
 
-/// A new model has other layers, and its masks another file.
 void TrainingRun::followModel() {
-    if (busy() || stage_ == Stage::Paused) return;
-    settings_.erase("layers");
-    settings_.erase("point");
-    if (out_ == suggested_) out_ = suggested_ = suggestedFile();
+    if (busy() || stage_ == Stage::Paused) return;  // setUp catches up
+    takeModel();
     trouble_.clear();
     layersNow();
     Q_EMIT changed();
+}
+
+/// A new model has other layers, and its masks another file.
+void TrainingRun::takeModel() {
+    followed_ = session_.model() ? session_.model()->request : std::string();
+    settings_.erase("layers");
+    settings_.erase("point");
+    if (out_ == suggested_) out_ = suggested_ = suggestedFile();
+}
+
+/// Back to the form, which is for the model that is open by now.
+void TrainingRun::setUp() {
+    stage_ = Stage::Setup;
+    if (session_.model() && session_.model()->request != followed_) takeModel();
+    layersNow();
 }
 
 SettingFacts* TrainingRun::declared(const std::string& name) {
@@ -326,7 +339,7 @@ void TrainingRun::took(Result<TrainingOutcome> outcome) {
         }
         outcome_ = std::move(*outcome);
     }
-    if (stage_ == Stage::Setup) layersNow();
+    if (stage_ == Stage::Setup) setUp();
     Q_EMIT changed();
     Q_EMIT moved();
 }
@@ -371,9 +384,8 @@ void TrainingRun::stop() {
         stage_ = Stage::Pausing;
         stop_.request_stop();
     } else if (stage_ == Stage::Paused) {
-        stage_ = Stage::Setup;
         doing_ = tr("Stopped at step %1; its checkpoint is written").arg(outcome_ ? outcome_->steps : 0);
-        layersNow();
+        setUp();
     }
     Q_EMIT changed();
     Q_EMIT moved();
@@ -381,10 +393,9 @@ void TrainingRun::stop() {
 
 void TrainingRun::again() {
     if (stage_ != Stage::Ended) return;
-    stage_ = Stage::Setup;
     doing_.clear();
     if (out_ == suggested_) out_ = suggested_ = suggestedFile();
-    layersNow();
+    setUp();
     Q_EMIT changed();
     Q_EMIT moved();
 }

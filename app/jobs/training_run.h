@@ -80,6 +80,8 @@ class TrainingRun : public QObject {
     QString stopping(bool leaving) const;
     void took(Result<TrainingOutcome> outcome);
     void followModel();
+    void takeModel();
+    void setUp();
     void layersNow();
     SettingFacts* declared(const std::string& name);
     QString suggestedFile() const;
@@ -89,6 +91,7 @@ class TrainingRun : public QObject {
     MethodSettings settings_;
     QString data_, out_, suggested_;
     bool looking_ = false;
+    std::string followed_;   ///< the model that the form is for
     std::string layers_of_;  ///< model and version whose layers were asked for
     Stage stage_ = Stage::Setup;
     TrainingPlan plan_;

@@ -466,6 +466,54 @@ TEST_F(TrainPanelTest, ConceptsArePausedGoneOnWithEndedAndShown) {
     EXPECT_EQ(session().explanation()->method, "concepts");
 }
 
+TEST_F(TrainPanelTest, TheFormIsForTheModelThatWasOpenedWhileItTrained) {
+    const auto model = folder_.filePath("tiny");
+    ASSERT_TRUE(test::write_tiny_model(model.toStdString()));
+    const auto opens = [&](const QString& request) {
+        session().openModel(request);
+        return wait_until([&] { return session().model()->request == request.toStdString() && session().look(); });
+    };
+    ASSERT_TRUE(opens(model));
+    window_->trainPanel()->findChild<QPushButton*>("trainConcepts")->click();
+    auto& concepts = window_->conceptRun();
+    // Paused after its first step.
+    const auto train = [&](const char* name) {
+        concepts.setData(folder_.filePath("pictures"));
+        concepts.setOut(folder_.filePath(name));
+        for (const auto& [setting, value] : {std::pair<const char*, std::string>{"steps", "60"},
+                                             {"batch", "8"},
+                                             {"latents", "32"},
+                                             {"k", "4"},
+                                             {"buffer", "1"},
+                                             {"report_seconds", "0"},
+                                             {"point", "blocks.0"}})
+            concepts.set(setting, value);
+        ASSERT_TRUE(concepts.settings().contains("point"));
+        const auto listening = QObject::connect(&concepts, &TrainingRun::moved, [&] {
+            if (!concepts.curve().empty() && concepts.stage() == Stage::Running) concepts.pause();
+        });
+        concepts.start();
+        ASSERT_TRUE(wait_until([&] { return !concepts.busy(); }));
+        QObject::disconnect(listening);
+        ASSERT_EQ(concepts.stage(), Stage::Paused) << concepts.trouble().toStdString();
+    };
+    train("one.concepts.safetensors");
+    ASSERT_TRUE(opens("starter"));
+    EXPECT_TRUE(concepts.settings().contains("point")) << "the run itself keeps what it was started with";
+    concepts.resume();
+    ASSERT_TRUE(wait_until([&] { return !concepts.busy(); }));
+    ASSERT_EQ(concepts.stage(), Stage::Ended) << concepts.trouble().toStdString();
+    concepts.again();
+    EXPECT_FALSE(concepts.settings().contains("point")) << "that layer was chosen for another model";
+    EXPECT_TRUE(concepts.settings().contains("latents")) << "the rest is of no model";
+    // Back from a pause, too.
+    train("two.concepts.safetensors");
+    ASSERT_TRUE(opens(model));
+    concepts.stop();
+    EXPECT_EQ(concepts.stage(), Stage::Setup);
+    EXPECT_FALSE(concepts.settings().contains("point"));
+}
+
 TEST_F(TrainPanelTest, AWindowThatIsClosedWhileTrainingLeavesACheckpoint) {
     set_up(1'000'000);
     const auto file = folder_.filePath("one.mask.safetensors.checkpoint");
