@@ -31,7 +31,9 @@
 #include <vitrine/beside.h>
 #include <vitrine/capture.h>
 #include <vitrine/mask_module.h>
+#include <vitrine/model_identity.h>
 #include <vitrine/preprocess.h>
+#include <vitrine/steering.h>
 #include <vitrine/torch_errors.h>
 
 #include "concept_map.h"
@@ -108,10 +110,16 @@ Status index_fits(const ConceptIndex& index, Model& model, const Autoencoder& au
         return fail(ErrorCode::BadInput,
                     "the index was built with another autoencoder ({} concepts of {}); build it again with this one",
                     index.latents(), index.fact("point"));
+    if (index.fact("steering") != steering_identity(model)) {
+        const auto said = [](const std::string& changes) { return changes.empty() ? "nothing steered" : changes; };
+        return fail(ErrorCode::BadInput,
+                    "the index was built with {} ({}), and this is {} ({}); build it again with this model",
+                    index.fact("model"), said(index.fact("steered")), model.info().name, said(changes_of(model)));
+    }
     // fp16 rounds otherwise than bf16, of which the hash is made.
     const auto parameters = model.parameters();
     if (!parameters.empty() && parameters.front().second.scalar_type() == at::kHalf) return {};
-    if (const std::string now = weights_hash(model); now != index.fact("weights"))
+    if (const std::string now = model_identity(model); now != index.fact("weights"))
         return fail(ErrorCode::BadInput,
                     "the index was built with {} of weights {}, and {} has weights {}; build it again with this model",
                     index.fact("model"), index.fact("weights"), model.info().name, now);
@@ -165,7 +173,7 @@ Status IndexBuilder::prepare() {
     VITRINE_CHECK(concepts_->fits_weights(model_));
     hash_ = concepts_hash(*concepts_);
     concepts_->to(model_.device());
-    weights_ = weights_hash(model_);
+    weights_ = model_identity(model_);
     const AutoencoderConfig& config = concepts_->config();
     const auto& p = model_.preprocess();
     const at::Tensor nothing = at::zeros({1, 3, p.input_height, p.input_width});
@@ -214,6 +222,10 @@ Status IndexBuilder::prepare() {
          {std::pair{"folder", folder_.string()}, {"folder_from_here", from_here.generic_string()}}) {
         frame_.facts[name] = bytes::to_utf8(place);
         if (!bytes::valid_utf8(place)) frame_.facts[std::string(name) + "_bytes"] = json_text(json_bytes(place));
+    }
+    if (const std::string steering = steering_identity(model_); !steering.empty()) {
+        frame_.facts["steering"] = steering;
+        frame_.facts["steered"] = changes_of(model_);
     }
     if (config.kind == "k_means") frame_.facts["value"] = "closeness";
     if (!options_.given.empty()) frame_.facts["given"] = text_of_given(options_.given);

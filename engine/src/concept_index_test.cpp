@@ -17,12 +17,14 @@
 #include <vitrine/capture.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/registry.h>
+#include <vitrine/steering.h>
 #include <vitrine/train_concepts.h>
 
 namespace vitrine {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 
@@ -391,6 +393,41 @@ TEST_F(IndexConcepts, WhatCannotBeReadIsLeftOutAndSaid) {
     EXPECT_THAT(refusal(options()), HasSubstr("has no pictures in it"));
     folder_.put("p/broken.jpg", "no picture");
     EXPECT_THAT(refusal(options("none")), HasSubstr("none of the 1 pictures"));
+}
+
+TEST_F(IndexConcepts, ASteeredModelHasFiguresOfItsOwn) {
+    const std::shared_ptr<Model> plain(model_.get(), [](Model*) {});
+    const auto with = [&](double value) {
+        Steering steering;
+        steering.autoencoder = *Autoencoder::load(folder_ / "c.safetensors");
+        steering.edits = {{5, ConceptEdit::Mode::Set, value}};
+        return std::move(*steered(plain, steering));
+    };
+    const auto steered = with(20), otherwise = with(21);
+    ASSERT_TRUE(index_concepts(*steered, options()));
+    const Autoencoder concepts = *Autoencoder::load(folder_ / "c.safetensors");
+    EXPECT_TRUE(index_fits(open(), *steered, concepts));
+    EXPECT_EQ(open().fact("steered"), "concept 5 set to 20 at blocks.0");
+    EXPECT_THAT(index_fits(open(), *model_, concepts).error().message,
+                AllOf(HasSubstr("(concept 5 set to 20 at blocks.0), and this is"),
+                      HasSubstr("(nothing steered); build it again with this model")));
+    EXPECT_FALSE(index_fits(open(), *otherwise, concepts));
+    EXPECT_EQ(index_concepts(*steered, options())->run, 0) << "it is brought up to date as any";
+    EXPECT_EQ(index_concepts(*otherwise, options())->run, 5);
+
+    // The model as it is finds nothing that it could take over.
+    const auto again = build();
+    ASSERT_TRUE(again.has_value()) << again.error().message;
+    EXPECT_EQ(again->run, 5);
+    EXPECT_EQ(again->added, 5);
+    ASSERT_TRUE(build("fresh"));
+    EXPECT_EQ(bytes("i"), bytes("fresh"));
+    EXPECT_TRUE(index_fits(open(), *model_, concepts));
+    EXPECT_FALSE(index_fits(open(), *steered, concepts));
+    // In fp16 weights are not compared, and what is steered is.
+    model_->to(at::kCPU, at::kHalf);
+    EXPECT_TRUE(index_fits(open(), *model_, concepts));
+    EXPECT_FALSE(index_fits(open(), *steered, concepts));
 }
 
 TEST_F(IndexConcepts, WhatDoesNotFitIsRefusedInWords) {

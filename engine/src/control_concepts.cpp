@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include <vitrine/base/random.h>
-#include <vitrine/mask_module.h>
+#include <vitrine/model_identity.h>
 #include <vitrine/parameters_aside.h>
 #include <vitrine/train_concepts.h>
 #include <vitrine/uncertainty_response.h>
@@ -57,8 +57,11 @@ std::vector<std::pair<std::string, std::string>> recipe_of(const Autoencoder& so
 }
 
 /// What tells one such training from another.
-std::string trained_by(const std::vector<std::pair<std::string, std::string>>& recipe, const PictureSet& pictures) {
+std::string trained_by(const std::vector<std::pair<std::string, std::string>>& recipe, const PictureSet& pictures,
+                       const Model& model) {
     std::uint64_t out = 0;
+    // The weights are looked at beside it.
+    if (const std::string steering = steering_identity(model); !steering.empty()) out = hash_of(steering);
     for (const auto& [name, value] : recipe) out = mix64(out ^ hash_of(name + "=" + value));
     for (std::int64_t i = 0; i < pictures.count(); ++i) out = mix64(out ^ hash_of(pictures.picture(i).name));
     return fmt::format("{:016x}", out);
@@ -107,7 +110,7 @@ Result<Autoencoder> control_concepts(Model& model, const Autoencoder& sound, con
     training.progress = [&](const ConceptStep& now) {
         if (options.progress) options.progress({now.step, now.steps, "training steps"});
     };
-    const std::string by = trained_by(training.settings, *options.pictures);
+    const std::string by = trained_by(training.settings, *options.pictures, model);
     // Nobody sees these of a control.
     for (const auto& [name, value] : {std::pair{"held_every", "-1"}, {"floor", "0"}})
         training.settings.emplace_back(name, value);

@@ -15,6 +15,7 @@
 #include <vitrine/engine.h>
 #include <vitrine/pack.h>
 #include <vitrine/registry.h>
+#include <vitrine/steering.h>
 #include <vitrine/train_concepts.h>
 #include <vitrine/uncertainty_response.h>
 
@@ -111,6 +112,38 @@ TEST_F(ControlConcepts, AreTrainedOnceAsTheSoundOnesWereOnShuffledWeights) {
     const auto unfair = uncertainty_response(*model_, ladder);
     ASSERT_EQ(found->layers[0].control.at(2).tokens, "patches");
     EXPECT_GT(clean(found->layers[0].control), clean(unfair->layers[0].control));
+}
+
+TEST_F(ControlConcepts, OfASteeredModelAreNotThoseOfTheModelAsItIs) {
+    std::int64_t steps = 0;
+    options_.progress = [&](const Progress& now) { steps = now.total; };
+    options_.steps = 3;
+    ASSERT_TRUE(made());
+    const std::shared_ptr<Model> plain(model_.get(), [](Model*) {});
+    Steering steering;
+    steering.autoencoder = *Autoencoder::load(sound_);
+    steering.edits = {{2, ConceptEdit::Mode::Set, 4}};
+    const std::shared_ptr<Model> steered = *vitrine::steered(plain, steering);
+    steps = 0;
+    const auto own = control_concepts(*steered, *Autoencoder::load(sound_), options_);
+    ASSERT_TRUE(own.has_value()) << own.error().message;
+    EXPECT_EQ(steps, 3) << "what was trained on the model as it is was taken";
+    EXPECT_EQ(own->facts.at("steered"), "concept 2 set to 4 at blocks.1");
+
+    UncertaintyOptions ladder;
+    for (std::int64_t i = 0; i < pictures_->count(); ++i) ladder.names.push_back(pictures_->picture(i).name);
+    ladder.pixels = [&](std::int64_t i) { return pictures_->pixels(i); };
+    ladder.autoencoders = {{"c", *Autoencoder::load(sound_)}};
+    ladder.control_autoencoders = {{"own", *own}};
+    ladder.ladder = {{2}, {}, "gaussian", {"gaussian"}};
+    ladder.pictures = 2;
+    ladder.seeds = 1;
+    ladder.reference = 2;
+    ladder.resamples = 10;
+    ladder.risk = "none";
+    EXPECT_THAT(uncertainty_response(*model_, ladder).error().message, HasSubstr("while other concepts of"));
+    const auto found = uncertainty_response(*steered, ladder);
+    EXPECT_TRUE(found.has_value()) << found.error().message;
 }
 
 TEST_F(ControlConcepts, AStoppedTrainingIsToldAsStopped) {

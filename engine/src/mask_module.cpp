@@ -33,6 +33,7 @@
 #include <vitrine/capture.h>
 #include <vitrine/checkpoint.h>
 #include <vitrine/explainer.h>
+#include <vitrine/model_identity.h>
 #include <vitrine/steering.h>
 #include <vitrine/torch_errors.h>
 
@@ -503,7 +504,15 @@ Status MaskModule::fits(Model& model) const {
 
 std::string MaskModule::doubt(Model& model) const {
     // The weights are those it learned, what they are made to say is not.
-    if (const std::string changes = changes_of(model); !changes.empty())
+    const auto steering = facts.find("steering");
+    const std::string changes = changes_of(model);
+    if (steering != facts.end() && steering->second != steering_identity(model))
+        return fmt::format(
+            "the mask was trained while concepts were steered otherwise ({}; now: {}): how well it does here was never "
+            "learned",
+            facts.count("steered") != 0 ? facts.at("steered") : "how is not said",
+            changes.empty() ? "none is" : changes);
+    if (steering == facts.end() && !changes.empty())
         return fmt::format(
             "the mask was trained while no concept was steered ({}): it follows the steered model's layers, and how "
             "well it does was never learned",

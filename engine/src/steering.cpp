@@ -31,25 +31,7 @@ struct Edited {
 
 Edited edited_by(const Steering& steering, at::Device device) {
     const std::int64_t latents = steering.autoencoder.config().latents;
-    std::map<std::int64_t, std::pair<double, double>> lines;
-    for (const ConceptEdit& edit : steering.edits) {
-        auto& [factor, offset] = lines.try_emplace(edit.index, 1.0, 0.0).first->second;
-        switch (edit.mode) {
-            case ConceptEdit::Mode::Set:
-                factor = 0, offset = edit.value;
-                break;
-            case ConceptEdit::Mode::Add:
-                offset += edit.value;
-                break;
-            case ConceptEdit::Mode::Scale:
-                factor *= edit.value, offset *= edit.value;
-                break;
-            case ConceptEdit::Mode::Suppress:
-                factor = offset = 0;
-                break;
-        }
-    }
-    std::erase_if(lines, [](const auto& line) { return line.second == std::pair{1.0, 0.0}; });
+    const auto lines = edited_lines(steering);
     if (lines.empty()) return {};
     Edited out{at::ones({latents}), at::zeros({latents})};
     for (const auto& [index, line] : lines) {
@@ -202,6 +184,29 @@ class SteeredModel final : public Model {
 const SteeredModel* as_steered(const Model& model) { return dynamic_cast<const SteeredModel*>(&model); }
 
 }  // namespace
+
+std::map<std::int64_t, std::pair<double, double>> edited_lines(const Steering& steering) {
+    std::map<std::int64_t, std::pair<double, double>> lines;
+    for (const ConceptEdit& edit : steering.edits) {
+        auto& [factor, offset] = lines.try_emplace(edit.index, 1.0, 0.0).first->second;
+        switch (edit.mode) {
+            case ConceptEdit::Mode::Set:
+                factor = 0, offset = edit.value;
+                break;
+            case ConceptEdit::Mode::Add:
+                offset += edit.value;
+                break;
+            case ConceptEdit::Mode::Scale:
+                factor *= edit.value, offset *= edit.value;
+                break;
+            case ConceptEdit::Mode::Suppress:
+                factor = offset = 0;
+                break;
+        }
+    }
+    std::erase_if(lines, [](const auto& line) { return line.second == std::pair{1.0, 0.0}; });
+    return lines;
+}
 
 std::vector<PatchBox> boxes_of(std::vector<std::int64_t> patches, std::int64_t cols) {
     std::sort(patches.begin(), patches.end());

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include <vitrine/steering.h>
 
@@ -22,6 +24,9 @@ struct SteeredPoint {
 Result<SteeredPoint> steered_point(Model& model, const Autoencoder& autoencoder);
 /// Checks edits, tokens and boxes; fills in the grid, and makes of Tokens::All what the autoencoder reads.
 Status check_steering(const Model& model, const SteeredPoint& point, Steering& steering);
+
+/// All edits as one line a latent, f' = f * first + second, those that change nothing left out.
+std::map<std::int64_t, std::pair<double, double>> edited_lines(const Steering& steering);
 
 /// What decides which rows of an activation are edited.
 struct SteeredPlace {

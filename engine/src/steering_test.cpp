@@ -19,6 +19,7 @@
 
 #include <vitrine/capture.h>
 #include <vitrine/mask_module.h>
+#include <vitrine/model_identity.h>
 #include <vitrine/model_mark.h>
 #include <vitrine/registry.h>
 #include <vitrine/torchscript.h>
@@ -400,6 +401,56 @@ TEST(ModelMark, IsOfOneSteeringThoughAnAddressIsGivenAgain) {
     }
     EXPECT_LT(places.size(), 50u) << "no address was given again, so this shows nothing";
     EXPECT_EQ(before.front(), ModelMark(*scene.model));
+}
+
+TEST(ModelIdentity, IsOfWhatTheModelComputes) {
+    const Scene scene({"vit", "blocks.1"});
+    const std::string plain = model_identity(*scene.model);
+    EXPECT_EQ(plain, weights_hash(*scene.model)) << "files of before stay valid";
+    EXPECT_EQ(steering_identity(*scene.model), "");
+    const auto of = [&](std::vector<ConceptEdit> edits, Tokens tokens = Tokens::All, std::vector<PatchBox> boxes = {}) {
+        return model_identity(*scene.steered(std::move(edits), tokens, std::move(boxes)));
+    };
+    EXPECT_EQ(of({}), plain);
+    EXPECT_EQ(of({{1, Mode::Scale, 1.0}, {2, Mode::Add, 0.0}}), plain) << "nothing is changed";
+    const std::string once = of({{1, Mode::Set, 3.0}});
+    std::set<std::string> all{plain, once};
+    for (const ConceptEdit& edit : std::vector<ConceptEdit>{
+             {1, Mode::Set, 3.5}, {2, Mode::Set, 3.0}, {1, Mode::Add, 3.0}, {1, Mode::Scale, 3.0}, {1, Mode::Suppress}})
+        EXPECT_TRUE(all.insert(of({edit})).second) << edit.index << " " << name_of(edit.mode) << " " << edit.value;
+    EXPECT_TRUE(all.insert(of({{1, Mode::Set, 3.0}}, Tokens::Class)).second);
+    EXPECT_TRUE(all.insert(of({{1, Mode::Set, 3.0}}, Tokens::Patches)).second);
+    EXPECT_TRUE(all.insert(of({{1, Mode::Set, 3.0}}, Tokens::Chosen, {{0, 0, 1, 1}})).second);
+    EXPECT_TRUE(all.insert(of({{1, Mode::Set, 3.0}}, Tokens::Chosen, {{0, 0, 1, 0}})).second);
+    Scene other({"vit", "blocks.1"});
+    other.concepts = Autoencoder::make(scene.concepts.config(), 8).value();
+    EXPECT_TRUE(all.insert(model_identity(*other.steered({{1, Mode::Set, 3.0}}))).second) << "other concepts";
+
+    // What does the same is the same.
+    EXPECT_EQ(of({{1, Mode::Set, 0.0}}), of({{1, Mode::Suppress}}));
+    EXPECT_EQ(of({{1, Mode::Scale, -0.0}}), of({{1, Mode::Suppress}}));
+    EXPECT_EQ(of({{2, Mode::Set, 1.0}, {1, Mode::Set, 9.0}, {1, Mode::Set, 3.0}}),
+              of({{1, Mode::Set, 3.0}, {2, Mode::Set, 1.0}}));
+    EXPECT_EQ(of({{1, Mode::Set, 3.0}}, Tokens::Chosen, {{1, 0, 1, 1}, {0, 0, 0, 1}}),
+              of({{1, Mode::Set, 3.0}}, Tokens::Chosen, {{0, 0, 1, 1}}));
+    EXPECT_EQ(model_identity(*Scene({"vit", "blocks.1"}).steered({{1, Mode::Set, 3.0}})), once) << "opened again";
+    const auto moved = scene.steered({{1, Mode::Set, 3.0}});
+    moved->to(at::kCPU, at::kBFloat16);
+    EXPECT_EQ(model_identity(*moved), once);
+    scene.model->to(at::kCPU, at::kFloat);
+
+    // A steered model that is steered again.
+    const std::shared_ptr<Model> inner = scene.steered({{1, Mode::Set, 3.0}});
+    EXPECT_EQ(model_identity(**steered(inner, scene.steering({}))), once);
+    EXPECT_TRUE(all.insert(model_identity(**steered(inner, scene.steering({{1, Mode::Set, 3.0}})))).second);
+    // Without weights to compare there is the name.
+    const Scene program({"torchscript", "blocks.1"});
+    if (program.model->parameters().empty()) {
+        EXPECT_EQ(model_identity(*program.model), "");
+        const std::string named = model_identity(*program.steered({{1, Mode::Set, 3.0}}));
+        program.model->info().name = "another";
+        EXPECT_NE(model_identity(*program.steered({{1, Mode::Set, 3.0}})), named);
+    }
 }
 
 TEST(Steered, RefusesWhatCannotBe) {

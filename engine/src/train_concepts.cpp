@@ -35,8 +35,10 @@
 #include <vitrine/device_sums.h>
 #include <vitrine/ladder.h>
 #include <vitrine/mask_module.h>
+#include <vitrine/model_identity.h>
 #include <vitrine/parameters_aside.h>
 #include <vitrine/preprocess.h>
+#include <vitrine/steering.h>
 #include <vitrine/torch_errors.h>
 
 #include "concept_settings.h"
@@ -562,7 +564,7 @@ nlohmann::json ConceptTraining::record() const {
     out["latents"] = std::to_string(config_.latents);
     out["steps"] = std::to_string(count_);
     out["model"] = model_.info().name;
-    out["weights"] = weights_hash(model_);
+    out["weights"] = model_identity(model_);
     return out;
 }
 
@@ -894,6 +896,11 @@ Status ConceptTraining::finish(Autoencoder& made) {
     const ConceptFigures& held = summary_.held;
     made.facts["model"] = bytes::to_utf8(model_.info().name);
     made.facts["weights"] = weights_hash(model_);
+    // Concepts of steered activations: they are read on the same weights, but are not those of the model as it is.
+    if (const std::string steering = steering_identity(model_); !steering.empty()) {
+        made.facts["steering"] = steering;
+        made.facts["steered"] = changes_of(model_);
+    }
     if (shuffled_) made.facts["shuffled_weights"] = settings_.text("shuffled_weights");
     if (const std::string rung = settings_.text("rung"); rung != "clean") made.facts["rung"] = rung;
     nlohmann::json settings = record();

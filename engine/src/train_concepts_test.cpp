@@ -33,6 +33,7 @@
 #include <vitrine/capture.h>
 #include <vitrine/checkpoint.h>
 #include <vitrine/pack.h>
+#include <vitrine/steering.h>
 
 #include "concept_settings.h"
 #include "concept_steps.h"
@@ -658,6 +659,41 @@ TEST_F(TrainConcepts, GoesOnToTheBit) {
         fs::remove(folder_ / "whole.safetensors");
         fs::remove(folder_ / "halved.safetensors");
     }
+}
+
+TEST_F(TrainConcepts, GoesOnOnlyWithTheModelThatItBeganWith) {
+    const std::shared_ptr<Model> plain(&model_, [](Model*) {});
+    AutoencoderConfig config;
+    config.width = 6;
+    config.latents = 12;
+    config.k = 4;
+    config.point = "cells";
+    const auto with = [&](double value) {
+        Steering steering;
+        steering.autoencoder = *Autoencoder::make(config, 1);
+        steering.edits = {{2, ConceptEdit::Mode::Set, value}};
+        return std::move(*steered(plain, steering));
+    };
+    const auto steered = with(2), otherwise = with(3);
+    auto halved = options("a.safetensors", {{"point", "cells"}});
+    std::stop_source stop;
+    halved.stop = stop.get_token();
+    halved.progress = [&](const ConceptStep& now) {
+        if (now.step == 13) stop.request_stop();
+    };
+    ASSERT_FALSE(train_concepts(*steered, halved)->finished);
+    const auto rest = options("a.safetensors", {{"point", "cells"}});
+    for (Model* other : {otherwise.get(), plain.get()}) {
+        const auto refused = train_concepts(*other, rest);
+        ASSERT_FALSE(refused);
+        EXPECT_THAT(refused.error().message, testing::HasSubstr("was trained with weights = "));
+    }
+    const auto done = train_concepts(*steered, rest);
+    ASSERT_TRUE(done) << done.error().message;
+    EXPECT_THAT(done->notes, testing::Contains(testing::HasSubstr("resumed at step 14 of 30")));
+    // They are of steered activations, which is said where others are read.
+    const Autoencoder made = *Autoencoder::load(rest.out);
+    EXPECT_EQ(made.facts.at("steered"), "concept 2 set to 2 at cells");
 }
 
 TEST_F(TrainConcepts, FitsTheKindsThatAreFactorisations) {

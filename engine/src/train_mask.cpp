@@ -41,7 +41,9 @@
 #include <vitrine/checkpoint.h>
 #include <vitrine/device.h>
 #include <vitrine/device_sums.h>
+#include <vitrine/model_identity.h>
 #include <vitrine/pack.h>
+#include <vitrine/steering.h>
 #include <vitrine/torch_errors.h>
 #include <vitrine/training_mode.h>
 
@@ -171,6 +173,7 @@ class MaskTraining {
     MaskWeights weights_;
     std::optional<TrainingMode> frozen_;  // of mode=reference
     std::optional<MaskModule> mask_;
+    std::string identity_;  // of the model
     std::unique_ptr<MaskSgd> optimizer_;
     OneCycle schedule_;
     at::Tensor images_;  // uint8 [n, side, side, 3], on the model's device
@@ -384,6 +387,11 @@ Status MaskTraining::begin() {
                     {"policy", policy_ == MaskPolicy::Mean ? "mean" : "black"},
                     {"input", fmt::format("{} x {}", height_, width_)},
                     {"settings", record()}};
+    if (const std::string steering = steering_identity(model_); !steering.empty()) {
+        mask_->facts["steering"] = steering;
+        mask_->facts["steered"] = changes_of(model_);
+    }
+    identity_ = model_identity(model_);
     return resume_if_there();
 }
 
@@ -391,7 +399,7 @@ Status MaskTraining::begin() {
 Status MaskTraining::compare() {
     const auto count = static_cast<std::size_t>(options_.peers->count()),
                rank = static_cast<std::size_t>(options_.peers->rank());
-    const std::uint64_t key = mix64(hash_of(record()) ^ hash_of(mask_->facts["weights"]));
+    const std::uint64_t key = mix64(hash_of(record()) ^ hash_of(identity_));
     // Two numbers of 32 bits and a step each, which doubles hold.
     constexpr std::size_t kFacts = 3;
     std::vector<double> all(kFacts * count);
@@ -689,7 +697,7 @@ Status MaskTraining::write_checkpoint() {
                           {"agreement", fmt::format("{}", agreement_)},
                           {"best_step", std::to_string(best_.step)},
                           {"best_drop", fmt::format("{}", best_.drop)},
-                          {"weights", mask_->facts["weights"]},
+                          {"weights", identity_},
                           {"settings", record()}});
 }
 
@@ -702,8 +710,10 @@ Status MaskTraining::resume_if_there() {
                .free = {"report_seconds", "checkpoint_seconds", "preview_every", "precision", "floor"},
                .steps = steps_}));
     if (!found) return {};
-    if (found->fact("weights") != mask_->facts["weights"])
-        return fail(ErrorCode::BadInput, "{} was trained for other weights of {}; remove it to start anew",
+    if (found->fact("weights") != identity_)
+        return fail(ErrorCode::BadInput,
+                    "{} was trained for other weights of {} or for other concepts steered in it; remove it to start "
+                    "anew",
                     file.string(), model_.info().name);
     const at::NoGradGuard no_grad;
     const NamedTensors own = state();

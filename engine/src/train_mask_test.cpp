@@ -22,6 +22,7 @@
 
 #include <vitrine/capture.h>
 #include <vitrine/pack.h>
+#include <vitrine/steering.h>
 #include <vitrine/training_mode.h>
 
 #include "shared_sums.h"
@@ -161,6 +162,41 @@ TEST_F(TrainMask, AreaAloneDarkensTheMasks) {
         model_, options("m.safetensors", {{"steps", "80"}, {"cross_entropy", "0"}, {"smooth", "0"}, {"lr", "0.2"}}));
     ASSERT_TRUE(trained.has_value()) << trained.error().message;
     EXPECT_LT(trained->curve.back()[4], 0.5 * trained->curve.front()[4]);
+}
+
+TEST_F(TrainMask, GoesOnOnlyWithTheModelThatItBeganWith) {
+    const std::shared_ptr<Model> plain(&model_, [](Model*) {});
+    AutoencoderConfig config;
+    config.width = 4;
+    config.latents = 12;
+    config.k = 4;
+    config.point = "cells";
+    const auto with = [&](double value) {
+        Steering steering;
+        steering.autoencoder = *Autoencoder::make(config, 1);
+        steering.edits = {{2, ConceptEdit::Mode::Set, value}};
+        return std::move(*steered(plain, steering));
+    };
+    const auto steered = with(2), otherwise = with(3);
+    std::stop_source stop;
+    auto half = options("m.safetensors");
+    half.stop = stop.get_token();
+    half.progress = [&](const MaskStep& at) {
+        if (at.step == 5) stop.request_stop();
+    };
+    const auto stopped = train_mask(*steered, half);
+    ASSERT_TRUE(stopped.has_value()) << stopped.error().message;
+    ASSERT_FALSE(stopped->finished);
+    for (Model* other : {otherwise.get(), plain.get()}) {
+        const auto refused = train_mask(*other, options("m.safetensors"));
+        ASSERT_FALSE(refused);
+        EXPECT_THAT(refused.error().message, testing::HasSubstr("for other concepts steered in it"));
+    }
+    ASSERT_TRUE(train_mask(*steered, options("m.safetensors")).has_value());
+    const auto mask = MaskModule::load(folder_ / "m.safetensors");
+    EXPECT_THAT(mask->doubt(model_), testing::HasSubstr("steered otherwise (concept 2 set to 2 at cells; now: none"));
+    EXPECT_THAT(mask->doubt(*otherwise), testing::HasSubstr("now: concept 2 set to 3"));
+    EXPECT_THAT(mask->doubt(*steered), testing::Not(testing::HasSubstr("steered otherwise")));
 }
 
 TEST_F(TrainMask, ResumesToTheBit) {

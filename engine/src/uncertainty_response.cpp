@@ -32,6 +32,7 @@
 #include <vitrine/base/random.h>
 #include <vitrine/capture.h>
 #include <vitrine/mask_module.h>
+#include <vitrine/model_identity.h>
 #include <vitrine/parameters_aside.h>
 #include <vitrine/torch_errors.h>
 #include <vitrine/train_concepts.h>
@@ -351,6 +352,12 @@ Status Response::prepare_control() {
                         "{} was trained on other shuffled weights than those of {} by seed {}; train it on this model "
                         "with --set shuffled_weights={}",
                         name, model_.info().name, *by, *by);
+        const auto steering = one.facts.find("steering");
+        if ((steering == one.facts.end() ? std::string() : steering->second) != steering_identity(model_))
+            return fail(ErrorCode::BadInput,
+                        "{} was trained while other concepts of {} were steered than now, or none; train it on this "
+                        "model with --set shuffled_weights={}",
+                        name, model_.info().name, *by);
         Layer& layer = layers_[l];
         layer.control_by = &one;
         layer.out.control_name = name;
@@ -688,7 +695,7 @@ std::string Response::key(bool control) {
     out += fmt::format(" {}", options_.ladder.blend_noise);
     std::uint64_t names = 0;
     for (const std::string& name : options_.names) names = mix64(names ^ hash_of(name));
-    out += fmt::format(" {} ", names) + weights_hash(model_);
+    out += fmt::format(" {} ", names) + model_identity(model_);
     for (const Layer& layer : layers_)
         out += fmt::format(" {}", hash_of_autoencoder(control ? *layer.control_by : *layer.autoencoder));
     return out;
