@@ -89,6 +89,31 @@ Result<std::string> from_folder(const fs::path& target, const fs::path& folder) 
     return relative.generic_string();
 }
 
+/// Refuses to write over what the saved model is made of: it would be gone, and a file that names itself opens never
+/// again.
+Status spares(const fs::path& file, const Steering& steering, const std::string& request) {
+    std::error_code ignored;
+    const auto same = [&](const fs::path& other) { return fs::equivalent(file, other, ignored); };
+    if (same(steering.file))
+        return fail(ErrorCode::BadInput, "{} holds the concepts that are steered; give the file another name",
+                    file.string());
+    std::string model = request;
+    for (int i = 0; i <= kMostLayers; ++i) {
+        if (same(model))
+            return fail(ErrorCode::BadInput,
+                        "{} is what the steered model is made of, and the file only says what is changed of it; give "
+                        "the file another name",
+                        file.string());
+        if (!is_steered_name(model) || !fs::exists(model, ignored)) break;
+        const SteeredFile inner = VITRINE_TRY(read_steered_file(model));
+        if (same(inner.file))
+            return fail(ErrorCode::BadInput, "{} holds concepts that are steered in {}; give the file another name",
+                        file.string(), model);
+        model = inner.model;
+    }
+    return {};
+}
+
 tl::unexpected<Error> too_deep(const std::string& name) {
     return fail(ErrorCode::BadInput, "{} is steered more than {} times over: does a file name itself?", name,
                 kMostLayers);
@@ -172,6 +197,7 @@ Status save_steered(Model& model, const std::string& request, const fs::path& fi
                     file.filename().string(), kEnding);
     if (steering->file.empty())
         return fail(ErrorCode::Unsupported, "these concepts are in no file that a saved model could name");
+    VITRINE_CHECK(spares(file, *steering, request));
     const fs::path folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
     json out{{"format", "vitrine.steered"}, {"version", 1}};
     std::error_code ignored;

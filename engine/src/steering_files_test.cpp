@@ -131,6 +131,38 @@ TEST_F(SteeredFiles, MayBeSteeredAgain) {
     EXPECT_THAT(open_model(second.string()).error().message, HasSubstr("was made of a model with weights"));
 }
 
+TEST_F(SteeredFiles, AreNotWrittenOverWhatTheyAreMadeOf) {
+    const std::shared_ptr<Model> once = *steered(model_, steering_);
+    ASSERT_TRUE(save_steered(*once, "starter", file_));
+    const std::string before = read_text(file_).value();
+    Steering more = steering_;
+    more.edits = {{11, Mode::Set, 4.0}};
+    const std::shared_ptr<Model> twice = *steered(once, more);
+    const fs::path second = folder_ / "y.steered.json";
+    ASSERT_TRUE(save_steered(*twice, file_.string(), second));
+    const auto thrice = steered(twice, more);
+    fs::create_symlink(file_, folder_ / "link.steered.json");
+    fs::create_hard_link(file_, folder_ / "hard.steered.json");
+    fs::create_hard_link(concepts_, folder_ / "concepts.steered.json");
+    const auto refusal = [](Model& model, const fs::path& of, const fs::path& file) {
+        const Status wrote = save_steered(model, of.string(), file);
+        return wrote ? std::string("written") : wrote.error().message;
+    };
+    for (const fs::path& same :
+         {file_, folder_ / "deep/../x.steered.json", folder_ / "link.steered.json", folder_ / "hard.steered.json"}) {
+        EXPECT_THAT(refusal(*twice, file_, same),
+                    HasSubstr("is what the steered model is made of, and the file only says what is changed of it; "
+                              "give the file another name"));
+        EXPECT_THAT(refusal(**thrice, second, same), HasSubstr("is what the steered model is made of")) << "two within";
+        EXPECT_THAT(refusal(*twice, folder_ / "link.steered.json", same), HasSubstr("is what the steered model"));
+    }
+    EXPECT_THAT(refusal(*twice, file_, folder_ / "concepts.steered.json"), HasSubstr("holds the concepts"));
+    EXPECT_EQ(read_text(file_).value(), before);
+    EXPECT_TRUE(open_model(second.string()));
+    // The variant itself may be saved again.
+    EXPECT_EQ(refusal(*twice, file_, second), "written");
+}
+
 TEST_F(SteeredFiles, OfProgramsNeedConsent) {
     const fs::path child = folder_ / "child";
     std::ofstream(child) << "#!/bin/sh\necho '{\"height\": 32, \"width\": 32, \"shape\": [1, 11]}'\n";
