@@ -104,6 +104,7 @@ Status show(const Common& common, const IndexConceptsArguments& arguments) {
     if (!changed.empty()) say(changed);
     const std::string replaced = replaced_since(index, autoencoder);
     if (!replaced.empty()) say(replaced);
+    if (const std::string doubt = index.fact("doubt"); !doubt.empty()) say(doubt);
     if (common.json) {
         auto facts = index.facts();
         facts["pictures"] = std::to_string(index.pictures() - unread(index));

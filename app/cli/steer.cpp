@@ -8,6 +8,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/log_softmax.h>
+#include <vitrine/concept_doubt.h>
 #include <vitrine/concept_names.h>
 
 #include "cli/commands.h"
@@ -114,6 +115,8 @@ Status steer(const Common& common, const SteerArguments& arguments) {
     }
     steering.autoencoder = VITRINE_TRY(Autoencoder::load(steering.file, steering.given));
     steering.autoencoder.to(model->device());
+    const std::string doubt = doubt_of(steering.autoencoder, *model);
+    if (!doubt.empty()) say(doubt);
     VITRINE_CHECK(set_tokens(steering, arguments.tokens));
     at::Tensor largest;
     VITRINE_CHECK(add_edits(steering, Mode::Set, arguments.set, *model, input.pixels, largest));
@@ -160,6 +163,7 @@ Status steer(const Common& common, const SteerArguments& arguments) {
                            {"before", answers(was)},    {"after", answers(is)},
                            {"divergence", divergence}};
         if (!arguments.out.empty()) out["file"] = arguments.out;
+        if (!doubt.empty()) out["notes"] = {doubt};
         if (curve) {
             out["curve"] = describe_curve(curve->latent);
             out["curve"]["unit"] = curve->unit;

@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include <vitrine/beside.h>
+#include <vitrine/concept_doubt.h>
 #include <vitrine/concept_index.h>
 #include <vitrine/concept_names.h>
 #include <vitrine/engine.h>
@@ -223,8 +224,7 @@ Result<ConceptsFound> concepts_of(Model& model, const at::Tensor& pixels, const 
         if (const double own = apart[0].sum().item<double>(); own > 0) facts.explained_class = 1 - left_class / own;
     if (facts.explained && *facts.explained < 0.5)
         facts.notes.push_back("less than half is explained: what these concepts say of this picture is unreliable");
-    if (autoencoder.facts.count("weights") == 0)
-        facts.notes.push_back("the file does not say which weights these concepts were trained on");
+    if (std::string doubt = doubt_of(autoencoder, model); !doubt.empty()) facts.notes.push_back(std::move(doubt));
     out.picture = std::make_shared<const ConceptsOfPicture>(grid ? point.rows : 0, grid ? point.cols : 0,
                                                             config.latents, std::move(starts), std::move(entries));
     out.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();

@@ -24,6 +24,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
+#include <vitrine/concept_doubt.h>
 #include <vitrine/engine.h>
 #include <vitrine/mask_module.h>
 
@@ -662,6 +663,29 @@ TEST_F(PublishedAutoencoder, OtherFilesAreNone) {
     EXPECT_THAT(message("{\"schema\": 5}\nnothing that torch wrote"), HasSubstr("x.pt"));
     EXPECT_THAT(message("{" + std::string(2'000'000, ' ')), HasSubstr("no autoencoder"));
     EXPECT_THAT(Autoencoder::load(folder).error().message, HasSubstr("neither sae_weights.safetensors nor"));
+}
+
+TEST(Autoencoder, SaysWhatIsNotCertainOfItsModel) {
+    const auto model = open_model("starter");
+    ASSERT_TRUE(model.has_value()) << model.error().message;
+    AutoencoderConfig config = config_of("relu");
+    config.width = (*model)->info().width;
+    config.point = "blocks.3";
+    const auto doubt = [&](std::map<std::string, std::string> facts) {
+        auto one = Autoencoder::make(config, 1);
+        one->facts = std::move(facts);
+        return doubt_of(*one, **model);
+    };
+    const std::string unsaid = "the file does not say which weights these concepts were trained on";
+    EXPECT_EQ(doubt({}), unsaid);
+    EXPECT_EQ(doubt({{"weights", ""}}), unsaid);
+    EXPECT_EQ(doubt({{"weights", weights_hash(**model)}, {"model", "gpt2"}}), "") << "the weights were compared";
+    for (const char* other : {"gpt2", "gpt2-small", "meta-llama/Llama-3-8B", "resnet50"})
+        EXPECT_EQ(doubt({{"model", other}}),
+                  fmt::format("{}; the file says {}, and this model is {}", unsaid, other, (*model)->info().name));
+    for (const char* perhaps :
+         {"google/vit-base-patch16-224", "open-clip:laion/CLIP-ViT-B-32", "facebook/dino-vitb16", "", "7"})
+        EXPECT_EQ(doubt({{"model", perhaps}}), unsaid) << perhaps;
 }
 
 TEST(Autoencoder, FitsOnlyTheModelItWasMadeFor) {

@@ -30,6 +30,7 @@
 #include <vitrine/base/random.h>
 #include <vitrine/beside.h>
 #include <vitrine/capture.h>
+#include <vitrine/concept_doubt.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/model_identity.h>
 #include <vitrine/preprocess.h>
@@ -158,7 +159,7 @@ class IndexBuilder {
     const IndexConceptsOptions& options_;
     Settings settings_;
     std::optional<Autoencoder> concepts_;
-    std::string hash_, weights_, embedding_point_;
+    std::string hash_, weights_, embedding_point_, doubt_;
     TokenPlaces places_;
     std::int64_t read_ = 0;  // tokens of a picture
     bool classifier_ = false;
@@ -228,6 +229,10 @@ Status IndexBuilder::prepare() {
         frame_.facts["steered"] = changes_of(model_);
     }
     if (config.kind == "k_means") frame_.facts["value"] = "closeness";
+    if (doubt_ = doubt_of(*concepts_, model_); !doubt_.empty()) {
+        frame_.facts["doubt"] = doubt_;
+        summary_.notes.push_back(doubt_);
+    }
     if (!options_.given.empty()) frame_.facts["given"] = text_of_given(options_.given);
     summary_.latents = config.latents;
     return {};
@@ -455,9 +460,9 @@ Result<IndexConceptsSummary> IndexBuilder::build() {
         summary_.added = std::ssize(changes.added);
         summary_.removed = std::ssize(changes.removed);
         summary_.changed = std::ssize(changes.changed);
-        current = changes.none() && std::all_of(frame_.facts.begin(), frame_.facts.end(), [&](const auto& fact) {
-                      return before->fact(fact.first) == fact.second;
-                  });
+        current = changes.none() && before->fact("doubt") == doubt_ &&
+                  std::all_of(frame_.facts.begin(), frame_.facts.end(),
+                              [&](const auto& fact) { return before->fact(fact.first) == fact.second; });
     } else {
         summary_.added = summary_.pictures;
     }

@@ -27,6 +27,7 @@ namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class IndexConcepts : public ::testing::Test {
   protected:
@@ -428,6 +429,17 @@ TEST_F(IndexConcepts, ASteeredModelHasFiguresOfItsOwn) {
     model_->to(at::kCPU, at::kHalf);
     EXPECT_TRUE(index_fits(open(), *model_, concepts));
     EXPECT_FALSE(index_fits(open(), *steered, concepts));
+}
+
+TEST_F(IndexConcepts, OfWhichModelTheConceptsAreIsNotedWhereTheFileDoesNotSay) {
+    const auto unsure = build();
+    EXPECT_THAT(unsure->notes, Contains("the file does not say which weights these concepts were trained on"));
+    EXPECT_EQ(open().fact("doubt"), "the file does not say which weights these concepts were trained on");
+    Autoencoder concepts = *Autoencoder::load(folder_ / "c.safetensors");
+    concepts.facts = {{"weights", weights_hash(*model_)}};
+    ASSERT_TRUE(concepts.save(folder_ / "c.safetensors"));
+    EXPECT_THAT(build()->notes, Not(Contains(HasSubstr("which weights"))));
+    EXPECT_EQ(open().fact("doubt"), "") << "it is put together anew";
 }
 
 TEST_F(IndexConcepts, WhatDoesNotFitIsRefusedInWords) {

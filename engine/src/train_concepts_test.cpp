@@ -32,6 +32,7 @@
 
 #include <vitrine/capture.h>
 #include <vitrine/checkpoint.h>
+#include <vitrine/concept_doubt.h>
 #include <vitrine/pack.h>
 #include <vitrine/steering.h>
 
@@ -694,6 +695,10 @@ TEST_F(TrainConcepts, GoesOnOnlyWithTheModelThatItBeganWith) {
     // They are of steered activations, which is said where others are read.
     const Autoencoder made = *Autoencoder::load(rest.out);
     EXPECT_EQ(made.facts.at("steered"), "concept 2 set to 2 at cells");
+    EXPECT_THAT(doubt_of(made, model_), testing::HasSubstr("while some were steered in it (concept 2 set to 2 at cells)"
+                                                           ", and now none is"));
+    EXPECT_THAT(doubt_of(made, *otherwise), testing::HasSubstr("and now it is concept 2 set to 3"));
+    EXPECT_THAT(doubt_of(made, *steered), testing::Not(testing::HasSubstr("steered in it")));
 }
 
 TEST_F(TrainConcepts, FitsTheKindsThatAreFactorisations) {

@@ -31,6 +31,7 @@
 
 #include <vitrine/base/random.h>
 #include <vitrine/capture.h>
+#include <vitrine/concept_doubt.h>
 #include <vitrine/mask_module.h>
 #include <vitrine/model_identity.h>
 #include <vitrine/parameters_aside.h>
@@ -427,8 +428,7 @@ Status Response::prepare_layer(const std::string& name, const Autoencoder& autoe
             "token cannot rise; read the distinct concepts an input instead");
     if (config.kind == "pca")
         out.notes.emplace_back("this dictionary writes every token by all of its concepts: their number says nothing");
-    if (autoencoder.facts.count("weights") == 0)
-        out.notes.emplace_back("the file does not say which weights these concepts were trained on");
+    if (std::string doubt = doubt_of(autoencoder, model_); !doubt.empty()) out.notes.push_back(std::move(doubt));
     layers_.push_back(std::move(layer));
     return {};
 }

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include <vitrine/autoencoder_fidelity.h>
+#include <vitrine/concept_doubt.h>
 #include <vitrine/folder_measure.h>
 #include <vitrine/torch_errors.h>
 #include <vitrine/train_concepts.h>
@@ -191,6 +192,8 @@ class FidelityMeasure final : public FolderMeasure {
             tables_of_fidelity(found, of, out.tables);
             if (const std::string seen = trained_on(autoencoder, subject.pictures); !seen.empty())
                 out.notes.push_back(of + ": " + seen);
+            if (const std::string doubt = doubt_of(autoencoder, subject.model); !doubt.empty())
+                out.notes.push_back(of + ": " + doubt);
             for (const std::string& note : found.notes) out.notes.push_back(of + ": " + note);
             out.skipped = found.skipped;
             out.notes.push_back(fmt::format("{}: token by token means over batches of {} pictures", of, found.batch));

@@ -49,6 +49,15 @@ TEST_F(FidelityMeasure, DocumentAndTablesHoldTheFiguresOfEachKindOfToken) {
     EXPECT_EQ(found->tables[0].values[0][4], variance(random));
 }
 
+TEST_F(FidelityMeasure, NotesWhereTheFileDoesNotSayItsModel) {
+    set_["autoencoders"] += "," + built_in_concepts().string();
+    const auto found = measure();
+    ASSERT_TRUE(found.has_value()) << found.error().message;
+    const std::string unsaid = "the file does not say which weights these concepts were trained on";
+    EXPECT_THAT(found->notes, testing::Contains("c: " + unsaid));
+    EXPECT_THAT(found->notes, testing::Not(testing::Contains("concepts: " + unsaid)));
+}
+
 TEST_F(FidelityMeasure, LabelsComeFromAFileToo) {
     const fs::path labels = folder_ / "labels.csv";
     std::ofstream(labels) << "file,class\n" << fs::path(builtin_pictures()[0]).filename().string() << ",7\n";

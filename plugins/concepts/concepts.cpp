@@ -12,6 +12,7 @@
 #include <ATen/ops/topk.h>
 
 #include <vitrine/autoencoder.h>
+#include <vitrine/concept_doubt.h>
 #include <vitrine/concept_names.h>
 #include <vitrine/engine.h>
 #include <vitrine/torch_errors.h>
@@ -159,7 +160,7 @@ class Concepts final : public Explainer {
         out.tables.push_back(of_picture(active, sums, settings.integer("count"), called));
         if (tokens.size(0) <= kMostTokensInTable)
             out.tables.push_back(of_tokens(codes.active, all ? point.prefix : std::vector<std::string>(), point.cols));
-        notes(out, *autoencoder, tokens, codes, active);
+        notes(out, model, *autoencoder, tokens, codes, active);
         if (active.select(1, shown).count_nonzero().item<std::int64_t>() == 0)
             out.notes.push_back(called.called(shown) + " is silent on the patches of this picture");
         return out;
@@ -208,8 +209,8 @@ class Concepts final : public Explainer {
         return out;
     }
 
-    static void notes(Attribution& out, const Autoencoder& autoencoder, const at::Tensor& tokens, const Codes& codes,
-                      const at::Tensor& active) {
+    static void notes(Attribution& out, Model& model, const Autoencoder& autoencoder, const at::Tensor& tokens,
+                      const Codes& codes, const at::Tensor& active) {
         const at::Tensor error = autoencoder.decode(codes.active, codes) - tokens;
         const double left = error.to(at::kDouble).square().sum().item<double>(),
                      whole = (tokens - tokens.mean(0, true)).to(at::kDouble).square().sum().item<double>();
@@ -222,8 +223,7 @@ class Concepts final : public Explainer {
                                             100 * (1 - left / whole), autoencoder.config().point));
         if (whole > 0 && left > 0.5 * whole)
             out.notes.push_back("less than half is explained: what these concepts say of this picture is unreliable");
-        if (autoencoder.facts.count("weights") == 0)
-            out.notes.push_back("the file does not say which weights these concepts were trained on");
+        if (std::string doubt = doubt_of(autoencoder, model); !doubt.empty()) out.notes.push_back(std::move(doubt));
     }
 
     static Result<std::shared_ptr<const Autoencoder>> read(Model& model, const fs::path& file, bool built_in,

@@ -203,6 +203,33 @@ TEST_F(CommandLine, ConceptsAreIndexedAndListed) {
     EXPECT_NE(other.err.find("c.safetensors was replaced since the index was built"), std::string::npos) << other.err;
 }
 
+TEST_F(CommandLine, OfWhichModelConceptsAreIsNotedByAllThatWorkWithThem) {
+    using testing::HasSubstr;
+    const fs::path pictures = folder_ / "pictures", concepts = folder_ / "sae_weights.safetensors";
+    fs::create_directories(pictures);
+    fs::copy_file(fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/puppy.jpg", pictures / "puppy.jpg");
+    vitrine::AutoencoderConfig config;
+    config.kind = "relu";
+    config.width = 192;
+    config.latents = 64;
+    config.point = "blocks.7";
+    auto one = *vitrine::Autoencoder::make(config, 1);
+    one.facts = {{"model", "gpt2"}};
+    ASSERT_TRUE(one.save(concepts));
+    const char* note = "the file does not say which weights these concepts were trained on; the file says gpt2, and";
+    for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+             {"steer", "starter", pictures / "puppy.jpg", "--autoencoder", concepts, "--suppress", "3"},
+             {"index-concepts", "starter", pictures, "--autoencoder", concepts, "--set", "rounds=5"},
+             {"index-concepts", "--show", concepts.string() + ".index"}}) {
+        const auto outcome = vitrine(command);
+        EXPECT_EQ(outcome.status, 0) << outcome.err;
+        EXPECT_THAT(outcome.err, HasSubstr(note)) << command[0];
+    }
+    const auto steered =
+        vitrine({"steer", "starter", pictures / "puppy.jpg", "--autoencoder", concepts, "--suppress", "3", "--json"});
+    EXPECT_THAT(json::parse(steered.out)["notes"][0].get<std::string>(), HasSubstr(note));
+}
+
 TEST_F(CommandLine, WithoutAnythingSaysHowItIsUsed) {
     const auto outcome = vitrine({"--help"});
     EXPECT_EQ(outcome.status, 0);
