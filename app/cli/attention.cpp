@@ -8,6 +8,7 @@
 #include <vitrine/device.h>
 
 #include "cli/commands.h"
+#include "cli/may_write.h"
 
 #include <fmt/ranges.h>
 
@@ -70,6 +71,9 @@ Status attention(const Common& common, const AttentionOptions& options) {
     VITRINE_CHECK(check_owners(common, {"preprocess"}));
     if (options.top > 0 && options.query == "all")
         return fail(ErrorCode::BadInput, "--top lists what one query reads; --query all names all of them");
+    if (!options.out.empty())
+        VITRINE_CHECK(may_replace(options.out, "\x93NUMPY", "array of NumPy",
+                                  {{common.model, "the model"}, {options.image, "the picture"}}));
     const auto model = VITRINE_TRY(open(common));
     if (model->info().layers == 0 && model->is_native())
         return fail(ErrorCode::Unsupported, "{} has no attention; try vitrine explain", model->info().name);

@@ -194,6 +194,7 @@ int run(const std::vector<std::string>& arguments) {
     pack_command->add_option("folder", pack_options.folder, "one folder a class")->required();
     pack_command->add_option("--size", pack_options.size, "pixels a side")->check(CLI::Range(8, 4096));
     pack_command->add_option("--out", pack_options.out, "the .safetensors file to write")->required();
+    pack_command->add_flag("--overwrite", pack_options.overwrite, "pack anew what is there");
     add_common(pack_command, common, false);
     pack_command->callback([&] { chosen = [&] { return pack(common, pack_options); }; });
 
@@ -308,6 +309,7 @@ int run(const std::vector<std::string>& arguments) {
     steer_command->add_option("--unit", steer_options.unit, "its largest, where this picture's is not meant")
         ->check(CLI::PositiveNumber);
     steer_command->add_option("--out", steer_options.out, "the .steered.json file to write, which opens as a model");
+    steer_command->add_flag("--overwrite", steer_options.overwrite, "write anew what is there");
     steer_command->add_option("--top", steer_options.top, "how many classes")->check(CLI::Range(1, 1000));
     steer_command->callback([&] {
         // Preprocessing is named, concepts are numbers.

@@ -61,6 +61,7 @@ Status doctor(const Common& common);
 
 struct PackArguments {
     std::string folder, out;
+    bool overwrite = false;  ///< what is there is packed anew
     std::int64_t size = 224;
 };
 Status pack(const Common& common, const PackArguments& options);
@@ -111,6 +112,7 @@ struct SteerArguments {
     std::vector<std::string> set, add, scale, suppress;  ///< "12=2.5", of suppress "12"; several with commas
     std::string tokens = "all";
     std::string out;          ///< NAME.steered.json; empty: nothing is written
+    bool overwrite = false;   ///< what is there is written anew
     std::int64_t curve = -1;  ///< a concept whose effect is followed; -1: none
     double unit = 0;          ///< of the curve; 0: the largest on the picture
     std::int64_t top = 5;

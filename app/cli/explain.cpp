@@ -10,6 +10,7 @@
 
 #include "cli/chosen.h"
 #include "cli/commands.h"
+#include "cli/may_write.h"
 #include "cli/overlay.h"
 #include "cli/targets.h"
 
@@ -70,15 +71,34 @@ struct Overlays {
 #endif
 };
 
+/// A folder of ours is written anew; a manifest of others and what is read are left alone.
+Status may_write_into(const fs::path& folder, const std::vector<Method>& methods, const std::vector<ReadPlace>& reads) {
+    std::set<std::string> used;
+    for (const Method& method : methods) {
+        const std::string name = unique(slug(method.name), used);
+        for (const char* ending : {".npy", ".png", ".channels.npy", ".colours.npy", ".colours.png"})
+            VITRINE_CHECK(spares_what_is_read(folder / (name + ending), reads));
+    }
+    const fs::path manifest = folder / "manifest.json";
+    std::error_code ignored;
+    if (!fs::exists(manifest, ignored)) return {};
+    const auto text = read_text(manifest);
+    const auto said = text ? nlohmann::json::parse(*text, nullptr, false) : nlohmann::json();
+    if (said.is_object() && said.contains("vitrine")) return {};
+    return fail(ErrorCode::BadInput, "{} is there already and is none of vitrine explain; give another --out",
+                manifest.string());
+}
+
 /// Runs the methods on one picture and target, writes DIR; returns the first failure, whose place is also in the
 /// manifest.
 Status explain_one(const Common& common, Model& model, const Input& input, ExplainContext& context,
                    const std::vector<Answer>& answers, const std::vector<Method>& methods,
                    const std::vector<double>& seen_through, Overlays& overlays, const fs::path& folder,
-                   nlohmann::json& manifest) {
+                   const std::vector<ReadPlace>& reads, nlohmann::json& manifest) {
     std::error_code failed;
     fs::create_directories(folder, failed);
     if (failed) return fail(ErrorCode::Io, "the folder {} cannot be made: {}", folder.string(), failed.message());
+    VITRINE_CHECK(may_write_into(folder, methods, reads));
     manifest.update({{"vitrine", version()},
                      {"model",
                       {{"name", model.info().name},
@@ -218,6 +238,8 @@ Status explain(const Common& common, const ExplainOptions& options) {
     const bool many_images = options.images.size() > 1;
     const auto& asked = options.asked.targets;
     const bool many_targets = asked.size() > 1 || (asked.size() == 1 && (asked[0] == "top5" || asked[0] == "top10"));
+    std::vector<ReadPlace> reads{{common.model, "the model"}, {options.other, "the other picture"}};
+    for (const std::string& image : options.images) reads.push_back({image, "the picture"});
     std::set<std::string> used;
     Overlays overlays;
     auto documents = nlohmann::json::array();
@@ -247,7 +269,7 @@ Status explain(const Common& common, const ExplainOptions& options) {
                 if (smoothing.any()) manifest["smoothing"] = values_of(smoothing.options);
                 const Status status =
                     explain_one(common, *model, input, context, answers, methods, options.seen_through, overlays,
-                                many_targets ? folder / label : folder, manifest);
+                                many_targets ? folder / label : folder, reads, manifest);
                 documents.push_back(std::move(manifest));
                 if (!status && worst) worst = status;
             }

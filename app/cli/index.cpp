@@ -10,6 +10,7 @@
 
 #include "cli/commands.h"
 #include "cli/jobs.h"
+#include "cli/may_write.h"
 
 namespace vitrine::cli {
 
@@ -165,6 +166,10 @@ Status index_concepts(const Common& common, const IndexConceptsArguments& argume
     options.out = arguments.out;
     options.stop = interrupt.token();
     options.progress = [](const Progress& p) { progress(p); };
+    if (!arguments.out.empty())
+        VITRINE_CHECK(spares_what_is_read(arguments.out, {{common.model, "the model"},
+                                                          {arguments.autoencoder, "the autoencoder"},
+                                                          {arguments.folder, "the pictures", true}}));
     const auto model = VITRINE_TRY(open_for_job(common, options.settings));
     if (common.batch > 1) options.settings.emplace_back("pictures", std::to_string(common.batch));
     const IndexConceptsSummary summary = VITRINE_TRY(vitrine::index_concepts(*model, options));

@@ -12,6 +12,7 @@
 #include <vitrine/concept_names.h>
 
 #include "cli/commands.h"
+#include "cli/may_write.h"
 
 namespace vitrine::cli {
 
@@ -92,6 +93,11 @@ nlohmann::json describe_curves(const std::vector<SteeringCurve>& curves) {
 
 Status steer(const Common& common, const SteerArguments& arguments) {
     VITRINE_CHECK(check_owners(common, {"preprocess"}));
+    if (!arguments.out.empty())
+        VITRINE_CHECK(may_write(
+            arguments.out, arguments.overwrite,
+            {{common.model, "the model"}, {arguments.autoencoder, "the concepts"}, {arguments.image, "the picture"}},
+            "write it anew"));
     const auto model = VITRINE_TRY(open(common));
     if (model->info().classes == 0)
         return fail(ErrorCode::Unsupported, "{} has no classifier, so there is no answer to compare",

@@ -8,6 +8,7 @@
 
 #include "cli/commands.h"
 #include "cli/jobs.h"
+#include "cli/may_write.h"
 #include "cli/processes.h"
 
 namespace vitrine::cli {
@@ -31,14 +32,11 @@ class MpiPeers final : public Peers {
     const Processes& processes_;
 };
 
-/// What was finished is not written over unasked: a training goes on from its checkpoint only.
-Status may_write(const std::string& out, bool overwrite) {
-    std::error_code ignored;
-    if (overwrite || !std::filesystem::is_regular_file(out, ignored)) return {};
-    return fail(ErrorCode::BadInput,
-                "{} is there already, and what is finished does not go on; give another --out, or --overwrite to train "
-                "it anew",
-                out);
+/// A training goes on from its checkpoint only. What it reads it never writes over.
+Status may_train(const std::string& out, bool overwrite, std::vector<ReadPlace> reads,
+                 const std::vector<std::string>& settings) {
+    for (ReadPlace& named : places_in_settings(settings)) reads.push_back(std::move(named));
+    return may_write(out, overwrite, reads, "train it anew, as what is finished does not go on");
 }
 
 /// A line of training on standard error. On a terminal the next one takes its place, unless it stays.
@@ -51,6 +49,8 @@ void step_line(std::int64_t step, std::int64_t steps, const std::string& text, b
 }  // namespace
 
 Status pack(const Common& common, const PackArguments& arguments) {
+    VITRINE_CHECK(
+        may_write(arguments.out, arguments.overwrite, {{arguments.folder, "the pictures", true}}, "pack it anew"));
     StopOnInterrupt interrupt;
     PackOptions options;
     options.folder = arguments.folder;
@@ -75,7 +75,8 @@ Status pack(const Common& common, const PackArguments& arguments) {
 }
 
 Status train_classifier(const Common& common, const TrainArguments& arguments) {
-    VITRINE_CHECK(may_write(arguments.out, arguments.overwrite));
+    VITRINE_CHECK(
+        may_train(arguments.out, arguments.overwrite, {{arguments.folder, "the pictures", true}}, arguments.set));
     StopOnInterrupt interrupt;
     TrainOptions options;
     options.architecture = arguments.architecture;
@@ -134,7 +135,9 @@ Result<std::shared_ptr<Model>> opened(const Common& common,
 
 /// @return at ranks above 0 only what all of them say
 Status train_mask(const Common& common, const TrainMaskArguments& arguments, const Processes& processes) {
-    VITRINE_CHECK(processes.agree(may_write(arguments.out, arguments.overwrite)));
+    VITRINE_CHECK(processes.agree(may_train(arguments.out, arguments.overwrite,
+                                            {{common.model, "the model"}, {arguments.folder, "the pictures", true}},
+                                            common.set)));
     StopOnInterrupt interrupt;
     MpiPeers peers(processes);
     TrainMaskOptions options;
@@ -232,7 +235,9 @@ std::string shares_of(const std::vector<ConceptTokens>& kinds) {
 
 /// @return at ranks above 0 only what all of them say
 Status train_concepts(const Common& common, const TrainConceptsArguments& arguments, const Processes& processes) {
-    VITRINE_CHECK(processes.agree(may_write(arguments.out, arguments.overwrite)));
+    VITRINE_CHECK(processes.agree(may_train(arguments.out, arguments.overwrite,
+                                            {{common.model, "the model"}, {arguments.folder, "the pictures", true}},
+                                            common.set)));
     StopOnInterrupt interrupt;
     MpiPeers peers(processes);
     TrainConceptsOptions options;

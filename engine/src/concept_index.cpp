@@ -26,6 +26,7 @@
 
 #include <vitrine/base/bytes.h>
 #include <vitrine/base/concept_records.h>
+#include <vitrine/base/file.h>
 #include <vitrine/base/json_text.h>
 #include <vitrine/base/random.h>
 #include <vitrine/beside.h>
@@ -131,6 +132,21 @@ namespace {
 
 constexpr std::int64_t kNear = 15;  // neighbours of the map's graph, as UMAP takes
 
+/// An index is put over nothing but an index, whole or broken: a slip of the name would cost a photograph.
+Status may_be_replaced(const fs::path& file) {
+    std::error_code ignored;
+    if (!fs::exists(file, ignored)) return {};
+    if (fs::is_regular_file(file, ignored)) {
+        const MappedFile mapped = VITRINE_TRY(map_file(file));
+        constexpr std::size_t kHeader = 1 << 20;  // what it says of itself comes first
+        const std::string_view head = bytes::text(mapped.bytes.first(std::min(mapped.bytes.size(), kHeader)));
+        if (head.empty() || head.find("vitrine.concept_index") != std::string_view::npos) return {};
+    }
+    return fail(ErrorCode::BadInput,
+                "{} is there already and is no index of concepts; name another file for the index, or move it away",
+                file.string());
+}
+
 class IndexBuilder {
   public:
     IndexBuilder(Model& model, const IndexConceptsOptions& options)
@@ -204,6 +220,7 @@ Status IndexBuilder::prepare() {
     folder_ = fs::canonical(options_.folder, error);
     if (error) return fail(ErrorCode::NotFound, "there is no folder {}", options_.folder.string());
     summary_.file = options_.out.empty() ? kept_beside(concept_index_file(options_.autoencoder)) : options_.out;
+    VITRINE_CHECK(may_be_replaced(summary_.file));
     VITRINE_CHECK(make_folder_of(summary_.file));
     const fs::path from_here = folder_.lexically_relative(fs::canonical(fs::absolute(summary_.file).parent_path()));
     frame_.latents = config.latents;

@@ -431,6 +431,26 @@ TEST_F(IndexConcepts, ASteeredModelHasFiguresOfItsOwn) {
     EXPECT_FALSE(index_fits(open(), *steered, concepts));
 }
 
+TEST_F(IndexConcepts, NothingButAnIndexIsWrittenOver) {
+    ASSERT_TRUE(fs::copy_file(folder_ / "p/0.ppm", folder_ / "photo"));
+    for (const char* name : {"photo", "c.safetensors"}) {
+        const std::string before = bytes(name);
+        EXPECT_THAT(refusal(options(name)), HasSubstr("is no index of concepts; name another file")) << name;
+        EXPECT_EQ(bytes(name), before);
+        EXPECT_FALSE(fs::exists(folder_ / (std::string(name) + ".records")));
+    }
+    fs::create_symlink("photo", folder_ / "link");
+    EXPECT_THAT(refusal(options("link")), HasSubstr("is no index of concepts"));
+    // What is broken of an index, and what holds nothing, may go.
+    ASSERT_TRUE(build());
+    const std::string whole = bytes("i");
+    ASSERT_TRUE(write_text(folder_ / "i", std::string_view(whole).substr(0, whole.size() / 2)));
+    ASSERT_TRUE(write_text(folder_ / "empty", ""));
+    EXPECT_TRUE(build());
+    EXPECT_EQ(bytes("i"), whole);
+    EXPECT_TRUE(build("empty"));
+}
+
 TEST_F(IndexConcepts, OfWhichModelTheConceptsAreIsNotedWhereTheFileDoesNotSay) {
     const auto unsure = build();
     EXPECT_THAT(unsure->notes, Contains("the file does not say which weights these concepts were trained on"));

@@ -203,6 +203,69 @@ TEST_F(CommandLine, ConceptsAreIndexedAndListed) {
     EXPECT_NE(other.err.find("c.safetensors was replaced since the index was built"), std::string::npos) << other.err;
 }
 
+TEST_F(CommandLine, WhatACommandReadsIsNeverWrittenOver) {
+    using testing::HasSubstr;
+    const fs::path pictures = folder_ / "pictures", photo = pictures / "puppy.jpg",
+                   concepts = folder_ / "c.safetensors", tiny = folder_ / "tiny";
+    fs::create_directories(pictures);
+    fs::copy_file(fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/puppy.jpg", photo);
+    ASSERT_TRUE(vitrine::test::write_tiny_model(tiny.string()));
+    vitrine::AutoencoderConfig config;
+    config.k = 4;
+    config.width = 192;
+    config.latents = 64;
+    config.point = "blocks.8";
+    ASSERT_TRUE(vitrine::Autoencoder::make(config, 1)->save(concepts));
+    std::map<fs::path, std::string> before;
+    for (const auto& entry : fs::recursive_directory_iterator(folder_))
+        if (entry.is_regular_file() && entry.path().parent_path() != folder_)
+            before[entry.path()] = *vitrine::read_text(entry.path());
+    before[concepts] = *vitrine::read_text(concepts);
+    fs::create_symlink(photo, folder_ / "link.jpg");
+    fs::path weights;
+    for (const auto& [file, text] : before)
+        if (file.extension() == ".safetensors" && file != concepts) weights = file;
+    ASSERT_FALSE(weights.empty());
+    const auto said = [&](std::vector<std::string> arguments, const fs::path& out) {
+        arguments.insert(arguments.end(), {"--out", out.string()});
+        const auto outcome = vitrine(arguments);
+        EXPECT_EQ(outcome.status, 1) << outcome.out << outcome.err;
+        return outcome.err;
+    };
+    const std::vector<std::string> index{"index-concepts", "starter", pictures, "--autoencoder", concepts};
+    EXPECT_THAT(said(index, photo), HasSubstr("belongs to the pictures that this command reads: give another --out"));
+    EXPECT_THAT(said(index, folder_ / "link.jpg"), HasSubstr("belongs to the pictures that"));
+    EXPECT_THAT(said(index, concepts), HasSubstr("is the autoencoder that this command reads"));
+    EXPECT_THAT(said({"attention", "starter", photo}, photo), HasSubstr("is the picture that this command reads"));
+    EXPECT_THAT(said({"attention", "starter", photo}, concepts),
+                HasSubstr("is there already and is no array of NumPy"));
+    for (const char* command : {"train-mask", "train-concepts"}) {
+        EXPECT_THAT(said({command, tiny, pictures, "--overwrite"}, weights),
+                    HasSubstr("belongs to the model that this command reads"));
+        EXPECT_THAT(said({command, tiny, pictures, "--overwrite"}, photo), HasSubstr("belongs to the pictures"));
+        EXPECT_THAT(said({command, weights, pictures, "--overwrite"}, weights), HasSubstr("is the model"));
+    }
+    EXPECT_THAT(said({"pack", folder_, "--overwrite"}, photo), HasSubstr("belongs to the pictures"));
+    EXPECT_THAT(said({"pack", folder_}, concepts), HasSubstr("or --overwrite to pack it anew"));
+    EXPECT_THAT(said({"train-classifier", "vit", folder_, "--overwrite"}, photo), HasSubstr("belongs to the pictures"));
+    for (const auto& [file, text] : before) EXPECT_EQ(*vitrine::read_text(file), text) << file;
+
+    // A folder of explanations is written again, one that holds other things is not.
+    const fs::path maps = folder_ / "maps";
+    fs::create_directories(maps);
+    fs::copy_file(photo, maps / "edges.png");
+    EXPECT_THAT(said({"explain", "starter", maps / "edges.png", "--method", "edges"}, maps),
+                HasSubstr("is the picture that this command reads"));
+    std::ofstream(maps / "manifest.json") << "{\"name\": \"of something else\"}";
+    EXPECT_THAT(said({"explain", "starter", photo, "--method", "edges"}, maps),
+                HasSubstr("is there already and is none of vitrine explain"));
+    fs::remove(maps / "manifest.json");
+    for (int i = 0; i < 2; ++i)
+        EXPECT_EQ(vitrine({"explain", "starter", photo, "--method", "edges", "--out", maps}).status, 0);
+    for (int i = 0; i < 2; ++i)
+        EXPECT_EQ(vitrine({"attention", "starter", photo, "--out", folder_ / "a.npy"}).status, 0);
+}
+
 TEST_F(CommandLine, OfWhichModelConceptsAreIsNotedByAllThatWorkWithThem) {
     using testing::HasSubstr;
     const fs::path pictures = folder_ / "pictures", concepts = folder_ / "sae_weights.safetensors";
@@ -1291,6 +1354,22 @@ TEST_F(CommandLine, SteerShowsBothAnswersAndWritesAModel) {
     const auto predicted = vitrine({"predict", out, picture, "--set", "preprocess.crop_pct=1", "--json"});
     ASSERT_EQ(predicted.status, 0) << predicted.err;
     EXPECT_EQ(json::parse(predicted.out)[0]["top"], answer["after"]);
+    // What is there is written over when asked, and never what the model is made of.
+    const std::string before = *vitrine::read_text(out);
+    const auto there = vitrine({"steer", "starter", picture, "--set", "3=31", "--out", out});
+    EXPECT_EQ(there.status, 1);
+    EXPECT_NE(there.err.find("is there already; give another --out, or --overwrite to write it anew"),
+              std::string::npos)
+        << there.err;
+    for (const char* more : {"--json", "--overwrite"}) {
+        const auto itself = vitrine({"steer", out, picture, "--set", "7=30", "--out", out, more});
+        EXPECT_EQ(itself.status, 1);
+        EXPECT_NE(itself.err.find("is the model that this command reads: give another --out"), std::string::npos)
+            << itself.err;
+    }
+    EXPECT_EQ(*vitrine::read_text(out), before);
+    EXPECT_EQ(vitrine({"steer", "starter", picture, "--set", "3=31", "--out", out, "--overwrite"}).status, 0);
+    EXPECT_NE(*vitrine::read_text(out), before);
     const auto refused = vitrine({"steer", "starter", picture, "--set", "99999=1"});
     EXPECT_EQ(refused.status, 1);
     EXPECT_NE(refused.err.find("no concept 99999"), std::string::npos) << refused.err;
