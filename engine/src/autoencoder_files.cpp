@@ -526,12 +526,32 @@ Status of_saev(Found& found, const nlohmann::json& header, const Given& given) {
     return {};
 }
 
+/// A file of JSON alone: where the tensors are that it speaks of.
+tl::unexpected<Error> no_tensors(const std::filesystem::path& file) {
+    std::vector<std::string> beside;
+    std::error_code failed;
+    const auto folder = file.has_parent_path() ? file.parent_path() : std::filesystem::path(".");
+    for (std::filesystem::directory_iterator it(folder, failed), end; !failed && it != end; it.increment(failed))
+        if (const auto ending = it->path().extension(); ending == ".safetensors" || ending == ".pt")
+            beside.push_back(it->path().filename().string());
+    std::sort(beside.begin(), beside.end());
+    constexpr std::size_t kNamed = 3;
+    if (beside.size() > kNamed) beside.resize(kNamed);
+    return fail(ErrorCode::BadInput,
+                "{} is a configuration without tensors: open the weights that lie beside it{}, and it is read with "
+                "them",
+                file.filename().string(),
+                beside.empty() ? " (there are none here)" : fmt::format(", {}", fmt::join(beside, " or ")));
+}
+
 Result<std::pair<nlohmann::json, TensorFile>> read_saev(const std::filesystem::path& file) {
     const MappedFile mapped = VITRINE_TRY(map_file(file));
     constexpr std::size_t kLongestHeader = 1 << 20;
     const std::string_view head = bytes::text(mapped.bytes.first(std::min(mapped.bytes.size(), kLongestHeader + 1)));
     const std::string_view line = head.substr(0, head.find('\n'));
     auto header = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (file.extension() == ".json" && (!header.is_object() || mapped.bytes.size() <= line.size() + 1))
+        return no_tensors(file);
     if (!header.is_object())
         return fail(ErrorCode::BadInput, "{} is no autoencoder: JSON without the tensors that saev writes behind it",
                     file.string());

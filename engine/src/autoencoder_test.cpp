@@ -665,6 +665,21 @@ TEST_F(PublishedAutoencoder, OtherFilesAreNone) {
     EXPECT_THAT(Autoencoder::load(folder).error().message, HasSubstr("neither sae_weights.safetensors nor"));
 }
 
+TEST_F(PublishedAutoencoder, AConfigurationSaysWhereItsWeightsAre) {
+    for (const char* name : {"cfg.json", "config.json"})
+        for (const char* text : {R"({"architecture": "standard"})", "{\n  \"architecture\": \"standard\"\n}\n"}) {
+            std::ofstream(folder / name) << text;
+            const auto read = Autoencoder::load(folder / name);
+            ASSERT_FALSE(read);
+            EXPECT_THAT(read.error().message,
+                        AllOf(HasSubstr(std::string(name) + " is a configuration without tensors"),
+                              HasSubstr("open the weights that lie beside it (there are none here)")));
+        }
+    std::ofstream(folder / "sae_weights.safetensors") << "x";
+    EXPECT_THAT(Autoencoder::load(folder / "cfg.json").error().message,
+                HasSubstr("open the weights that lie beside it, sae_weights.safetensors, and it is read with them"));
+}
+
 TEST(Autoencoder, SaysWhatIsNotCertainOfItsModel) {
     const auto model = open_model("starter");
     ASSERT_TRUE(model.has_value()) << model.error().message;
