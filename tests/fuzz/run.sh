@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Builds the fuzz targets with clang and runs each for a while: run.sh SOURCE BUILD [SECONDS]. Exit 77 means skipped, for want of clang.
+# Inputs are drawn from the seed VITRINE_FUZZ_SEED, 1 unless it is given, so that a change does not fail for what another day would have
+# drawn; VITRINE_FUZZ_SEED=0 draws new ones at every run, as a search for faults wants (with VITRINE_FUZZ_SECONDS, 10 for each target).
 set -euo pipefail
-source=$1 build=$2 seconds=${3:-${VITRINE_FUZZ_SECONDS:-10}}
+source=$1 build=$2 seconds=${3:-${VITRINE_FUZZ_SECONDS:-10}} seed=${VITRINE_FUZZ_SEED:-1}
 
 compiler=
 for candidate in clang++ clang++-14 clang++-15 clang++-16; do
@@ -21,8 +23,8 @@ status=0
 for target in safetensors torch_save image concept_index steered; do
     # Fuzzers write what they find interesting into the first folder: never into the sources.
     mkdir -p "$build/corpus/$target" "$build/findings"
-    echo "fuzz: $target for $seconds s"
-    if ! "$build/fuzz_$target" -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
+    echo "fuzz: $target for $seconds s, seed $seed"
+    if ! "$build/fuzz_$target" -max_total_time="$seconds" -seed="$seed" -max_len=4096 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
         -artifact_prefix="$build/findings/$target-" "$build/corpus/$target" "$source/tests/fuzz/corpus/$target" 2>"$build/findings/$target.log"; then
         echo "fuzz: $target FAILED; the input lies in $build/findings"
         tail -n 60 "$build/findings/$target.log"
