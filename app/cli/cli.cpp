@@ -279,7 +279,10 @@ int run(const std::vector<std::string>& arguments) {
             "what pictures are told apart by: whole, all numbers at the point, or mean, those of the grid's mean")
         ->check(CLI::IsMember({"whole", "mean"}));
     tcav_command->add_option("--runs", tcav_options.runs, "sets of random pictures")->check(CLI::Range(30, 100000));
-    tcav_command->add_option("--most", tcav_options.most, "pictures of a folder")->check(CLI::Range(1, 1000000));
+    tcav_command
+        ->add_option("--most", tcav_options.most,
+                     "pictures of a folder, drawn with --seed where it has more (default: 500)")
+        ->check(CLI::Range(1, 1000000));
     tcav_command->add_option("--regularisation", tcav_options.regularisation,
                              "of the classifier, in mean squared lengths of the activations");
     tcav_command->callback([&] { chosen = [&] { return tcav(common, tcav_options); }; });

@@ -23,6 +23,7 @@
 #include <vitrine/base/picture_files.h>
 #include <vitrine/base/region_list.h>
 #include <vitrine/capture.h>
+#include <vitrine/picture_draw.h>
 #include <vitrine/preprocess.h>
 #include <vitrine/region.h>
 #include <vitrine/target.h>
@@ -46,6 +47,20 @@ struct Rectangle {
     std::int64_t rows = 1, cols = 1;
 };
 
+/// What shows a concept: pictures of a folder, or regions.
+struct Shown {
+    std::vector<fs::path> files;
+    RegionList regions;
+    std::set<fs::path> places;  ///< where all its pictures are, those that were not drawn too
+};
+
+/// The same for one file, whatever folder it was found by.
+fs::path place_of(const fs::path& file) {
+    std::error_code failed;
+    fs::path out = fs::canonical(file, failed);
+    return failed ? file : out;
+}
+
 bool has_point(const Model& model, const std::string& name) {
     const auto points = model.points();
     return std::any_of(points.begin(), points.end(), [&](const NamedPoint& p) { return p.name == name; });
@@ -65,9 +80,16 @@ class Tcav {
   private:
     Status settle();
     Result<std::vector<fs::path>> pictures(const fs::path& folder);
+    /// Some of them by the seed, with a note, where there are more than are asked for.
+    void draw(std::vector<fs::path>& files, const fs::path& folder) {
+        draw_some(files, options_.most, options_.seed, "pictures of " + folder.string(), out_.notes);
+    }
+    Result<std::vector<Shown>> concepts();
+    /// Those of the random folder that show no concept.
+    Result<std::vector<fs::path>> random_pictures(const std::vector<Shown>& concepts);
     /// The point's activation of pictures, those that cannot be read left out. [n, ...]
     Result<at::Tensor> activations(const std::vector<fs::path>& files);
-    Result<at::Tensor> regions(const fs::path& file, std::vector<Rectangle>& sizes);
+    Result<at::Tensor> regions(const fs::path& file, const RegionList& list, std::vector<Rectangle>& sizes);
     /// Means over the grid, or over one rectangle of a given size each, somewhere. [n, width]
     at::Tensor means(const at::Tensor& x) const { return cells(x).mean(1); }
     at::Tensor means_of_places(const at::Tensor& x, const std::vector<Rectangle>& sizes) const;
@@ -122,7 +144,57 @@ Result<std::vector<fs::path>> Tcav::pictures(const fs::path& folder) {
     std::vector<fs::path> out = std::move(found.files);
     for (std::string& note : found.notes) out_.notes.push_back(std::move(note));
     if (out.empty()) return fail(ErrorCode::BadInput, "{} has no pictures in it", folder.string());
-    if (std::ssize(out) > options_.most) out.resize(static_cast<std::size_t>(options_.most));
+    return out;
+}
+
+Result<std::vector<Shown>> Tcav::concepts() {
+    std::vector<Shown> out;
+    std::error_code ignored;
+    for (const auto& [name, path] : options_.concepts) {
+        if (!fs::exists(path, ignored)) return fail(ErrorCode::NotFound, "there is nothing at {}", path.string());
+        Shown one;
+        if (fs::is_directory(path, ignored)) {
+            one.files = VITRINE_TRY(pictures(path));
+            for (const fs::path& file : one.files) one.places.insert(place_of(file));
+            draw(one.files, path);
+        } else {
+            one.regions = VITRINE_TRY(read_region_list(path));
+            if (one.regions.regions.empty()) return fail(ErrorCode::BadInput, "{} names no region", path.string());
+            for (const ListedRegion& region : one.regions.regions) one.places.insert(place_of(region.picture));
+            draw_some(one.regions.regions, options_.most, options_.seed, "regions of " + path.string(), out_.notes);
+        }
+        out.push_back(std::move(one));
+    }
+    return out;
+}
+
+Result<std::vector<fs::path>> Tcav::random_pictures(const std::vector<Shown>& concepts) {
+    std::vector<fs::path> all = VITRINE_TRY(pictures(options_.random)), out;
+    std::vector<std::int64_t> shared(concepts.size(), 0);
+    for (fs::path& file : all) {
+        const fs::path place = place_of(file);
+        bool shows = false;
+        for (std::size_t c = 0; c < concepts.size(); ++c) {
+            const bool of_it = concepts[c].places.count(place) > 0;
+            shared[c] += of_it;
+            shows = shows || of_it;
+        }
+        if (shows)
+            ++out_.left_out;
+        else
+            out.push_back(std::move(file));
+    }
+    for (std::size_t c = 0; c < concepts.size(); ++c)
+        if (shared[c] > 0)
+            out_.notes.push_back(fmt::format("{} of {} pictures of {} are also those of {}: they are in no random set",
+                                             shared[c], all.size(), options_.random.string(),
+                                             options_.concepts[c].first));
+    if (std::ssize(out) < 2 * kFewest && out_.left_out > 0)
+        return fail(ErrorCode::BadInput,
+                    "{} of {} pictures of {} are also those of a concept, and the {} others are too few, expected {} "
+                    "or more: name a folder of other pictures",
+                    out_.left_out, all.size(), options_.random.string(), out.size(), 2 * kFewest);
+    draw(out, options_.random);
     return out;
 }
 
@@ -165,15 +237,12 @@ Result<at::Tensor> Tcav::activations(const std::vector<fs::path>& files) {
     return at::cat(out);
 }
 
-Result<at::Tensor> Tcav::regions(const fs::path& file, std::vector<Rectangle>& sizes) {
-    RegionList list = VITRINE_TRY(read_region_list(file));
-    if (list.regions.empty()) return fail(ErrorCode::BadInput, "{} names no region", file.string());
+Result<at::Tensor> Tcav::regions(const fs::path& file, const RegionList& list, std::vector<Rectangle>& sizes) {
     if (list.rows > 0 && (list.rows != grid_.rows || list.cols != grid_.cols))
         return fail(ErrorCode::BadInput,
                     "the regions of {} are of {} x {} cells, but {} has {} x {}: choose the point that they were drawn "
                     "at, or draw them again",
                     file.string(), list.rows, list.cols, grid_.point, grid_.rows, grid_.cols);
-    if (std::ssize(list.regions) > options_.most) list.regions.resize(static_cast<std::size_t>(options_.most));
     std::vector<at::Tensor> out;
     std::map<fs::path, at::Tensor> seen;
     for (const ListedRegion& region : list.regions) {
@@ -248,17 +317,12 @@ Result<Tcav::Runs> Tcav::runs(const at::Tensor& with, const at::Tensor& random, 
 
 Result<TcavResult> Tcav::run() {
     VITRINE_CHECK(settle());
-    const auto example_files = VITRINE_TRY(pictures(options_.examples)),
-               random_files = VITRINE_TRY(pictures(options_.random));
-    std::vector<std::vector<fs::path>> concept_files;
-    std::error_code ignored;
+    auto example_files = VITRINE_TRY(pictures(options_.examples));
+    draw(example_files, options_.examples);
+    const auto shown = VITRINE_TRY(concepts());
+    const auto random_files = VITRINE_TRY(random_pictures(shown));
     total_ = std::ssize(example_files) + std::ssize(random_files);
-    for (const auto& [name, path] : options_.concepts) {
-        if (!fs::exists(path, ignored)) return fail(ErrorCode::NotFound, "there is nothing at {}", path.string());
-        concept_files.emplace_back();
-        if (fs::is_directory(path, ignored)) concept_files.back() = VITRINE_TRY(pictures(path));
-        total_ += std::ssize(concept_files.back());
-    }
+    for (const Shown& one : shown) total_ += std::ssize(one.files);
 
     std::vector<at::Tensor> all_slopes;
     for (std::size_t i = 0; i < example_files.size(); ++i) {
@@ -293,14 +357,14 @@ Result<TcavResult> Tcav::run() {
         score.name = name;
         at::Tensor with, against;
         const at::Tensor* slope = &slopes_of_cells;
-        if (concept_files[c].empty()) {
+        if (shown[c].files.empty()) {
             std::vector<Rectangle> sizes;
             score.features = "regions";
-            with = VITRINE_TRY(regions(path, sizes));
+            with = VITRINE_TRY(regions(path, shown[c].regions, sizes));
             against = means_of_places(random, sizes);
         } else {
             score.features = options_.features;
-            with = VITRINE_TRY(activations(concept_files[c]));
+            with = VITRINE_TRY(activations(shown[c].files));
             const bool whole = options_.features == "whole";
             if (whole) slope = &slopes;
             with = whole ? with.flatten(1) : means(with);

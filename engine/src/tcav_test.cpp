@@ -159,6 +159,53 @@ TEST_F(Tcav, TellsWhatTheClassHangsOn) {
     EXPECT_GT(whole->concepts[0].score, 0.95);
 }
 
+TEST_F(Tcav, DrawsFromTheWholeFolderAndSaysSo) {
+    // One class after the other by name; that pictures of the last one are drawn is told by their not being readable.
+    fs::rename(folder_ / "random", folder_ / "a");
+    fs::create_directories(folder_ / "random" / "z");
+    fs::rename(folder_ / "a", folder_ / "random" / "a");
+    for (int i = 0; i < 90; ++i) std::ofstream(folder_ / "random" / "z" / fmt::format("{:02}.ppm", i)) << "no picture";
+    options_.concepts = {{"red", folder_ / "red"}};
+    options_.most = 60;
+    const auto drawn = [&](std::uint64_t seed) {
+        options_.seed = seed;
+        const auto found = tcav(model_, options_);
+        EXPECT_TRUE(found) << found.error().message;
+        EXPECT_THAT(found->notes, Contains(fmt::format("60 of 180 pictures of {}, drawn with seed {}",
+                                                       (folder_ / "random").string(), seed)));
+        EXPECT_EQ(found->random + std::ssize(found->skipped), 60);
+        return found->skipped;
+    };
+    const auto first = drawn(0);
+    EXPECT_GT(first.size(), 15U);
+    EXPECT_LT(first.size(), 45U);
+    EXPECT_EQ(drawn(0), first);
+    EXPECT_NE(drawn(1), first);
+}
+
+TEST_F(Tcav, PicturesOfAConceptAreInNoRandomSet) {
+    options_.concepts = {{"red", folder_ / "red"}, {"blue", folder_ / "blue"}};
+    const auto apart = tcav(model_, options_);
+    ASSERT_TRUE(apart) << apart.error().message;
+    EXPECT_EQ(apart->left_out, 0);
+    // The same folder of random pictures, with the concept's and a link to one of the other's in it.
+    fs::rename(folder_ / "red", folder_ / "random" / "red");
+    options_.concepts[0].second = folder_ / "random" / "." / "red";
+    fs::create_symlink(folder_ / "blue" / "03.ppm", folder_ / "random" / "another.ppm");
+    const auto inside = tcav(model_, options_);
+    ASSERT_TRUE(inside) << inside.error().message;
+    EXPECT_EQ(inside->random, 90);
+    EXPECT_EQ(inside->left_out, 13);
+    const std::string of = fmt::format(" of 103 pictures of {} are also those of ", (folder_ / "random").string());
+    EXPECT_THAT(inside->notes, Contains("12" + of + "red: they are in no random set"));
+    EXPECT_THAT(inside->notes, Contains("1" + of + "blue: they are in no random set"));
+    EXPECT_EQ(inside->concepts[0].scores, apart->concepts[0].scores);
+    EXPECT_EQ(inside->concepts[0].random, apart->concepts[0].random);
+    options_.random = options_.concepts[0].second;
+    EXPECT_THAT(tcav(model_, options_).error().message,
+                HasSubstr("12 of 12 pictures of " + options_.random.string() + " are also those of a concept"));
+}
+
 TEST_F(Tcav, RefusesInOneSentence) {
     const auto said = [&](const auto& change) {
         TcavOptions options = options_;

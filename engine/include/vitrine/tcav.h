@@ -9,7 +9,7 @@
 // concept and random ones; the score is the share of a class's examples whose logit grows along it. Each of `runs` runs
 // draws other random pictures; as many runs between two sets of random pictures say what a score is worth. The two
 // lists are compared by Welch's t test, two-sided, and its p is multiplied by the number of concepts tried
-// (Bonferroni).
+// (Bonferroni). Pictures that are a concept's are in no random set.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ struct TcavOptions {
     std::string features = "whole";
     std::int64_t runs = 30;
     double regularisation = 0.01;  ///< of concept_vector
-    std::int64_t most = 500;       ///< pictures of a folder, by name
+    std::int64_t most = 500;       ///< pictures of a folder, drawn where there are more
     std::uint64_t seed = 0;
     std::stop_token stop = {};
     std::function<void(const Progress&)> progress = {};
@@ -58,6 +58,7 @@ struct TcavScore {
 struct TcavResult {
     std::string point, explained;
     std::int64_t examples = 0, random = 0;  ///< pictures
+    std::int64_t left_out = 0;              ///< of the random folder: those that are also a concept's
     std::vector<TcavScore> concepts;
     std::vector<std::string> notes, skipped;
 };
