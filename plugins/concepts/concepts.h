@@ -43,10 +43,9 @@ Result<Seen> see(Model& model, const at::Tensor& pixels, const std::string& poin
 /// Seen::whole of other cells. [n, rows * cols, width] -> [n, ...], prefix tokens as in the first of `of`
 at::Tensor whole_of(const at::Tensor& cells, const Seen& of);
 
-/// Pictures of a folder by name, at any depth, `most` at the most.
+/// Pictures of a folder by name, at any depth.
 /// @error NotFound, BadInput  no such folder, no picture in it
-Result<std::vector<std::string>> pictures_of(const std::string& folder, std::int64_t most,
-                                             std::vector<std::string>& notes);
+Result<std::vector<std::string>> pictures_of(const std::string& folder, std::vector<std::string>& notes);
 
 /// What stands between commas, empty items left out.
 std::vector<std::string> items_of(const std::string& text);

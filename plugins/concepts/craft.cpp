@@ -22,6 +22,7 @@
 #include <vitrine/concept_factors.h>
 #include <vitrine/concept_importance.h>
 #include <vitrine/model_mark.h>
+#include <vitrine/picture_draw.h>
 #include <vitrine/preprocess.h>
 #include <vitrine/torch_errors.h>
 
@@ -100,13 +101,22 @@ class Craft final : public Explainer {
                  {},
                  {}},
                 {"most",
+                 std::int64_t{1000},
+                 "pictures of the folder that are looked at, drawn where it has more",
+                 "pictures",
+                 "",
+                 1,
+                 100000,
+                 {}},
+                {"enough",
                  std::int64_t{64},
-                 "pictures of the folder that are looked at, by name",
+                 "of those that are answered with the explained class; no more are looked at then",
                  "pictures",
                  "",
                  1,
                  10000,
                  {}},
+                {"seed", std::int64_t{0}, "of that draw; the same for all explained pictures", "", "", 0, {}, {}},
                 {"bank",
                  std::string(),
                  "a file of vitrine train-concepts --set kind=nmf in the place of the pictures",
@@ -288,12 +298,19 @@ class Craft final : public Explainer {
         const std::string folder = settings.text("pictures");
         std::string name = fmt::format("{}|{}|{}|{}|{}|{}", point, objective.explained, settings.integer("concepts"),
                                        settings.number("crop"), settings.number("regularisation"), folder);
+        const auto seed = static_cast<std::uint64_t>(settings.integer("seed"));
         std::vector<std::string> files, left_out;
+        std::vector<std::int64_t> order;  // in which they are looked at
         if (!folder.empty()) {
-            files = VITRINE_TRY(pictures_of(folder, settings.integer("most"), left_out));
+            files = VITRINE_TRY(pictures_of(folder, left_out));
+            order = picture_order(std::ssize(files), seed);
+            order.resize(std::min(order.size(), static_cast<std::size_t>(settings.integer("most"))));
+            name += fmt::format("|{}", settings.integer("enough"));
             std::error_code ignored;
-            for (const std::string& file : files)
+            for (const std::int64_t i : order) {
+                const std::string& file = files[static_cast<std::size_t>(i)];
                 name += fmt::format("|{} {}", file, fs::last_write_time(file, ignored).time_since_epoch().count());
+            }
         }
         const ModelMark mark(model);
         if (!folder.empty()) {
@@ -302,19 +319,24 @@ class Craft final : public Explainer {
             if (kept && kept->name == name && kept->mark == mark) return kept->bank;
         }
 
-        std::vector<at::Tensor> pictures;
-        std::int64_t skipped = 0;
-        for (const std::string& file : files) {
+        std::map<std::int64_t, at::Tensor> found_pictures;  // by their place in the folder
+        std::int64_t skipped = 0, looked = 0;
+        for (const std::int64_t i : order) {
             if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
-            const auto input = load_input(file, model.preprocess());
+            if (std::ssize(found_pictures) == settings.integer("enough")) break;
+            ++looked;
+            if (context.progress) context.progress({looked, std::ssize(order), "pictures"});
+            const auto input = load_input(files[static_cast<std::size_t>(i)], model.preprocess());
             if (!input) {
                 ++skipped;
                 continue;
             }
             const at::Tensor answer = VITRINE_TRY(run(model, input->pixels, context.stop));
             if (objective.index < 0 || answer.argmax(1).item<std::int64_t>() == objective.index)
-                pictures.push_back(input->pixels);
+                found_pictures[i] = input->pixels;
         }
+        std::vector<at::Tensor> pictures;
+        for (auto& [i, pixels] : found_pictures) pictures.push_back(std::move(pixels));
         Bank bank;
         bank.notes = std::move(left_out);
         if (folder.empty()) {
@@ -324,9 +346,19 @@ class Craft final : public Explainer {
         } else if (pictures.empty()) {
             return fail(
                 ErrorCode::Unsupported,
-                "none of {} pictures in {} is answered with the explained class, so there is nothing to find its "
-                "concepts in",
-                files.size(), folder);
+                "none of {} pictures that were looked at, of {} in {}, is answered with the explained class, "
+                "so there is nothing to find its concepts in: {}",
+                looked, files.size(), folder,
+                order.size() < files.size()
+                    ? fmt::format("raise craft.most (now {}), or name a folder of the class", settings.integer("most"))
+                    : "name a folder with pictures of the class (craft.pictures)");
+        } else {
+            const std::string of = "pictures of " + folder;
+            bank.notes.push_back(fmt::format("looked at {}: {} answered with the explained class",
+                                             looked < std::ssize(files)
+                                                 ? drawn_in_words(looked, std::ssize(files), of, seed)
+                                                 : fmt::format("all {} {}", looked, of),
+                                             pictures.size()));
         }
         std::vector<at::Tensor> means;
         for (const at::Tensor& pixels : pictures) {

@@ -8,6 +8,7 @@
 #include <ATen/ops/relu.h>
 
 #include <vitrine/concept_factors.h>
+#include <vitrine/picture_draw.h>
 #include <vitrine/preprocess.h>
 #include <vitrine/torch_errors.h>
 
@@ -51,7 +52,8 @@ class DeepFeatureFactorisation final : public Explainer {
                  {},
                  {},
                  {}},
-                {"most", std::int64_t{16}, "pictures of the folder, by name", "pictures", "", 1, 1000, {}},
+                {"most", std::int64_t{16}, "of these, drawn where there are more", "pictures", "", 1, 1000, {}},
+                {"seed", std::int64_t{0}, "of that draw; the same for all explained pictures", "", "", 0, {}, {}},
                 {"factors", std::int64_t{4}, "parts", "", "", 1, 64, {}},
                 {"index",
                  std::int64_t{-1},
@@ -74,18 +76,22 @@ class DeepFeatureFactorisation final : public Explainer {
             const Seen own = VITRINE_TRY(see(model, context.input.pixels, point, context.stop));
             std::vector<at::Tensor> cells{at::relu(own.cells[0])};
             std::int64_t skipped = 0;
-            std::vector<std::string> left_out;
-            if (const std::string folder = settings.text("pictures"); !folder.empty())
-                for (const std::string& file : VITRINE_TRY(pictures_of(folder, settings.integer("most"), left_out))) {
-                    if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
-                    const auto input = load_input(file, model.preprocess());
-                    if (!input) {
-                        ++skipped;
-                        continue;
-                    }
-                    const Seen seen = VITRINE_TRY(see(model, input->pixels, point, context.stop));
-                    cells.push_back(at::relu(seen.cells[0]));
+            std::vector<std::string> files, left_out;
+            if (const std::string folder = settings.text("pictures"); !folder.empty()) {
+                files = VITRINE_TRY(pictures_of(folder, left_out));
+                draw_some(files, settings.integer("most"), static_cast<std::uint64_t>(settings.integer("seed")),
+                          "pictures of " + folder, left_out);
+            }
+            for (const std::string& file : files) {
+                if (context.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+                const auto input = load_input(file, model.preprocess());
+                if (!input) {
+                    ++skipped;
+                    continue;
                 }
+                const Seen seen = VITRINE_TRY(see(model, input->pixels, point, context.stop));
+                cells.push_back(at::relu(seen.cells[0]));
+            }
             const at::Tensor x = at::cat(cells);
             const std::int64_t count = std::min({settings.integer("factors"), x.size(0), x.size(1)}),
                                patches = own.rows * own.cols;

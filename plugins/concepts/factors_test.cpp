@@ -27,6 +27,8 @@ class CellModel final : public Model {
         info_.classes = 2;
         info_.cam_point = "cells";
         preprocess_.input_height = preprocess_.input_width = 16;
+        preprocess_.mean = {0, 0, 0};
+        preprocess_.std = {0.1, 0.1, 0.1};  // so that blue can be above three
     }
     at::Tensor forward(const at::Tensor& pixels) override {
         const at::Tensor mean = point("cells", at::avg_pool2d(at::relu(pixels), {4, 4})).mean({2, 3});
@@ -132,6 +134,49 @@ TEST_F(Factors, CraftFindsItsPartsInPicturesOfTheClass) {
     auto nowhere = set;
     nowhere[0].second = (folder_ / "nothing").string();
     EXPECT_THAT(explain(*starter, input, "craft", answer, nowhere).error().message, HasSubstr("there is no folder at"));
+}
+
+TEST_F(Factors, CraftLooksForItsClassInTheWholeFolder) {
+    const auto write = [&](const std::string& name, std::uint8_t blue) {
+        Image picture(16, 16);
+        for (std::size_t p = 0; p < picture.pixels.size(); ++p)
+            picture.pixels[p] = p % 3 == 0 ? 200 : p % 3 == 2 ? blue : 0;
+        ASSERT_TRUE(write_picture(folder_ / name, picture));
+    };
+    // The second class's pictures come after more of the first one's than are enough.
+    for (int i = 0; i < 70; ++i) write(fmt::format("a{:02}.ppm", i), 0);
+    for (int i = 0; i < 3; ++i) write(fmt::format("z{}.ppm", i), 200);
+    const auto asked = [&](std::int64_t index, std::vector<std::pair<std::string, std::string>> set) {
+        set.emplace_back("pictures", folder_.string());
+        set.emplace_back("designs", "2");
+        return explain(model_, input_, "craft", index, set);
+    };
+    const auto second = asked(1, {});
+    ASSERT_TRUE(second) << second.error().message;
+    EXPECT_THAT(second->notes,
+                Contains("looked at all 73 pictures of " + folder_.string() + ": 3 answered with the explained class"));
+    const auto first = asked(0, {{"enough", "2"}});
+    ASSERT_TRUE(first) << first.error().message;
+    EXPECT_THAT(first->notes, Contains(testing::MatchesRegex("looked at [2-5] of 73 pictures of .*, drawn with seed 0: "
+                                                             "2 answered with the explained class")));
+    EXPECT_THAT(asked(0, {{"enough", "2"}, {"seed", "5"}})->notes,
+                Contains(HasSubstr("drawn with seed 5: 2 answered")));
+    EXPECT_THAT(asked(1, {{"most", "2"}}).error().message,
+                testing::AllOf(HasSubstr("none of 2 pictures that were looked at, of 73 in " + folder_.string()),
+                               HasSubstr("raise craft.most (now 2)")));
+}
+
+TEST_F(Factors, DeepFeatureFactorisationDrawsFromTheWholeFolder) {
+    Image picture(16, 16);
+    for (auto& one : picture.pixels) one = 120;
+    for (int i = 0; i < 20; ++i) {
+        ASSERT_TRUE(write_picture(folder_ / fmt::format("a{:02}.ppm", i), picture));
+        std::ofstream(folder_ / fmt::format("z{:02}.ppm", i)) << "no picture";
+    }
+    const auto found = explain(model_, input_, "deep_feature_factorisation", -1, {{"pictures", folder_.string()}});
+    ASSERT_TRUE(found) << found.error().message;
+    EXPECT_THAT(found->notes, Contains("16 of 40 pictures of " + folder_.string() + ", drawn with seed 0"));
+    EXPECT_THAT(found->notes, Contains(HasSubstr("could not be read")));
 }
 
 TEST_F(Factors, DeepFeatureFactorisationFindsTheTwoHalves) {

@@ -72,13 +72,11 @@ at::Tensor whole_of(const at::Tensor& cells, const Seen& of) {
     return at::cat({prefix.expand({cells.size(0), -1, -1}), cells}, 1);
 }
 
-Result<std::vector<std::string>> pictures_of(const std::string& folder, std::int64_t most,
-                                             std::vector<std::string>& notes) {
+Result<std::vector<std::string>> pictures_of(const std::string& folder, std::vector<std::string>& notes) {
     FilesBelow found = VITRINE_TRY(files_below(folder, is_picture_name));
     std::vector<std::string> out(found.files.begin(), found.files.end());
     for (std::string& note : found.notes) notes.push_back(std::move(note));
     if (out.empty()) return fail(ErrorCode::BadInput, "{} has no pictures in it", folder);
-    if (std::ssize(out) > most) out.resize(static_cast<std::size_t>(most));
     return out;
 }
 
