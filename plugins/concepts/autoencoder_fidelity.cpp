@@ -10,6 +10,7 @@
 #include <vitrine/autoencoder_fidelity.h>
 #include <vitrine/concept_doubt.h>
 #include <vitrine/folder_measure.h>
+#include <vitrine/picture_draw.h>
 #include <vitrine/torch_errors.h>
 #include <vitrine/train_concepts.h>
 
@@ -134,7 +135,14 @@ class FidelityMeasure final : public FolderMeasure {
         };
         return {words("autoencoders", "files with commas between; empty: the one that came with the model"),
                 words("given", "what files of other libraries do not say: NAME=VALUE with commas between"),
-                {"pictures", std::int64_t{1000}, "the most that are read, in their order", "", "", 1.0, 1e8, {}},
+                {"pictures",
+                 std::int64_t{1000},
+                 "the most that are read, drawn with the seed where there are more",
+                 "",
+                 "",
+                 1.0,
+                 1e8,
+                 {}},
                 words("labels",
                       "a file with lines of FILE,CLASS, the class a number from 0; empty: by the names of folders"),
                 words("classes", "for a model that answers with features: a file with one matrix, a row a class"),
@@ -157,10 +165,13 @@ class FidelityMeasure final : public FolderMeasure {
     static Result<FolderFindings> measured(const FolderSubject& subject, const Settings& settings) {
         FidelityOptions options;
         const PictureSet& pictures = subject.pictures;
-        options.pictures = std::min(pictures.count(), settings.integer("pictures"));
+        const auto drawn = drawn_pictures(pictures.count(), settings.integer("pictures"), subject.seed);
+        options.pictures = std::ssize(drawn);
         options.pixels = [&](std::int64_t i) -> Result<at::Tensor> {
-            auto pixels = pictures.pixels(i);
-            if (!pixels) return fail(pixels.error().code, "{}: {}", pictures.picture(i).name, pixels.error().message);
+            const std::int64_t which = drawn[static_cast<std::size_t>(i)];
+            auto pixels = pictures.pixels(which);
+            if (!pixels)
+                return fail(pixels.error().code, "{}: {}", pictures.picture(which).name, pixels.error().message);
             return pixels;
         };
         options.logit_scale = settings.number("logit_scale");
@@ -170,9 +181,11 @@ class FidelityMeasure final : public FolderMeasure {
         options.stop = subject.stop;
         options.progress = subject.progress;
         FolderFindings out;
+        if (options.pictures < pictures.count())
+            out.notes.push_back(drawn_in_words(options.pictures, pictures.count(), "pictures", subject.seed));
         if (const std::string& file = settings.text("classes"); !file.empty())
             options.class_rows = VITRINE_TRY(class_rows_in(file));
-        VITRINE_CHECK(add_labels(subject, settings, options, out.notes));
+        VITRINE_CHECK(add_labels(subject, settings, drawn, options, out.notes));
 
         json all = json::array();
         std::set<std::string> stems;
@@ -201,6 +214,7 @@ class FidelityMeasure final : public FolderMeasure {
         json document{{"interval", 0.95},
                       {"resampled", "pictures, Poisson weights; percentiles"},
                       {"resamples", options.resamples},
+                      {"drawn", {{"pictures", options.pictures}, {"of", pictures.count()}, {"seed", subject.seed}}},
                       {"autoencoders", std::move(all)},
                       {"skipped", out.skipped},
                       {"notes", out.notes}};
@@ -209,14 +223,14 @@ class FidelityMeasure final : public FolderMeasure {
     }
 
     /// From a file, from the model's own classes, or, where class rows were given, from folders as ImageNet has them.
-    static Status add_labels(const FolderSubject& subject, const Settings& settings, FidelityOptions& options,
+    static Status add_labels(const FolderSubject& subject, const Settings& settings,
+                             const std::vector<std::int64_t>& drawn, FidelityOptions& options,
                              std::vector<std::string>& notes) {
         const PictureSet& pictures = subject.pictures;
-        const auto count = static_cast<std::size_t>(options.pictures);
         if (const std::string& file = settings.text("labels"); !file.empty()) {
-            std::vector<double> of_pictures = VITRINE_TRY(numbers_of_pictures(file, pictures));
-            of_pictures.resize(count);
-            for (const double label : of_pictures) {
+            const std::vector<double> of_pictures = VITRINE_TRY(numbers_of_pictures(file, pictures));
+            for (const std::int64_t which : drawn) {
+                const double label = of_pictures[static_cast<std::size_t>(which)];
                 if (std::isfinite(label) && (label < 0 || label != std::floor(label) || label > 1e9))
                     return fail(ErrorCode::BadInput, "{} gives the class {}; expected whole numbers from 0", file,
                                 label);
@@ -226,8 +240,8 @@ class FidelityMeasure final : public FolderMeasure {
         }
         if (!options.class_rows.defined()) {
             if (subject.model.info().classes == 0 || !subject.label) return {};
-            for (std::size_t i = 0; i < count; ++i)
-                options.labels.push_back(subject.label(pictures.picture(static_cast<std::int64_t>(i))).value_or(-1));
+            for (const std::int64_t which : drawn)
+                options.labels.push_back(subject.label(pictures.picture(which)).value_or(-1));
             return {};
         }
         std::set<std::string> folders;
@@ -240,9 +254,8 @@ class FidelityMeasure final : public FolderMeasure {
             return {};
         }
         notes.emplace_back("folders by name are the class rows in their order");
-        for (std::size_t i = 0; i < count; ++i)
-            options.labels.push_back(
-                std::distance(folders.begin(), folders.find(folder(static_cast<std::int64_t>(i)))));
+        for (const std::int64_t which : drawn)
+            options.labels.push_back(std::distance(folders.begin(), folders.find(folder(which))));
         return {};
     }
 };

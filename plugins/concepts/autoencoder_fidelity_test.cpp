@@ -2,6 +2,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include <gmock/gmock.h>
 #include <nlohmann/json.hpp>
@@ -69,6 +70,26 @@ TEST_F(FidelityMeasure, LabelsComeFromAFileToo) {
     EXPECT_THAT(refusal(), HasSubstr("expected whole numbers from 0"));
     std::ofstream(labels) << "nobody.jpg,1\n";
     EXPECT_THAT(refusal(), HasSubstr("has a number for none of the"));
+}
+
+TEST_F(FidelityMeasure, PicturesAreDrawnWhereThereAreMoreAndItSaysSo) {
+    std::set<std::string> asked;
+    label_ = [&](const PictureSet::Picture& one) {
+        asked.insert(one.name);
+        return Result<std::int64_t>(3);
+    };
+    set_["pictures"] = "1";
+    set_["resamples"] = "0";
+    for (seed_ = 0; seed_ < 5; ++seed_) {
+        const auto found = measure();
+        ASSERT_TRUE(found.has_value()) << found.error().message;
+        EXPECT_THAT(found->notes, testing::Contains(fmt::format("1 of 3 pictures, drawn with seed {}", seed_)));
+        const json drawn = json::parse(found->document).at("drawn");
+        EXPECT_EQ(drawn, json({{"pictures", 1}, {"of", 3}, {"seed", seed_}}));
+    }
+    EXPECT_GT(asked.size(), 1u) << "not the first one by name alone";
+    set_["pictures"] = "3";
+    EXPECT_THAT(measure()->notes, testing::Not(testing::Contains(HasSubstr("drawn with seed"))));
 }
 
 TEST_F(FidelityMeasure, WhatItCannotUnderstandIsRefusedInWords) {

@@ -42,7 +42,7 @@ class ConceptMeasureTest : public testing::Test {
         const auto builtin = builtin_pictures();
         const PictureSet pictures =
             VITRINE_TRY(PictureSet::open({builtin.begin(), builtin.end()}, model_->preprocess()));
-        return measure_->measure_folder({*model_, pictures, label_, 0, 0, {}, {}}, settings);
+        return measure_->measure_folder({*model_, pictures, label_, seed_, 0, {}, {}}, settings);
     }
     std::string refusal() {
         const auto found = measure();
@@ -57,6 +57,7 @@ class ConceptMeasureTest : public testing::Test {
     std::shared_ptr<Model> model_;
     const FolderMeasure* measure_ = nullptr;
     std::map<std::string, std::string> set_;
+    std::uint64_t seed_ = 0;
     std::function<Result<std::int64_t>(const PictureSet::Picture&)>
         label_;  ///< the class of a picture; none: not known
 };
