@@ -296,6 +296,7 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
         }
         if (held.pictures > 0) {
             out["held"] = {{"pictures", held.pictures},
+                           {"skipped", held.skipped.size()},
                            {"tokens", held.tokens},
                            {"explained_variance", held.explained_variance},
                            {"cosine", held.cosine},
@@ -336,10 +337,11 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
                    summary.step_tokens_per_second, summary.recorded ? ", recorded" : "");
     if (held.pictures > 0) {
         fmt::print(
-            "{} pictures held out: {:.1f} % of the variance explained{} by {:.1f} latents a token{} and {:.0f} a "
+            "{} pictures held out{}: {:.1f} % of the variance explained{} by {:.1f} latents a token{} and {:.0f} a "
             "picture{}\n",
-            held.pictures, 100 * held.explained_variance,
-            held.explained_variance < 0 ? " (their mean alone would be nearer)" : "", held.active,
+            held.pictures, held.skipped.empty() ? "" : fmt::format(" ({} more could not be read)", held.skipped.size()),
+            100 * held.explained_variance, held.explained_variance < 0 ? " (their mean alone would be nearer)" : "",
+            held.active,
             held.active_class >= 0
                 ? fmt::format(" ({:.1f} in the class token, {:.1f} in a patch)", held.active_class, held.active_patches)
                 : "",

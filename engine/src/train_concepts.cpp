@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 
@@ -78,16 +79,24 @@ Result<ConceptFigures> concept_figures(Model& model, const Autoencoder& autoenco
     options.pictures = count;
     options.resamples = 0;
     std::atomic<bool> any = false;
+    std::mutex guard;
+    std::map<std::int64_t, std::string> unreadable;
     options.pixels = [&](std::int64_t picture) {
         auto found = pixels(picture);
-        if (found) any = true;
+        if (found) {
+            any = true;
+        } else {
+            const std::lock_guard lock(guard);
+            unreadable[picture] = found.error().message;
+        }
         return found;
     };
     const auto measured = autoencoder_fidelity(model, autoencoder, options);
-    if (!measured && !any) return ConceptFigures{};
+    ConceptFigures out;
+    for (auto& [picture, why] : unreadable) out.skipped.push_back(std::move(why));
+    if (!measured && !any) return out;
     const Fidelity found = VITRINE_TRY(measured);
     const FidelityOfTokens& all = found.tokens.front();
-    ConceptFigures out;
     out.pictures = found.pictures;
     out.tokens = all.tokens;
     out.explained_variance = all.explained_variance.value;
@@ -363,7 +372,7 @@ class ConceptTraining {
     Status look();
     Status take_step(const at::Tensor& tokens);
     Result<Due> due() const;
-    Result<ConceptFigures> held_figures(const Autoencoder& autoencoder, std::int64_t most);
+    Result<ConceptFigures> held_figures(const Autoencoder& autoencoder, const std::vector<std::int64_t>& which);
     void time_floor();
     void count_pictures();
     bool several() const { return options_.peers != nullptr && options_.peers->count() > 1; }
@@ -381,7 +390,7 @@ class ConceptTraining {
     std::optional<TrainingPictures> pictures_;
     std::optional<TokenStream> stream_;
     std::optional<ConceptSteps> steps_;
-    std::vector<std::int64_t> used_, held_;
+    std::vector<std::int64_t> used_, held_, looked_at_;  // the last: of those held out, while it goes on
     std::uint64_t seed_ = 0;
     std::int64_t batch_ = 0, count_ = 0, begun_at_ = 0;
     std::vector<at::Tensor> waiting_;
@@ -460,8 +469,11 @@ Status ConceptTraining::settle() {
     const auto held =
         std::min<std::int64_t>(count - 1, std::llround(settings_.number("held") * static_cast<double>(count)));
     held_.assign(order.begin(), order.begin() + std::min(held, kMostHeld));
+    // As they were drawn: the first by name would be those of the first class folders.
+    looked_at_.assign(held_.begin(), held_.begin() + std::min(std::ssize(held_), kMostLive));
     used_.assign(order.begin() + held, order.end());
     std::sort(held_.begin(), held_.end());
+    std::sort(looked_at_.begin(), looked_at_.end());
     std::sort(used_.begin(), used_.end());
     summary_.pictures = static_cast<std::int64_t>(used_.size());
 
@@ -756,26 +768,26 @@ Result<TrainConceptsSummary> ConceptTraining::run() {
 Status ConceptTraining::look() {
     if (held_.empty()) return {};
     const auto began = Clock::now();
-    const auto pictures = std::min(kMostLive, std::ssize(held_));
     if (settings_.integer("held_every") == 0) {
         if (!options_.progress) return {};
         constexpr double kRuns = 3;  // as they are, with what the latents say in the place of tokens, and with zeros
         const double share = several() ? options_.peers->count() : 1;  // pictures that are run beside each
         const double expected =
-            look_ > 0 ? look_ : kRuns * share * static_cast<double>(pictures) * stream_->seconds_a_picture();
+            look_ > 0 ? look_ : kRuns * share * static_cast<double>(looked_at_.size()) * stream_->seconds_a_picture();
         const double spent = std::chrono::duration<double>(began - began_).count() - aside_;
         if (!has_time_to_look(spent, aside_, expected)) return {};
     }
-    live_ = VITRINE_TRY(held_figures(steps_->autoencoder(), pictures));
+    live_ = VITRINE_TRY(held_figures(steps_->autoencoder(), looked_at_));
     live_step_ = steps_->steps_taken();
     look_ = std::chrono::duration<double>(Clock::now() - began).count();
     aside_ += look_;
     return {};
 }
 
-Result<ConceptFigures> ConceptTraining::held_figures(const Autoencoder& autoencoder, std::int64_t most) {
-    const auto pixels = [&](std::int64_t i) { return pictures_->pixels(held_[static_cast<std::size_t>(i)]); };
-    return concept_figures(model_, autoencoder, std::min(most, static_cast<std::int64_t>(held_.size())), pixels);
+Result<ConceptFigures> ConceptTraining::held_figures(const Autoencoder& autoencoder,
+                                                     const std::vector<std::int64_t>& which) {
+    const auto pixels = [&](std::int64_t i) { return pictures_->pixels(which[static_cast<std::size_t>(i)]); };
+    return concept_figures(model_, autoencoder, std::ssize(which), pixels);
 }
 
 /// The ceiling of a step: its whole products, and the codes before the activation by way of a copy. Of several
@@ -891,7 +903,8 @@ Result<TrainConceptsSummary> ConceptTraining::factorise() {
 
 Status ConceptTraining::finish(Autoencoder& made) {
     if (made.config().weigh_by_decoder) VITRINE_CHECK(fold_decoder_norms(made));
-    if (!held_.empty()) summary_.held = VITRINE_TRY(held_figures(made, kMostHeld));
+    if (!held_.empty()) summary_.held = VITRINE_TRY(held_figures(made, held_));
+    summary_.skipped.insert(summary_.skipped.end(), summary_.held.skipped.begin(), summary_.held.skipped.end());
     summary_.tokens = count_ * batch_;
     const ConceptFigures& held = summary_.held;
     made.facts["model"] = bytes::to_utf8(model_.info().name);

@@ -34,10 +34,12 @@
 #include <vitrine/checkpoint.h>
 #include <vitrine/concept_doubt.h>
 #include <vitrine/pack.h>
+#include <vitrine/preprocess.h>
 #include <vitrine/steering.h>
 
 #include "concept_settings.h"
 #include "concept_steps.h"
+#include "dataset.h"
 #include "known_directions.h"
 #include "tensor_io.h"
 #include "thread_peers.h"
@@ -1076,6 +1078,65 @@ TEST_F(TrainConcepts, FilesOfOursAmongThePicturesArePassedOver) {
     o.out = place / "d.safetensors";
     const auto third = train_concepts(model_, o);
     ASSERT_FALSE(third);
+TEST_F(TrainConcepts, NamesEveryPictureThatCannotBeReadHeldOutOrNot) {
+    const fs::path pictures = folder_ / "pictures";
+    fs::create_directories(pictures);
+    const fs::path good = fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/puppy.jpg";
+    for (int i = 0; i < 20; ++i)
+        if (i % 4 == 1)
+            std::ofstream(pictures / fmt::format("{:02}.jpg", i)) << "no picture";
+        else
+            fs::copy(good, pictures / fmt::format("{:02}.jpg", i));
+    for (const std::string kind : {"top_k", "pca"}) {
+        auto o = options(kind + ".safetensors", {{"held", "0.5"}, {"kind", kind}, {"latents", "6"}});
+        o.data = pictures;
+        const auto summary = train_concepts(model_, o);
+        ASSERT_TRUE(summary) << summary.error().message;
+        const std::int64_t broken_held = 10 - summary->held.pictures;
+        ASSERT_GT(broken_held, 0) << "else nothing is shown";
+        EXPECT_EQ(std::ssize(summary->held.skipped), broken_held);
+        EXPECT_EQ(summary->pictures, 10 - (5 - broken_held));
+        EXPECT_EQ(summary->skipped.size(), 5U) << kind;
+        for (int i = 1; i < 20; i += 4)
+            EXPECT_THAT(summary->skipped, testing::Contains(testing::HasSubstr(fmt::format("{:02}.jpg", i)))) << kind;
+    }
+    // Where none of those held out can be read, they are named all the same.
+    const auto none =
+        concept_figures(model_, Autoencoder::load(folder_ / "pca.safetensors").value(), 2,
+                        [](std::int64_t i) -> Result<at::Tensor> { return fail(ErrorCode::Io, "no picture {}", i); });
+    ASSERT_TRUE(none);
+    EXPECT_EQ(none->pictures, 0);
+    EXPECT_THAT(none->skipped, testing::ElementsAre("no picture 0", "no picture 1"));
+}
+
+TEST_F(TrainConcepts, LooksAtSomeOfAllThatAreHeldOut) {
+    const fs::path pictures = folder_ / "pictures";
+    fs::create_directories(pictures);
+    // The last ones by name cannot be read: the first 64 of 120 held out would all be others.
+    StepRandom random(1, 0, 0);
+    Image picture(32, 32);
+    for (int i = 0; i < 200; ++i) {
+        const fs::path file = pictures / fmt::format("{:03}.ppm", i);
+        for (auto& one : picture.pixels) one = static_cast<std::uint8_t>(random.below(256));
+        if (i < 140)
+            ASSERT_TRUE(write_picture(file, picture));
+        else
+            std::ofstream(file) << "no picture";
+    }
+    auto o = options("a.safetensors", {{"held", "0.6"}, {"held_every", "1"}, {"steps", "2"}});
+    o.data = pictures;
+    std::optional<ConceptFigures> seen;
+    o.progress = [&](const ConceptStep& now) {
+        if (now.held) seen = now.held;
+    };
+    const auto summary = train_concepts(model_, o);
+    ASSERT_TRUE(summary) << summary.error().message;
+    ASSERT_TRUE(seen.has_value());
+    EXPECT_EQ(seen->pictures + std::ssize(seen->skipped), 64);
+    EXPECT_GT(seen->skipped.size(), 8U);
+    EXPECT_LT(seen->skipped.size(), 32U);
+}
+
     EXPECT_THAT(third.error().message, testing::HasSubstr("c.safetensors is a safetensors file but no pack"));
 }
 

@@ -49,6 +49,7 @@ struct ConceptFigures {
     double agreement = 0;                   ///< share of pictures answered alike with x^ in the place of x
     double divergence = 0;                  ///< mean KL(answer, answer with x^), nats
     double substitution = 0;                ///< 1 - divergence / the divergence with zeros in the place of x
+    std::vector<std::string> skipped;       ///< one sentence for each picture that could not be read
 };
 
 /// Figures of training, means since the report before.
@@ -84,7 +85,7 @@ struct TrainConceptsSummary {
     std::int64_t pictures = 0;      ///< that are trained on: neither held out nor skipped
     std::int64_t buffer_bytes = 0;  ///< the most that the mixed tokens took
     std::string point;
-    ConceptFigures held;  ///< of the pictures held out; pictures == 0 without any
+    ConceptFigures held;  ///< of the pictures held out that could be read; pictures == 0 without any
     /// total, reconstruction, sparsity, revival, explained variance, active, dead of every step
     std::vector<std::array<float, 7>> curve;
     double tokens_per_second = 0;       ///< of this call, the model's runs included
@@ -96,7 +97,7 @@ struct TrainConceptsSummary {
     std::int64_t floor_products = 0;   ///< of a step: 1 where codes are lists, 8 of gated, else 5
     std::string products;              ///< "fp32" or "tf32"
     bool recorded = false;             ///< steps were launched as a recorded graph
-    std::vector<std::string> skipped;  ///< one sentence for each picture that could not be read
+    std::vector<std::string> skipped;  ///< one sentence for each picture that could not be read, held out or not
     std::vector<std::string> notes;
 };
 
