@@ -220,6 +220,10 @@ Result<TrainingOutcome> mask_of(Model& model, const TrainingPlan& plan, const Pr
 Result<TrainingOutcome> concepts_of(Model& model, const TrainingPlan& plan, const std::stop_token& stop,
                                     const TrainingReports& reports) {
     auto options = options_of<TrainConceptsOptions>(plan, stop);
+    // The form shows them grey and keeps them for when the kind is changed back; training refuses them.
+    const auto unread = unread_settings(plan.what, plan.settings);
+    std::erase_if(options.settings,
+                  [&](const auto& one) { return std::find(unread.begin(), unread.end(), one.first) != unread.end(); });
     options.progress = [&](const ConceptStep& s) {
         reports.moment(
             {s.step, s.steps,
@@ -260,6 +264,11 @@ std::vector<SettingFacts> training_settings(Trained what) {
         }
     }
     return out;
+}
+
+std::vector<std::string> unread_settings(Trained what, const MethodSettings& settings) {
+    if (what == Trained::Mask) return {};
+    return unread_concept_settings({settings.begin(), settings.end()});
 }
 
 fs::path checkpoint_of(const fs::path& out) { return out.string() + ".checkpoint"; }

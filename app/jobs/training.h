@@ -41,7 +41,7 @@ struct TrainingPlan {
     Trained what = Trained::Mask;
     std::string model;  ///< as ModelFacts::request: it is opened once more, so that the window keeps its own
     std::filesystem::path data, out;
-    MethodSettings settings;  ///< what differs from training_settings()
+    MethodSettings settings;  ///< what differs from training_settings(); of these, unread_settings() are left out
 };
 
 /// Figures of a step. Of a mask: total, answer, area, smoothness, coverage. Of concepts: total, reconstruction,
@@ -102,6 +102,8 @@ struct TrainingReports {
 };
 
 std::vector<SettingFacts> training_settings(Trained what);
+/// Names of those that the others leave unread, as k where the kind is relu.
+std::vector<std::string> unread_settings(Trained what, const MethodSettings& settings);
 /// Where a plan's checkpoint lies once it was paused.
 std::filesystem::path checkpoint_of(const std::filesystem::path& out);
 /// A free name beside it, under which a paused training is kept where another begins: it goes on as that file's.

@@ -175,6 +175,14 @@ void SettingsForm::fill(const MethodSettings& chosen) {
     }
 }
 
+void SettingsForm::setUnread(const std::vector<std::string>& names) {
+    for (const auto& line : lines_) {
+        const bool read = std::find(names.begin(), names.end(), line.facts.name) == names.end();
+        line.caption->setEnabled(read);
+        line.control->setEnabled(read);
+    }
+}
+
 MethodSettingsView::MethodSettingsView(Session& session, QWidget* parent) : QWidget(parent), session_(session) {
     auto* column = new QVBoxLayout(this);
     column->setContentsMargins(0, 8, 0, 0);

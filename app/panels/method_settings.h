@@ -24,6 +24,8 @@ class SettingsForm : public QWidget {
     explicit SettingsForm(bool wide_words = false, QWidget* parent = nullptr);
     void build(const std::vector<SettingFacts>& settings, const Set& set);
     void fill(const MethodSettings& chosen);  ///< asks for nothing
+    /// Those that the others leave unread cannot be changed, and are seen to be so.
+    void setUnread(const std::vector<std::string>& names);
     bool empty() const { return lines_.empty(); }
     QWidget* control(const std::string& name) const;  ///< named as it is declared; null when there is none
 

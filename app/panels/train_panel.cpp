@@ -465,6 +465,9 @@ void TrainPanel::refresh() {
     about_file_->setVisible(!about.isEmpty());
     first_->fill(run_->settings());
     more_->fill(run_->settings());
+    const auto unread = unread_settings(run_->what(), run_->settings());
+    first_->setUnread(unread);
+    more_->setUnread(unread);
     reset_->setEnabled(!run_->settings().empty());
     reset_->setToolTip(run_->settings().empty() ? tr("These are the trainer's own settings")
                                                 : tr("Take the trainer's own settings back"));

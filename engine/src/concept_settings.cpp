@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <sstream>
 
 #include <vitrine/autoencoder.h>
 #include <vitrine/train_concepts.h>
@@ -24,7 +25,52 @@ struct Preset {
     const char *name, *value;
     const char* kinds = "";  ///< only of these; empty: of all
 };
-constexpr const char *kChoose = "top_k batch_top_k", *kFree = "relu gated jump_relu";
+constexpr const char *kChoose = "top_k batch_top_k", *kFree = "relu gated jump_relu",
+                     *kTrained = "relu gated top_k batch_top_k jump_relu";
+
+/// A setting that is read only where another one is one of some values. With a value of its own: that value only there.
+struct ReadWhere {
+    const char *name, *value, *by, *values;
+};
+constexpr ReadWhere kReadWhere[] = {
+    {"k", "", "kind", kChoose},
+    {"negative", "", "kind", "nmf"},
+    {"weigh_by_decoder", "", "kind", kChoose},
+    {"keep_negative", "", "kind", kChoose},
+    {"form", "step", "kind", "jump_relu"},
+    {"form", "tanh", "kind", "jump_relu"},
+    {"form", "", "kind", kFree},
+    {"sparsity", "", "kind", kFree},
+    {"band", "", "kind", "jump_relu"},
+    {"pull", "", "kind", "jump_relu"},
+    {"threshold_rate", "", "kind", "batch_top_k"},
+    // What is fitted to one buffer of tokens takes no steps.
+    {"preset", "", "kind", kTrained},
+    {"normalise", "", "kind", kTrained},
+    {"convention", "", "kind", kTrained},
+    {"start", "", "kind", kTrained},
+    {"rows", "", "kind", kTrained},
+    {"subtract_bias", "", "kind", kTrained},
+    {"revive", "", "kind", kTrained},
+    {"revive_k", "", "kind", kTrained},
+    {"revive_k", "", "revive", "aux auxk_saev"},
+    {"revive_weight", "", "kind", kTrained},
+    {"revive_weight", "", "revive", "aux auxk_saev"},
+    {"dead_tokens", "", "kind", kTrained},
+    {"dead_steps", "", "kind", kTrained},
+    {"prefixes", "", "kind", kTrained},
+    {"epochs", "", "kind", kTrained},
+    {"batch", "", "kind", kTrained},
+    {"lr", "", "kind", kTrained},
+    {"lr_end", "", "kind", kTrained},
+    {"warmup", "", "kind", kTrained},
+    {"epsilon", "", "kind", kTrained},
+    {"clip", "", "kind", kTrained},
+    {"held_every", "", "kind", kTrained},
+    {"products", "", "kind", kTrained},
+    {"checkpoint_seconds", "", "kind", kTrained},
+    {"floor", "", "kind", kTrained},
+};
 
 /// Sizes (latents, batch, the length of a run) are no part of a preset.
 const std::map<std::string, std::vector<Preset>>& presets() {
@@ -122,12 +168,65 @@ bool among(const char* kinds, const std::string& kind) {
     return fmt::format(" {} ", kinds).find(fmt::format(" {} ", kind)) != std::string::npos;
 }
 
+/// The first reason why a setting is not read, beside what the others are; null where it is.
+/// @param value  null: whatever it is
+const ReadWhere* unread_for(const std::string& name, const std::string* value, const Settings& all) {
+    for (const ReadWhere& one : kReadWhere)
+        if (name == one.name && (*one.value == 0 || (value != nullptr && *value == one.value)) &&
+            !among(one.values, all.text(one.by)))
+            return &one;
+    return nullptr;
+}
+
+/// "relu", "top_k and batch_top_k", "relu, gated and jump_relu"
+std::string listed_words(const std::string& spaced) {
+    std::string out;
+    std::istringstream words(spaced);
+    std::vector<std::string> all;
+    for (std::string word; words >> word;) all.push_back(word);
+    for (std::size_t i = 0; i < all.size(); ++i) out += (i == 0 ? "" : i + 1 == all.size() ? " and " : ", ") + all[i];
+    return out;
+}
+
+Status check_read(const std::vector<std::pair<std::string, std::string>>& given, const Settings& all) {
+    for (const auto& [name, value] : given) {
+        const ReadWhere* const why = unread_for(name, &value, all);
+        if (why == nullptr) continue;
+        const std::string values = why->values, by = why->by;
+        return fail(ErrorCode::BadInput, "{} is of {}, and {} is {}: leave {} out, or set {}={}",
+                    *why->value == 0 ? name : name + "=" + value, listed_words(values), by == "kind" ? "the kind" : by,
+                    all.text(by), name, by, values.substr(0, values.find(' ')));
+    }
+    return {};
+}
+
 /// Where nobody says how sparse: the library's own weight. openai's code has none; 0.1 is ours.
 const char* usual_sparsity(const std::string& convention) {
     if (convention == "prisma") return "2e-4";
     if (convention == "saelens") return "1";
     if (convention == "saev") return "4e-4";
     return "0.1";
+}
+
+/// The preset's, then what is given.
+Result<Settings> put_together(const std::vector<std::pair<std::string, std::string>>& given) {
+    Settings out(concept_parameters());
+    const auto take = [&](const char* only) -> Status {
+        for (const auto& [name, value] : given)
+            if (*only == 0 || name == only) VITRINE_CHECK(out.set(name, value));
+        return {};
+    };
+    VITRINE_CHECK(take("preset"));
+    const std::vector<Preset>& preset = presets().at(out.text("preset"));
+    for (const Preset& one : preset)
+        if (std::string_view(one.name) == "kind") VITRINE_CHECK(out.set(one.name, one.value));
+    VITRINE_CHECK(take("kind"));
+    const std::string kind = out.text("kind");
+    for (const Preset& one : preset)
+        if (std::string_view(one.name) != "kind" && (*one.kinds == 0 || among(one.kinds, kind)))
+            VITRINE_CHECK(out.set(one.name, one.value));
+    VITRINE_CHECK(take(""));
+    return out;
 }
 
 }  // namespace
@@ -240,39 +339,18 @@ std::vector<Parameter> concept_parameters() {
 
 Result<Settings> concept_settings(const std::vector<std::pair<std::string, std::string>>& given,
                                   std::vector<std::string>& notes) {
-    Settings out(concept_parameters());
     std::vector<std::string> names;
-    for (const Parameter& one : out.declared()) names.push_back(one.name);
+    for (const Parameter& one : concept_parameters()) names.push_back(one.name);
     for (const auto& [name, value] : given)
         if (std::find(names.begin(), names.end(), name) == names.end()) {
             const std::string near = suggest(name, names);
             return fail(ErrorCode::BadInput, "there is no setting '{}'{}", name,
                         near.empty() ? "; vitrine train-concepts --help lists them" : near);
         }
-    const auto take = [&](const char* only) -> Status {
-        for (const auto& [name, value] : given)
-            if (*only == 0 || name == only) VITRINE_CHECK(out.set(name, value));
-        return {};
-    };
-    VITRINE_CHECK(take("preset"));
-    const std::vector<Preset>& preset = presets().at(out.text("preset"));
-    for (const Preset& one : preset)
-        if (std::string_view(one.name) == "kind") VITRINE_CHECK(out.set(one.name, one.value));
-    VITRINE_CHECK(take("kind"));
-    const std::string kind = out.text("kind");
-    for (const Preset& one : preset)
-        if (std::string_view(one.name) != "kind" && (*one.kinds == 0 || among(one.kinds, kind)))
-            VITRINE_CHECK(out.set(one.name, one.value));
-    VITRINE_CHECK(take(""));
-
-    const std::string form = out.text("form");
-    if ((form == "step" || form == "tanh") && kind != "jump_relu")
-        return fail(ErrorCode::BadInput,
-                    "form is {}, which is of jump_relu, and the kind is {}: leave form out, or set kind=jump_relu",
-                    form, kind);
+    Settings out = VITRINE_TRY(put_together(given));
+    VITRINE_CHECK(check_read(given, out));
+    const std::string kind = out.text("kind"), form = out.text("form");
     if (!among(kFree, kind)) {
-        if (out.number("sparsity") > 0)
-            notes.push_back(fmt::format("sparsity is not used: {} says itself how many latents there are", kind));
         VITRINE_CHECK(out.set("sparsity", "0"));
     } else if (out.number("sparsity") < 0) {
         const std::string convention = out.text("convention");
@@ -287,6 +365,15 @@ Result<Settings> concept_settings(const std::vector<std::pair<std::string, std::
     } else if (out.number("sparsity") == 0) {
         notes.push_back(fmt::format("sparsity is 0: nothing keeps the latents of {} few", kind));
     }
+    return out;
+}
+
+std::vector<std::string> unread_concept_settings(const std::vector<std::pair<std::string, std::string>>& settings) {
+    std::vector<std::string> out;
+    const auto all = put_together(settings);
+    if (!all) return out;  // training says what is wrong with them
+    for (const Parameter& one : all->declared())
+        if (unread_for(one.name, nullptr, *all) != nullptr) out.push_back(one.name);
     return out;
 }
 

@@ -15,7 +15,7 @@ namespace vitrine {
 /// filled in.
 ///
 /// @param notes  what was filled in that the outcome hangs on, in sentences
-/// @error BadInput  a setting that is unknown, out of range, or of another kind
+/// @error BadInput  a setting that is unknown, out of range, or that the kind does not read
 Result<Settings> concept_settings(const std::vector<std::pair<std::string, std::string>>& given,
                                   std::vector<std::string>& notes);
 

@@ -111,9 +111,14 @@ Result<Autoencoder> control_concepts(Model& model, const Autoencoder& sound, con
         if (options.progress) options.progress({now.step, now.steps, "training steps"});
     };
     const std::string by = trained_by(training.settings, *options.pictures, model);
+    // The file names all of them, and those that its kind does not read are refused.
+    const auto unread = unread_concept_settings(training.settings);
+    std::erase_if(training.settings,
+                  [&](const auto& one) { return std::find(unread.begin(), unread.end(), one.first) != unread.end(); });
     // Nobody sees these of a control.
-    for (const auto& [name, value] : {std::pair{"held_every", "-1"}, {"floor", "0"}})
-        training.settings.emplace_back(name, value);
+    if (!is_factor_kind(kind))
+        for (const auto& [name, value] : {std::pair{"held_every", "-1"}, {"floor", "0"}})
+            training.settings.emplace_back(name, value);
     std::error_code failed;
     if (fs::exists(training.out, failed)) {
         auto there = Autoencoder::load(training.out);

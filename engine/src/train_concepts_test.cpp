@@ -349,10 +349,54 @@ TEST(ConceptSettings, OfKindsWithoutAChoiceAreNeverSilentlyDense) {
     }
     for (const char* kind : {"relu", "gated", "top_k"})
         EXPECT_THAT(concept_settings({{"kind", kind}, {"form", "step"}}, notes).error().message,
-                    testing::HasSubstr("form is step, which is of jump_relu, and the kind is " + std::string(kind)));
+                    testing::HasSubstr("form=step is of jump_relu, and the kind is " + std::string(kind)));
     EXPECT_TRUE(concept_settings({{"kind", "jump_relu"}, {"form", "tanh"}, {"sparsity", "0.1"}}, notes));
     EXPECT_THAT(concept_settings({{"kind", "jump_relu"}, {"form", "tanh"}}, notes).error().message,
                 testing::HasSubstr("set sparsity"));
+}
+
+/// Each was taken, and nothing became of it.
+TEST(ConceptSettings, ThatTheKindDoesNotReadAreRefused) {
+    using Given = std::vector<std::pair<std::string, std::string>>;
+    const auto said = [](const Given& given) {
+        std::vector<std::string> notes;
+        const auto found = concept_settings(given, notes);
+        return found ? std::string() : found.error().message;
+    };
+    EXPECT_EQ(said({{"kind", "relu"}, {"k", "8"}}),
+              "k is of top_k and batch_top_k, and the kind is relu: leave k out, or set kind=top_k");
+    EXPECT_EQ(said({{"k", "4"}, {"preset", "prisma"}}),
+              "k is of top_k and batch_top_k, and the kind is relu: leave k out, or set kind=top_k");
+    EXPECT_EQ(said({{"kind", "relu"}, {"form", "step"}}),
+              "form=step is of jump_relu, and the kind is relu: leave form out, or set kind=jump_relu");
+    EXPECT_EQ(said({{"preset", "saelens"}, {"revive_k", "9"}}),
+              "revive_k is of aux and auxk_saev, and revive is auxk_saelens: leave revive_k out, or set revive=aux");
+    for (const auto& [kind, name, value] : {std::tuple{"relu", "keep_negative", "true"},
+                                            {"gated", "weigh_by_decoder", "false"},
+                                            {"top_k", "sparsity", "0.1"},
+                                            {"top_k", "threshold_rate", "0.1"},
+                                            {"relu", "band", "0.1"},
+                                            {"gated", "pull", "1"},
+                                            {"pca", "negative", "shift"},
+                                            {"pca", "lr", "1"},
+                                            {"k_means", "prefixes", "5"},
+                                            {"nmf", "batch", "64"},
+                                            {"pca", "preset", "saev"},
+                                            {"nmf", "form", "l1"}})
+        EXPECT_THAT(said({{"kind", kind}, {name, value}}), testing::StartsWith(fmt::format("{} is of ", name)))
+            << kind << " " << name;
+    // What is read is taken, and what is not is known before: none is left over for any kind.
+    for (const auto& [kind, some] :
+         {std::pair{"relu", "k"}, {"top_k", "sparsity"}, {"nmf", "lr"}, {"jump_relu", "k"}}) {
+        const auto unread = unread_concept_settings({{"kind", kind}});
+        EXPECT_THAT(unread, testing::Contains(some));
+        for (const Parameter& one : concept_parameters()) {
+            if (one.name == "kind") continue;
+            const bool skipped = std::find(unread.begin(), unread.end(), one.name) != unread.end();
+            EXPECT_EQ(said({{"kind", kind}, {one.name, to_string(one.standard)}}).empty(), !skipped)
+                << kind << " " << one.name;
+        }
+    }
 }
 
 /// Colours of 4 x 4 cells as tokens; the strongest of each is its logit.
@@ -408,6 +452,11 @@ class TrainConcepts : public testing::Test {
         o.settings = {{"batch", "256"}, {"steps", "30"}, {"latents", "24"}, {"k", "3"},     {"report_seconds", "0"},
                       {"lr", "0.003"},  {"warmup", "5"}, {"pictures", "4"}, {"buffer", "1"}};
         for (auto& setting : more) o.settings.push_back(std::move(setting));
+        // Tests of several kinds say for all of them what some of them read.
+        const auto unread = unread_concept_settings(o.settings);
+        std::erase_if(o.settings, [&](const auto& one) {
+            return std::find(unread.begin(), unread.end(), one.first) != unread.end();
+        });
         return o;
     }
     std::string bytes(const std::string& name) const {
@@ -728,11 +777,6 @@ TEST_F(TrainConcepts, FitsTheKindsThatAreFactorisations) {
         ASSERT_TRUE(train_concepts(model_, options(file, {{"kind", kind}, {"latents", latents}, {"steps", "60"}})));
         EXPECT_EQ(bytes(file), first) << kind;
     }
-    // They take one buffer, whatever a batch would be.
-    const auto small =
-        train_concepts(model_, options("z.safetensors", {{"kind", "k_means"}, {"latents", "8"}, {"batch", "100000"}}));
-    ASSERT_TRUE(small) << small.error().message;
-    EXPECT_EQ(small->tokens, 36 * 64);
     std::ofstream(folder_ / "x.safetensors.checkpoint") << "of a training";
     EXPECT_THAT(train_concepts(model_, options("x.safetensors", {{"kind", "pca"}})).error().message,
                 testing::HasSubstr("is of a training that was stopped"));
@@ -1034,50 +1078,6 @@ TEST_F(TrainConcepts, WhatCannotBeReadWasNotTrainedOn) {
     }
 }
 
-TEST_F(TrainConcepts, WhatWasSkippedIsToldAfterGoingOnWhateverItsName) {
-    fs::create_directories(folder_ / "mixed");
-    fs::copy(folder_ / "pack.safetensors", folder_ / "mixed" / "pack.safetensors");
-    for (const char* name : {"a.png", "br\xe9k.jpg"}) std::ofstream(folder_ / "mixed" / name) << "no picture";
-    auto o = options("a.safetensors", {{"held", "0"}});
-    o.data = folder_ / "mixed";
-    std::stop_source stop;
-    o.stop = stop.get_token();
-    o.progress = [&](const ConceptStep& now) {
-        if (now.step == 20) stop.request_stop();
-    };
-    const auto first = train_concepts(model_, o);
-    ASSERT_TRUE(first) << first.error().message;
-    ASSERT_FALSE(first->finished);
-    EXPECT_THAT(first->skipped,
-                testing::UnorderedElementsAre(testing::HasSubstr("a.png"), testing::HasSubstr("br\xe9k.jpg")));
-    o.stop = {};
-    const auto second = train_concepts(model_, o);
-    ASSERT_TRUE(second) << second.error().message;
-    EXPECT_TRUE(second->finished);
-    EXPECT_EQ(second->skipped, first->skipped);
-}
-
-TEST_F(TrainConcepts, FilesOfOursAmongThePicturesArePassedOver) {
-    const fs::path place = folder_ / "place";
-    fs::create_directories(place);
-    fs::copy(folder_ / "pack.safetensors", place / "pack.safetensors");
-    auto o = options("place/a.safetensors");
-    o.data = place;
-    const auto first = train_concepts(model_, o);
-    ASSERT_TRUE(first) << first.error().message;
-    EXPECT_THAT(first->notes, testing::Not(testing::Contains(testing::HasSubstr("passed over"))));
-    o.out = place / "b.safetensors";
-    const auto second = train_concepts(model_, o);
-    ASSERT_TRUE(second) << second.error().message;
-    EXPECT_EQ(second->pictures, first->pictures);
-    EXPECT_THAT(second->notes,
-                testing::Contains(testing::HasSubstr("a.safetensors holds no pictures but vitrine.autoencoder")));
-    EXPECT_EQ(bytes("place/a.safetensors"), bytes("place/b.safetensors"));
-    // One of somebody else may be pictures that we cannot read.
-    ASSERT_TRUE(write_tensors(place / "c.safetensors", {{"x", at::zeros({2})}}, {{"format", "pt"}}));
-    o.out = place / "d.safetensors";
-    const auto third = train_concepts(model_, o);
-    ASSERT_FALSE(third);
 TEST_F(TrainConcepts, NamesEveryPictureThatCannotBeReadHeldOutOrNot) {
     const fs::path pictures = folder_ / "pictures";
     fs::create_directories(pictures);
@@ -1137,6 +1137,50 @@ TEST_F(TrainConcepts, LooksAtSomeOfAllThatAreHeldOut) {
     EXPECT_LT(seen->skipped.size(), 32U);
 }
 
+TEST_F(TrainConcepts, WhatWasSkippedIsToldAfterGoingOnWhateverItsName) {
+    fs::create_directories(folder_ / "mixed");
+    fs::copy(folder_ / "pack.safetensors", folder_ / "mixed" / "pack.safetensors");
+    for (const char* name : {"a.png", "br\xe9k.jpg"}) std::ofstream(folder_ / "mixed" / name) << "no picture";
+    auto o = options("a.safetensors", {{"held", "0"}});
+    o.data = folder_ / "mixed";
+    std::stop_source stop;
+    o.stop = stop.get_token();
+    o.progress = [&](const ConceptStep& now) {
+        if (now.step == 20) stop.request_stop();
+    };
+    const auto first = train_concepts(model_, o);
+    ASSERT_TRUE(first) << first.error().message;
+    ASSERT_FALSE(first->finished);
+    EXPECT_THAT(first->skipped,
+                testing::UnorderedElementsAre(testing::HasSubstr("a.png"), testing::HasSubstr("br\xe9k.jpg")));
+    o.stop = {};
+    const auto second = train_concepts(model_, o);
+    ASSERT_TRUE(second) << second.error().message;
+    EXPECT_TRUE(second->finished);
+    EXPECT_EQ(second->skipped, first->skipped);
+}
+
+TEST_F(TrainConcepts, FilesOfOursAmongThePicturesArePassedOver) {
+    const fs::path place = folder_ / "place";
+    fs::create_directories(place);
+    fs::copy(folder_ / "pack.safetensors", place / "pack.safetensors");
+    auto o = options("place/a.safetensors");
+    o.data = place;
+    const auto first = train_concepts(model_, o);
+    ASSERT_TRUE(first) << first.error().message;
+    EXPECT_THAT(first->notes, testing::Not(testing::Contains(testing::HasSubstr("passed over"))));
+    o.out = place / "b.safetensors";
+    const auto second = train_concepts(model_, o);
+    ASSERT_TRUE(second) << second.error().message;
+    EXPECT_EQ(second->pictures, first->pictures);
+    EXPECT_THAT(second->notes,
+                testing::Contains(testing::HasSubstr("a.safetensors holds no pictures but vitrine.autoencoder")));
+    EXPECT_EQ(bytes("place/a.safetensors"), bytes("place/b.safetensors"));
+    // One of somebody else may be pictures that we cannot read.
+    ASSERT_TRUE(write_tensors(place / "c.safetensors", {{"x", at::zeros({2})}}, {{"format", "pt"}}));
+    o.out = place / "d.safetensors";
+    const auto third = train_concepts(model_, o);
+    ASSERT_FALSE(third);
     EXPECT_THAT(third.error().message, testing::HasSubstr("c.safetensors is a safetensors file but no pack"));
 }
 

@@ -408,6 +408,17 @@ TEST_F(TrainPanelTest, ConceptsArePausedGoneOnWithEndedAndShown) {
     EXPECT_EQ(static_cast<std::size_t>(point->count()), session().model()->points.size());
     EXPECT_TRUE(concepts.settings().empty()) << "a default is no setting";
     for (const auto& setting : concepts.declared()) EXPECT_FALSE(setting.caption.empty()) << setting.name;
+    // What the kind does not read is grey, kept, and not trained with.
+    EXPECT_TRUE(panel->control("k")->isEnabled());
+    EXPECT_FALSE(panel->control("sparsity")->isEnabled());
+    concepts.set("k", "5");
+    concepts.set("kind", "relu");
+    EXPECT_FALSE(panel->control("k")->isEnabled());
+    EXPECT_TRUE(panel->control("sparsity")->isEnabled());
+    concepts.set("kind", "top_k");
+    EXPECT_TRUE(panel->control("k")->isEnabled());
+    EXPECT_EQ(concepts.settings().at("k"), "5");
+    concepts.set("band", "0.2");
 
     // Enough that a pause after the first comes before the end, on a busy machine too: training does not wait for it.
     constexpr int kSteps = 3000, kHeldEvery = 500;

@@ -103,12 +103,14 @@ struct TrainConceptsSummary {
 
 /// What can be set, with defaults, ranges, meanings and sources.
 std::vector<Parameter> concept_parameters();
+/// Names of those that a training with these settings does not read, as k where the kind is relu. It refuses them.
+std::vector<std::string> unread_concept_settings(const std::vector<std::pair<std::string, std::string>>& settings);
 
 /// Trains, or goes on where OUT.checkpoint stopped. The model is not changed.
 ///
 /// @error NotFound     nothing at that place
-/// @error BadInput     no readable picture, an unknown setting or point, a buffer too small, a checkpoint of other
-///                     settings or pictures, a loss that is no number
+/// @error BadInput     no readable picture, an unknown setting or point, a setting that the others leave unread, a
+///                     buffer too small, a checkpoint of other settings or pictures, a loss that is no number
 /// @error Unsupported  a point that is neither tokens nor a map
 /// @error Io           OUT cannot be written, said before the first step; the disk is full: the checkpoint before stays
 Result<TrainConceptsSummary> train_concepts(Model& model, const TrainConceptsOptions& options);
