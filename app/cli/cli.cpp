@@ -378,3 +378,8 @@ int run(const std::vector<std::string>& arguments) {
 }
 
 }  // namespace vitrine::cli
+    for (const auto* set : {&common.set, &train_options.set})
+        if (const Status once = each_key_once(*set); !once) {
+            report(once.error());
+            return 2;
+        }

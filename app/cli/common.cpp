@@ -66,6 +66,19 @@ Result<std::map<std::string, std::string>> settings_of(const Common& common, con
     return values;
 }
 
+Status each_key_once(const std::vector<std::string>& set) {
+    std::map<std::string, std::string> known;
+    for (const auto& text : set) {
+        const auto equals = text.find('=');
+        if (equals == std::string::npos) continue;  // who reads it says what it is to be
+        const auto [before, fresh] = known.emplace(text.substr(0, equals), text);
+        if (!fresh)
+            return fail(ErrorCode::BadInput, "--set {} and --set {} set the same twice: leave one of them out",
+                        before->second, text);
+    }
+    return {};
+}
+
 Status check_owners(const Common& common, const std::vector<std::string>& owners) {
     for (const auto& text : common.set) {
         const Assignment assignment = VITRINE_TRY(split(text));

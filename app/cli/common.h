@@ -39,6 +39,8 @@ Result<std::int64_t> parse_size(const std::string& text);
 /// The value part of every "--set owner.key=value" for one owner; what names no owner that is known is an error in
 /// check_owners.
 Result<std::map<std::string, std::string>> settings_of(const Common& common, const std::string& owner);
+/// Refuses a key that is set twice: which of its values was meant nobody knows.
+Status each_key_once(const std::vector<std::string>& set);
 /// Refuses "--set" entries whose owner is none of these.
 Status check_owners(const Common& common, const std::vector<std::string>& owners);
 

@@ -171,7 +171,7 @@ Status index_concepts(const Common& common, const IndexConceptsArguments& argume
                                                           {arguments.autoencoder, "the autoencoder"},
                                                           {arguments.folder, "the pictures", true}}));
     const auto model = VITRINE_TRY(open_for_job(common, options.settings));
-    if (common.batch > 1) options.settings.emplace_back("pictures", std::to_string(common.batch));
+    VITRINE_CHECK(add_batch(common, "pictures", options.settings));
     const IndexConceptsSummary summary = VITRINE_TRY(vitrine::index_concepts(*model, options));
     for (const auto& sentence : summary.skipped) say("skipped: " + sentence);
     for (const auto& note : summary.notes) say(note);

@@ -42,4 +42,15 @@ Result<std::shared_ptr<Model>> open_for_job(const Common& common,
     return open(of_model);
 }
 
+Status add_batch(const Common& common, const std::string& name,
+                 std::vector<std::pair<std::string, std::string>>& settings) {
+    if (common.batch <= 1) return {};
+    for (const auto& [given, value] : settings)
+        if (given == name)
+            return fail(ErrorCode::BadInput, "--batch {} and --set {}={} set the same twice: leave one of them out",
+                        common.batch, name, value);
+    settings.emplace_back(name, std::to_string(common.batch));
+    return {};
+}
+
 }  // namespace vitrine::cli

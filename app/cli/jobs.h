@@ -26,4 +26,8 @@ class StopOnInterrupt {
 Result<std::shared_ptr<Model>> open_for_job(const Common& common,
                                             std::vector<std::pair<std::string, std::string>>& settings);
 
+/// --batch as the job's own setting of that name, which is not given too.
+Status add_batch(const Common& common, const std::string& name,
+                 std::vector<std::pair<std::string, std::string>>& settings);
+
 }  // namespace vitrine::cli

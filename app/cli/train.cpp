@@ -128,8 +128,8 @@ namespace {
 
 Result<std::shared_ptr<Model>> opened(const Common& common,
                                       std::vector<std::pair<std::string, std::string>>& settings) {
-    auto model = open_for_job(common, settings);
-    if (common.batch > 1) settings.emplace_back("batch", std::to_string(common.batch));
+    auto model = VITRINE_TRY(open_for_job(common, settings));
+    VITRINE_CHECK(add_batch(common, "batch", settings));
     return model;
 }
 

@@ -1104,6 +1104,18 @@ TEST_F(Measurement, SharedByProcessesHasTheSameNumbers) {
     EXPECT_EQ(unknown.err.find("--split is 'C'", at + 1), std::string::npos) << unknown.err;
 }
 
+/// A command with settings, less those that `more` sets itself.
+std::vector<std::string> with_settings(std::vector<std::string> command, const std::vector<std::string>& settings,
+                                       const std::vector<std::string>& more) {
+    for (const std::string& set : settings) {
+        const std::string key = set.substr(0, set.find('=') + 1);
+        if (std::any_of(more.begin(), more.end(), [&](const auto& one) { return one.starts_with(key); })) continue;
+        command.insert(command.end(), {"--set", set});
+    }
+    command.insert(command.end(), more.begin(), more.end());
+    return command;
+}
+
 /// A mask for the starter, trained on five readable pictures.
 class MaskTraining : public Measurement {
   protected:
@@ -1117,21 +1129,10 @@ class MaskTraining : public Measurement {
                                      "1",
                                      "--seed",
                                      "3",
-                                     "--json",
-                                     "--set",
-                                     "batch=5",
-                                     "--set",
-                                     "held=0",
-                                     "--set",
-                                     "report_seconds=0",
-                                     "--set",
-                                     "checkpoint_seconds=0",
-                                     "--set",
-                                     "precision=fp32",
-                                     "--set",
-                                     "lr=0.01"};
-        all.insert(all.end(), more.begin(), more.end());
-        return all;
+                                     "--json"};
+        return with_settings(
+            std::move(all),
+            {"batch=5", "held=0", "report_seconds=0", "checkpoint_seconds=0", "precision=fp32", "lr=0.01"}, more);
     }
 };
 
@@ -1210,13 +1211,10 @@ class ConceptTraining : public Measurement {
                                      "--seed",
                                      "3",
                                      "--json"};
-        for (const char* set : {"steps=6", "batch=128", "latents=96", "k=8", "held=0", "pictures=2", "buffer=1",
-                                "report_seconds=0", "checkpoint_seconds=0", "lr=0.001"}) {
-            all.push_back("--set");
-            all.push_back(set);
-        }
-        all.insert(all.end(), more.begin(), more.end());
-        return all;
+        return with_settings(std::move(all),
+                             {"steps=6", "batch=128", "latents=96", "k=8", "held=0", "pictures=2", "buffer=1",
+                              "report_seconds=0", "checkpoint_seconds=0", "lr=0.001"},
+                             more);
     }
 };
 
@@ -1277,6 +1275,35 @@ TEST_F(ConceptTraining, WritesOverNothingUnaskedAndLooksForAPlaceFirst) {
     EXPECT_NE(nowhere.err.find("there is no folder " + (folder_ / "nowhere").string()), std::string::npos)
         << nowhere.err;
     EXPECT_EQ(nowhere.err.find("step "), std::string::npos) << nowhere.err;
+}
+
+TEST_F(ConceptTraining, RefusesWhatTheKindDoesNotReadAndWhatIsSetTwice) {
+    const auto said = [&](std::vector<std::string> sets, int status) {
+        std::vector<std::string> all{"train-concepts", "starter", (folder_ / "pictures").string(), "--out",
+                                     (folder_ / "none").string()};
+        for (auto& set : sets) all.insert(all.end(), {"--set", std::move(set)});
+        const auto outcome = vitrine(all);
+        EXPECT_EQ(outcome.status, status) << outcome.err;
+        EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+        EXPECT_FALSE(fs::exists(folder_ / "none"));
+        return outcome.err;
+    };
+    using testing::HasSubstr;
+    EXPECT_THAT(said({"kind=relu", "k=8"}, 1), HasSubstr("k is of top_k and batch_top_k, and the kind is relu: leave k "
+                                                         "out, or set kind=top_k"));
+    EXPECT_THAT(said({"kind=pca", "lr=1", "prefixes=5"}, 1), HasSubstr("and the kind is pca: leave lr out"));
+    EXPECT_THAT(said({"k=8", "k=9"}, 2), HasSubstr("--set k=8 and --set k=9 set the same twice"));
+    EXPECT_THAT(said({"preprocess.crop_pct=1", "preprocess.crop_pct=1"}, 2), HasSubstr("set the same twice"));
+    const auto both = vitrine(training("none", {"--batch", "64"}));
+    EXPECT_EQ(both.status, 1) << both.err;
+    EXPECT_THAT(both.err, HasSubstr("--batch 64 and --set batch=128 set the same twice"));
+    // One rule, whoever reads the settings.
+    const std::string picture = (fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/moose.jpg").string();
+    const auto explained =
+        vitrine({"explain", "starter", picture, "--method", "rollout", "--out", (folder_ / "maps").string(), "--set",
+                 "rollout.fusion=max", "--set", "rollout.fusion=min"});
+    EXPECT_EQ(explained.status, 2) << explained.err;
+    EXPECT_THAT(explained.err, HasSubstr("--set rollout.fusion=max and --set rollout.fusion=min set the same twice"));
 }
 
 TEST_F(ConceptTraining, NamesThatAreNoUtf8AreWrittenAsJson) {
