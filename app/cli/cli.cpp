@@ -237,7 +237,7 @@ int run(const std::vector<std::string>& arguments) {
         "index-concepts", "which pictures each concept is strong in; brings an index up to date, or lists it");
     add_common(index_command, common, true, kOwnSettings);
     add_settings(index_command, index_parameters);
-    index_command->get_option("model")->required(false);
+    auto* index_model = index_command->get_option("model")->required(false);
     index_command->add_option("folder", index_options.folder, "photographs at any depth");
     index_command->add_option("--autoencoder", index_options.autoencoder,
                               "the autoencoder's file (default: that of the model)");
@@ -245,13 +245,31 @@ int run(const std::vector<std::string>& arguments) {
                               "what another library's file does not say: point=blocks.9,kind=relu");
     index_command->add_option("--out", index_options.out, "the index (default: the autoencoder's file with .index)");
     index_command->add_option("--show", index_options.show, "list this index; no model is needed");
-    index_command->add_option("--sort", index_options.sort, "with --show: by which number")
-        ->check(CLI::IsMember(ConceptIndex::column_names()));
-    index_command->add_option("--limit", index_options.limit, "with --show: how many concepts")
-        ->check(CLI::Range(1, 1000000));
-    index_command->add_option("--concept", index_options.concept_number, "with --show: all about this one")
-        ->check(CLI::Range(0, 1 << 24));
-    index_command->callback([&] {
+    auto* sort = index_command->add_option("--sort", index_options.sort, "with --show: by which number");
+    sort->check(CLI::IsMember(ConceptIndex::column_names()));
+    auto* limit = index_command->add_option("--limit", index_options.limit, "with --show: how many concepts");
+    limit->check(CLI::Range(1, 1000000));
+    auto* one_concept =
+        index_command->add_option("--concept", index_options.concept_number, "with --show: all about this one");
+    one_concept->check(CLI::Range(0, 1 << 24));
+    index_command->callback([&, index_model, sort, limit, one_concept] {
+        if (index_options.show.empty()) {
+            for (const CLI::Option* option : {sort, limit, one_concept})
+                if (option->count() > 0)
+                    throw CLI::ValidationError(option->get_name() +
+                                               " is of a list, and none is asked for: add --show INDEX, or leave it "
+                                               "out");
+        } else {
+            if (index_model->count() > 0 || !common.set.empty() || !index_options.autoencoder.empty() ||
+                !index_options.given.empty() || !index_options.out.empty())
+                throw CLI::ValidationError(
+                    "--show lists an index that is there, and a model, a folder, --autoencoder, --given, --out and "
+                    "--set are of building one: leave out --show or the others");
+            for (const CLI::Option* option : {sort, limit})
+                if (one_concept->count() > 0 && option->count() > 0)
+                    throw CLI::ValidationError("--concept shows one concept, and " + option->get_name() +
+                                               " is of a list of several: leave one of them out");
+        }
         if (index_options.show.empty() && index_options.autoencoder.empty())
             index_options.autoencoder = built_in_concepts().string();
         if (index_options.show.empty() &&
@@ -305,16 +323,19 @@ int run(const std::vector<std::string>& arguments) {
     steer_command->add_option("--suppress", steer_options.suppress, "concepts, separated by commas")->take_all();
     steer_command->add_option("--tokens", steer_options.tokens,
                               "all, class, patches, or ROW,COL-ROW,COL, several with semicolons");
-    steer_command
-        ->add_option("--curve", steer_options.curve,
-                     "a concept to follow from -10 to 10 times its largest, beside chance")
-        ->check(CLI::Range(0, 1 << 24));
-    steer_command->add_option("--unit", steer_options.unit, "its largest, where this picture's is not meant")
-        ->check(CLI::PositiveNumber);
+    auto* curve = steer_command->add_option("--curve", steer_options.curve,
+                                            "a concept to follow from -10 to 10 times its largest, beside chance");
+    curve->check(CLI::Range(0, 1 << 24));
+    auto* unit = steer_command->add_option("--unit", steer_options.unit,
+                                           "of --curve: its largest, where this picture's is not meant");
+    unit->check(CLI::PositiveNumber);
     steer_command->add_option("--out", steer_options.out, "the .steered.json file to write, which opens as a model");
     steer_command->add_flag("--overwrite", steer_options.overwrite, "write anew what is there");
     steer_command->add_option("--top", steer_options.top, "how many classes")->check(CLI::Range(1, 1000));
-    steer_command->callback([&] {
+    steer_command->callback([&, curve, unit] {
+        if (unit->count() > 0 && curve->count() == 0)
+            throw CLI::ValidationError(
+                "--unit is of a curve, and none is asked for: add --curve CONCEPT, or leave it out");
         // Preprocessing is named, concepts are numbers.
         for (const std::string& text : steer_set)
             (text.starts_with("preprocess.") ? common.set : steer_options.set).push_back(text);
@@ -365,6 +386,11 @@ int run(const std::vector<std::string>& arguments) {
         return 2;
     }
     common.memory_bytes = *memory;
+    for (const auto* set : {&common.set, &train_options.set})
+        if (const Status once = each_key_once(*set); !once) {
+            report(once.error());
+            return 2;
+        }
     try {
         const Status status = chosen();
         return status ? 0 : report(status.error());
@@ -378,8 +404,3 @@ int run(const std::vector<std::string>& arguments) {
 }
 
 }  // namespace vitrine::cli
-    for (const auto* set : {&common.set, &train_options.set})
-        if (const Status once = each_key_once(*set); !once) {
-            report(once.error());
-            return 2;
-        }

@@ -201,6 +201,28 @@ TEST_F(CommandLine, ConceptsAreIndexedAndListed) {
     ASSERT_TRUE(vitrine::Autoencoder::make(config, 2)->save(concepts));
     const Outcome other = vitrine({"index-concepts", "--show", index, "--limit", "1"});
     EXPECT_NE(other.err.find("c.safetensors was replaced since the index was built"), std::string::npos) << other.err;
+    // What is asked for beside what leaves it unread is refused.
+    const auto refused = [&](std::vector<std::string> more) {
+        more.insert(more.begin(), "index-concepts");
+        const Outcome outcome = vitrine(more);
+        EXPECT_EQ(outcome.status, 2) << outcome.out << outcome.err;
+        return outcome.err;
+    };
+    using testing::HasSubstr;
+    for (const std::vector<std::string>& building : {std::vector<std::string>{"starter"},
+                                                     {"starter", pictures},
+                                                     {"--autoencoder", concepts},
+                                                     {"--set", "rounds=5"}}) {
+        std::vector<std::string> more{"--show", index};
+        more.insert(more.end(), building.begin(), building.end());
+        EXPECT_THAT(refused(more), HasSubstr("--show lists an index that is there")) << building[0];
+    }
+    for (const std::string of_list : {"--sort", "--limit", "--concept"})
+        EXPECT_THAT(refused({"starter", pictures, of_list, of_list == "--sort" ? "effect" : "3"}),
+                    HasSubstr(of_list + " is of a list, and none is asked for"));
+    EXPECT_THAT(refused({"--show", index, "--concept", "3", "--sort", "effect"}),
+                HasSubstr("--concept shows one concept, and --sort is of a list of several"));
+    EXPECT_THAT(refused({"--show", index, "--concept", "3", "--limit", "2"}), HasSubstr("--limit is of a list"));
 }
 
 TEST_F(CommandLine, WhatACommandReadsIsNeverWrittenOver) {
@@ -1412,6 +1434,7 @@ TEST_F(CommandLine, SteerShowsBothAnswersAndWritesAModel) {
         EXPECT_THAT(said({"--suppress", none}), HasSubstr("expected a concept's number between the commas")) << none;
     EXPECT_THAT(said({"--curve", "-2"}, 2), HasSubstr("--curve"));
     for (const char* unit : {"-1", "0"}) EXPECT_THAT(said({"--curve", "12", "--unit", unit}, 2), HasSubstr("--unit"));
+    EXPECT_THAT(said({"--set", "3=30", "--unit", "3"}, 2), HasSubstr("--unit is of a curve, and none is asked for"));
 }
 
 /// Noise of three tints, and the smallest model there is.
