@@ -84,7 +84,9 @@ int run(const std::vector<std::string>& arguments) {
     CLI::App app{"Opens vision models and shows why they answer as they do.", "vitrine"};
     app.set_version_flag("--version", "vitrine " + version());
     app.require_subcommand(1);
-    app.footer("Without a command: vitrine [FILE...] opens the window.");
+    app.footer(
+        "Without a command: vitrine [FILE...] opens the window with a model, pictures and an autoencoder of concepts, "
+        "in any order.");
 
     Common common;
     std::function<Status()> chosen;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace vitrine::app {
 namespace {
@@ -107,16 +108,24 @@ void Session::openPaths(const QStringList& paths, bool at_start) {
                 for (const auto& refusal : sorted->refused) notice.detail += text(refusal) + QLatin1Char('\n');
                 Q_EMIT noticed(notice);
             }
-            if (!sorted->models.empty())
-                openModel(text(sorted->models.back().string()));
-            else if (at_start && Workbench::has_starter())
-                openModel(QStringLiteral("starter"));
+            const auto model = !sorted->models.empty()                ? text(sorted->models.back().string())
+                               : at_start && Workbench::has_starter() ? QStringLiteral("starter")
+                                                                      : QString();
+            if (!sorted->autoencoders.empty()) waiting_concepts_ = {text(sorted->autoencoders.back().string()), model};
+            if (!model.isEmpty()) openModel(model);
             QStringList pictures;
             for (const auto& picture : sorted->pictures) pictures << text(picture.string());
             if (pictures.isEmpty() && at_start)
                 for (const auto& picture : Workbench::builtin_pictures()) pictures << text(picture.string());
             addPictures(pictures);
+            offerConcepts();
         });
+}
+
+void Session::offerConcepts() {
+    const auto& [file, model] = waiting_concepts_;
+    if (file.isEmpty() || opening_ || !model_ || (!model.isEmpty() && model != text(model_->request))) return;
+    Q_EMIT conceptsWanted(std::exchange(waiting_concepts_, {}).file);
 }
 
 void Session::addPictures(const QStringList& files) {
@@ -136,6 +145,7 @@ void Session::addPictures(const QStringList& files) {
 
 void Session::openModel(const QString& request, bool trusted) {
     const auto name = request.toStdString();
+    if (!waiting_concepts_.model.isEmpty() && waiting_concepts_.model != request) waiting_concepts_ = {};
     dropWork();
     struct Opened {
         std::optional<ModelFacts> facts;
@@ -151,6 +161,7 @@ void Session::openModel(const QString& request, bool trusted) {
             opening_ = false;
             if (!opened) {
                 tell(opened.error(), QStringLiteral("opening the model %1").arg(request));
+                if (waiting_concepts_.model == request) waiting_concepts_ = {};  // they would be refused beside another
                 resume();
                 return;
             }
@@ -189,6 +200,7 @@ void Session::openModel(const QString& request, bool trusted) {
             milestone("model opened");
             Q_EMIT modelOpened(request);
             if (picture_) lookNow();
+            offerConcepts();
         });
     Q_EMIT jobsChanged();
 }
@@ -215,6 +227,7 @@ void Session::showPicture(int index) {
                 Q_EMIT filmChanged();
                 tell(picture.error(), QStringLiteral("opening the picture %1").arg(file));
                 resume();
+                offerConcepts();
                 return;
             }
             picture_ = std::move(*picture);
@@ -230,6 +243,7 @@ void Session::showPicture(int index) {
             milestone("picture opened");
             Q_EMIT pictureOpened(file);
             if (model_) lookNow();
+            offerConcepts();
         });
     Q_EMIT jobsChanged();
 }

@@ -69,7 +69,8 @@ class Session : public QObject {
     ~Session() override;
 
     // ---- opening ------------------------------------------------------------------------------------------------
-    /// Files and folders in any order: models open, pictures join the filmstrip and the first new one is shown.
+    /// Files and folders in any order: models open, pictures join the filmstrip and the first new one is shown, and an
+    /// autoencoder is asked for once its model is there (conceptsWanted).
     /// With `at_start`, what was not named is filled in from what is built in.
     void openPaths(const QStringList& paths, bool at_start = false);
     /// A path or "starter". TorchScript needs `trusted`; without it `consentWanted` is emitted.
@@ -215,6 +216,7 @@ class Session : public QObject {
     void workDropped(bool stopped);
     void modelOpened(const QString& request);
     void pictureOpened(const QString& file);
+    void conceptsWanted(const QString& file);  ///< an autoencoder was opened: whoever has a place for it shows it
     void autoencoderReady(
         const QString& file);  ///< concepts were trained, or chosen somewhere: offered to who reads them
 
@@ -253,6 +255,7 @@ class Session : public QObject {
                 std::move(kept));
     }
     void dropWork();
+    void offerConcepts();
     void tell(const Error& error, const QString& about);
     void lookNow(bool consented = false);
     void resume();
@@ -268,8 +271,15 @@ class Session : public QObject {
     void decodeThumbnails();
     void addPictures(const QStringList& files);
 
+    /// An autoencoder that was opened before its model was: a model that opens drops the concepts of the one before.
+    struct WaitingConcepts {
+        QString file;
+        QString model;  ///< as it was asked for; empty: whichever is there
+    };
+
     std::vector<FilmFrame> film_;
     int current_ = -1;
+    WaitingConcepts waiting_concepts_;
     std::optional<ModelFacts> model_;
     std::optional<PictureFacts> picture_;
     std::uint64_t picture_id_ = 0;

@@ -1,4 +1,4 @@
-// What files that are dropped on the window are taken for: steered models among them.
+// What files that are dropped on the window are taken for: steered models and autoencoders among them.
 #include "workbench.h"
 
 #include <gtest/gtest.h>
@@ -6,6 +6,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <vector>
+
+#include "tiny_model.h"
 
 namespace vitrine::app {
 namespace {
@@ -38,6 +41,43 @@ TEST_F(Sort, ASteeredModelIsAModelAndAsksForItsProgram) {
     EXPECT_TRUE(broken.models.empty());
     ASSERT_EQ(broken.refused.size(), 1U);
     EXPECT_NE(broken.refused[0].find("model is 3"), std::string::npos) << broken.refused[0];
+}
+
+TEST_F(Sort, AnAutoencoderIsOneByWhatIsInItWhateverItIsCalled) {
+    const fs::path published = fs::path(VITRINE_SOURCE_DIR) / "tests/parity/data/autoencoders";
+    const auto called = [&](const fs::path& file, const std::string& name) {
+        fs::copy(file, folder_ / name);
+        return folder_ / name;
+    };
+    ASSERT_TRUE(test::write_tiny_concepts(folder_ / "model.safetensors"));
+    const std::vector<fs::path> all = {folder_ / "model.safetensors",
+                                       called(published / "openai_relu.pt", "vit.pth"),
+                                       called(published / "saev_topk.pt", "photo.jpg"),
+                                       called(published / "saelens_topk/sae_weights.safetensors", "a"),
+                                       called(published / "prisma_gated/weights.pt", "config.json"),
+                                       published / "saelens_gated",
+                                       published / "prisma_topk"};
+    const Sorted sorted = Workbench::sort(all);
+    EXPECT_EQ(sorted.autoencoders, all);
+    EXPECT_TRUE(sorted.models.empty());
+    EXPECT_TRUE(sorted.pictures.empty());
+    EXPECT_TRUE(sorted.refused.empty());
+}
+
+TEST_F(Sort, WhatIsNoAutoencoderIsNoneWhateverItIsCalled) {
+    ASSERT_TRUE(test::write_tiny_model(folder_ / "hub"));
+    fs::copy(folder_ / "hub/model.safetensors", folder_ / "concepts.safetensors");
+    std::ofstream(folder_ / "sae.safetensors") << "not an autoencoder at all";
+    fs::create_directories(folder_ / "empty");
+    std::ofstream(folder_ / "empty/weights.pt") << "{";
+    const Sorted sorted = Workbench::sort(
+        {folder_ / "hub", folder_ / "concepts.safetensors", folder_ / "sae.safetensors", folder_ / "empty"});
+    EXPECT_EQ(sorted.models, (std::vector<fs::path>{folder_ / "hub", folder_ / "concepts.safetensors"}));
+    EXPECT_TRUE(sorted.autoencoders.empty());
+    EXPECT_EQ(sorted.refused.size(), 2U);
+    // A model's folder is a model, whatever else lies in it.
+    ASSERT_TRUE(test::write_tiny_concepts(folder_ / "hub/sae_weights.safetensors"));
+    EXPECT_EQ(Workbench::sort({folder_ / "hub"}).models.size(), 1U);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include "workbench.h"
 
 #include <vitrine/autoencoder.h>
+#include <vitrine/autoencoder_file.h>
 #include <vitrine/base/image_file.h>
 #include <vitrine/base/readers.h>
 #include <vitrine/base/resize.h>
@@ -182,9 +183,10 @@ std::vector<std::string> layers_like(const std::vector<NamedPoint>& points, cons
 
 bool holds_model(const std::filesystem::path& folder) {
     std::error_code ignored;
-    for (const char* name : {"config.json", "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"})
+    for (const char* name : {"model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"})
         if (std::filesystem::exists(folder / name, ignored)) return true;
-    return false;
+    // ViT-Prisma writes one beside its autoencoders too.
+    return std::filesystem::exists(folder / "config.json", ignored) && !holds_autoencoder(folder);
 }
 
 }  // namespace
@@ -476,6 +478,10 @@ Sorted Workbench::sort(const std::vector<std::filesystem::path>& paths) {
                 sorted.models.push_back(path);
                 continue;
             }
+            if (holds_autoencoder(path)) {
+                sorted.autoencoders.push_back(path);
+                continue;
+            }
             std::vector<std::filesystem::path> found;
             for (const auto& entry : std::filesystem::directory_iterator(path, error))
                 if (is_picture_name(entry.path()) && found.size() < kMostPictures) found.push_back(entry.path());
@@ -499,6 +505,8 @@ Sorted Workbench::sort(const std::vector<std::filesystem::path>& paths) {
                 sorted.refused.push_back(kind.error().message);
             } else if (*kind == FileKind::Image || (*kind == FileKind::Unknown && is_picture_name(path))) {
                 sorted.pictures.push_back(path);
+            } else if (holds_autoencoder(path)) {
+                sorted.autoencoders.push_back(path);
             } else if (*kind == FileKind::Unknown) {
                 sorted.refused.push_back(fmt::format("{} is neither a picture nor a checkpoint that Vitrine knows",
                                                      path.filename().string()));

@@ -326,7 +326,7 @@ struct ScoreFacts {
 
 /// What a dropped path turned out to be.
 struct Sorted {
-    std::vector<std::filesystem::path> models, pictures;
+    std::vector<std::filesystem::path> models, pictures, autoencoders;
     std::vector<std::string> refused;  ///< one sentence each
     bool needs_consent = false;        ///< the model is a TorchScript program
 };
@@ -355,7 +355,8 @@ class Workbench {
     Workbench(const Workbench&) = delete;
     Workbench& operator=(const Workbench&) = delete;
 
-    /// Looks at first bytes, not at names. A folder with a model in it is a model, any other folder is its pictures.
+    /// Looks at what is in them, not at names. A folder with a model or an autoencoder in it is that, any other folder
+    /// is its pictures.
     static Sorted sort(const std::vector<std::filesystem::path>& paths);
 
     /// The model that was open stays when this fails.

@@ -433,6 +433,10 @@ void MainWindow::buildGallery() {
     connect(gallery_view_, &GalleryView::trainingWanted, this, [this] { openTraining(Trained::Concepts); });
     // The panel and the gallery show the same concepts.
     connect(session_, &Session::autoencoderReady, concepts_, &ConceptsOnShow::choose);
+    connect(session_, &Session::conceptsWanted, this, [this](const QString& file) {
+        Q_EMIT session_->autoencoderReady(file);
+        openPanel(concepts_dock_);
+    });
     connect(concepts_, &ConceptsOnShow::opened, gallery_, [this](const QString& file) {
         const auto& given = concepts_->source().given;
         if (file != gallery_->autoencoder() || given != gallery_->given()) gallery_->choose(file, given);
@@ -1259,7 +1263,7 @@ void MainWindow::openModelFile() {
         this, tr("Open model"), settings_->value(QStringLiteral("folders/models")).toString(), modelFilter());
     if (file.isEmpty()) return;
     settings_->setValue(QStringLiteral("folders/models"), QFileInfo(file).absolutePath());
-    session_->openModel(file);
+    session_->openPaths({file});  // the same endings are those of autoencoders
 }
 
 void MainWindow::openModelFolder() {

@@ -18,6 +18,7 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include <vitrine/autoencoder_file.h>
 #include <vitrine/base/bytes.h>
 #include <vitrine/base/file.h>
 #include <vitrine/base/json_text.h>
@@ -37,6 +38,17 @@ std::filesystem::path built_in_concepts() {
 namespace {
 
 constexpr const char* kFormat = "vitrine.autoencoder";
+constexpr std::string_view kWrapped = "state_dict.";  // how the libraries' checkpoints name what they wrap
+
+/// The file that is meant by a folder of SAELens' or ViT-Prisma's; `path` itself where it is no such folder.
+std::filesystem::path file_within(const std::filesystem::path& path) {
+    std::error_code ignored;
+    auto file = path;
+    if (std::filesystem::is_directory(path, ignored))
+        for (const char* name : {"sae_weights.safetensors", "weights.pt"})
+            if (std::filesystem::exists(path / name, ignored)) file = path / name;
+    return file;
+}
 
 /// One entry of the configuration from its text.
 Status set(AutoencoderConfig& config, const std::string& key, const std::string& text) {
@@ -593,7 +605,7 @@ Result<Found> find_autoencoder(const std::filesystem::path& file, const Given& g
     if (!saved && format != read.metadata.end() && format->second.starts_with("vitrine."))
         return fail(ErrorCode::BadInput, "it is no autoencoder but a file of the format {}", format->second);
     for (auto& [name, entry] : read.tensors)
-        found.tensors.emplace(name.starts_with("state_dict.") ? name.substr(11) : name, std::move(entry));
+        found.tensors.emplace(name.starts_with(kWrapped) ? name.substr(kWrapped.size()) : name, std::move(entry));
     if (found.tensors.count("encoder.weight") != 0 && found.tensors.count("latent_bias") != 0) {
         VITRINE_CHECK(of_openai(found, read.metadata, given));
         found.facts["format"] = "OpenAI";
@@ -708,13 +720,9 @@ Result<Autoencoder> Autoencoder::of(AutoencoderConfig config, std::map<std::stri
 Result<Autoencoder> Autoencoder::load(const std::filesystem::path& given_path,
                                       const std::map<std::string, std::string>& given) {
     std::error_code ignored;
-    std::filesystem::path file = given_path;
-    if (std::filesystem::is_directory(file, ignored)) {
-        for (const char* name : {"sae_weights.safetensors", "weights.pt"})
-            if (std::filesystem::exists(given_path / name, ignored)) file = given_path / name;
-        if (file == given_path)
-            return fail(ErrorCode::NotFound, "{} holds neither sae_weights.safetensors nor weights.pt", file.string());
-    }
+    const auto file = file_within(given_path);
+    if (std::filesystem::is_directory(file, ignored))
+        return fail(ErrorCode::NotFound, "{} holds neither sae_weights.safetensors nor weights.pt", file.string());
     if (!std::filesystem::exists(file, ignored))
         return fail(ErrorCode::NotFound, "there is no autoencoder at {}", file.string());
     auto made = guarded([&]() -> Result<Autoencoder> {
@@ -723,6 +731,25 @@ Result<Autoencoder> Autoencoder::load(const std::filesystem::path& given_path,
     });
     if (!made) return tl::make_unexpected(std::move(made.error()).with_context("reading " + file.string()));
     return made;
+}
+
+bool holds_autoencoder(const std::filesystem::path& path) {
+    const auto file = file_within(path);
+    std::error_code ignored;
+    if (!std::filesystem::is_regular_file(file, ignored)) return false;
+    const auto kind = sniff(file);
+    if (!kind) return false;
+    if (*kind == FileKind::Json) return read_saev(file).has_value();
+    const bool saved = *kind == FileKind::TorchSaveZip || *kind == FileKind::TorchSaveLegacy;
+    if (!saved && *kind != FileKind::Safetensors) return false;
+    const auto read = saved ? read_torch_save(file) : read_safetensors(file);
+    if (!read) return false;
+    if (const auto format = read->metadata.find("format"); !saved && format != read->metadata.end())
+        if (format->second.starts_with("vitrine.")) return format->second == kFormat;
+    const auto has = [&](const std::string& name) {
+        return read->tensors.contains(name) || read->tensors.contains(std::string(kWrapped) + name);
+    };
+    return has("W_enc") || (has("encoder.weight") && has("latent_bias"));
 }
 
 }  // namespace vitrine

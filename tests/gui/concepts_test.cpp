@@ -3,14 +3,17 @@
 #include <QComboBox>
 #include <QDockWidget>
 #include <QDoubleSpinBox>
+#include <QDropEvent>
 #include <QElapsedTimer>
 #include <QFile>
 #include <QFocusEvent>
 #include <QImage>
 #include <QLabel>
 #include <QLineEdit>
+#include <QMimeData>
 #include <QPainter>
 #include <QTemporaryDir>
+#include <QUrl>
 #include <QtTest/QTest>
 
 #include <algorithm>
@@ -20,6 +23,7 @@
 
 #include "jobs/comparison.h"
 #include "jobs/concepts_on_show.h"
+#include "panels/choice_button.h"
 #include "panels/concept_list.h"
 #include "panels/concept_strip.h"
 #include "panels/concepts_panel.h"
@@ -162,6 +166,55 @@ TEST_F(ConceptsWindowTest, WhatIsStoppedStaysStoppedUntilItIsAskedForAgain) {
     ASSERT_TRUE(wait_until([&] { return session().picture()->file == other.toStdString() && settled(); }));
     ASSERT_TRUE(wait_until([&] { return concepts().state() == ConceptsOnShow::State::Ready && !concepts().stale(); }));
     EXPECT_FALSE(concepts().stopped());
+}
+
+TEST_F(ConceptsWindowTest, AnAutoencoderAmongTheFilesIsOpenedAfterItsModel) {
+    const auto misnamed = folder_.filePath("photo.png");
+    ASSERT_TRUE(QFile::copy(file_, misnamed));
+    // As they are named on the command line, in an order that a person may choose.
+    window_->start({misnamed, picture_, model_});
+    const auto shows = [&](const QString& file) {
+        return concepts().state() == ConceptsOnShow::State::Ready && !concepts().stale() &&
+               concepts().source().file == file.toStdString();
+    };
+    ASSERT_TRUE(wait_until([&] { return shows(misnamed); })) << concepts().why().toStdString();
+    EXPECT_TRUE(list()->isVisible()) << "the panel is in front";
+    EXPECT_TRUE(window_->conceptsPanel()->findChild<ChoiceButton*>("choice")->faceText().contains("photo.png"));
+    EXPECT_EQ(session().film().size(), 1u);
+    EXPECT_FALSE(window_->notice()->isVisible()) << window_->notice()->sentence().toStdString();
+    // Beside a model that is opened over another, whose concepts go with it.
+    session().openPaths({file_, model_});
+    ASSERT_TRUE(wait_until([&] { return shows(file_); })) << concepts().why().toStdString();
+    // Dropped alone, while another panel is in front.
+    window_->conceptsDock()->hide();
+    QMimeData dropped;
+    dropped.setUrls({QUrl::fromLocalFile(misnamed)});
+    QDragEnterEvent enter(QPoint(50, 50), Qt::CopyAction, &dropped, Qt::LeftButton, Qt::NoModifier);
+    QCoreApplication::sendEvent(window_.get(), &enter);
+    QDropEvent drop(QPointF(50, 50), Qt::CopyAction, &dropped, Qt::LeftButton, Qt::NoModifier);
+    QCoreApplication::sendEvent(window_.get(), &drop);
+    ASSERT_TRUE(wait_until([&] { return shows(misnamed); })) << concepts().why().toStdString();
+    EXPECT_TRUE(list()->isVisible());
+    // One of another width says so in the panel and leaves model and picture alone.
+    const auto wide = folder_.filePath("wide.safetensors");
+    ASSERT_TRUE(test::write_wide_concepts(wide.toStdString(), 32, 2));
+    session().openPaths({wide});
+    ASSERT_TRUE(wait_until([&] { return concepts().state() == ConceptsOnShow::State::Refused; }));
+    auto* why = window_->findChild<QLabel*>("conceptsWhy");
+    EXPECT_TRUE(why->isVisible());
+    EXPECT_EQ(why->text().count('\n'), 0) << why->text().toStdString();
+    EXPECT_TRUE(settled());
+    // Beside a model that is refused it is not tried on another.
+    const auto broken = folder_.filePath("broken.safetensors");
+    QFile file(broken);
+    ASSERT_TRUE(file.open(QIODevice::WriteOnly));
+    file.write(QByteArray("\x10\0\0\0\0\0\0\0{}              ", 24));
+    file.close();
+    session().openPaths({broken, file_});
+    ASSERT_TRUE(wait_until([&] { return window_->notice()->isVisible(); }));
+    EXPECT_TRUE(window_->notice()->sentence().contains("broken")) << window_->notice()->sentence().toStdString();
+    ASSERT_TRUE(wait_until([&] { return settled() && !session().opening(); }));
+    EXPECT_EQ(concepts().source().file, wide.toStdString());
 }
 
 TEST_F(ConceptsWindowTest, HoverGoesBothWaysAndAPinStaysUntilEscape) {
