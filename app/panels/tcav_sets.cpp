@@ -23,6 +23,7 @@
 #include <sstream>
 
 #include <vitrine/base/image_file.h>
+#include <vitrine/base/picture_files.h>
 
 #include "jobs/posted_to.h"
 #include "panels/format.h"
@@ -74,17 +75,6 @@ QImage tileOf(const ImageView& seen, const Region& region, std::int64_t rows, st
     // Twice as large as it is seen, for screens that show twice as much.
     return picture.copy(box.toAlignedRect())
         .scaled(2 * RegionTile::kSide, 2 * RegionTile::kSide, Qt::KeepAspectRatio, Qt::SmoothTransformation);
-}
-
-std::int64_t picturesIn(const std::filesystem::path& folder, const std::stop_token& stop) {
-    std::int64_t out = 0;
-    std::error_code ignored;
-    for (const auto& entry : std::filesystem::recursive_directory_iterator(
-             folder, std::filesystem::directory_options::skip_permission_denied, ignored)) {
-        if (stop.stop_requested()) break;
-        out += entry.is_regular_file(ignored) && is_picture_name(entry.path());
-    }
-    return out;
 }
 
 }  // namespace
@@ -294,11 +284,12 @@ void TcavSets::addFolder(const QString& folder) {
     jobs_.post(
         {},
         [path = set.path.toStdString()](Hands&, JobControl& job) -> Result<std::int64_t> {
-            return picturesIn(path, job.stop());
+            return std::ssize(VITRINE_TRY(files_below(path, is_picture_name, job.stop())).files);  // as the test does
         },
         [this, path = set.path](Result<std::int64_t> count) {
             for (auto& one : sets_)
                 if (one.path == path) one.pictures = count.value_or(0);
+            if (!count && count.error().code != ErrorCode::Cancelled) trouble_ = sentence(text(count.error().message));
             rebuild();
         });
     sets_.push_back(std::move(set));

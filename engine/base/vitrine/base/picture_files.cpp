@@ -21,7 +21,8 @@ Status is_there(const fs::path& place) {
     return {};
 }
 
-Result<FilesBelow> files_below(const fs::path& folder, const std::function<bool(const fs::path&)>& wanted) {
+Result<FilesBelow> files_below(const fs::path& folder, const std::function<bool(const fs::path&)>& wanted,
+                               std::stop_token stop) {
     std::error_code failed;
     const fs::file_status status = fs::status(folder, failed);
     if (status.type() == fs::file_type::not_found)
@@ -46,6 +47,7 @@ Result<FilesBelow> files_below(const fs::path& folder, const std::function<bool(
             continue;
         }
         for (; !failed && it != fs::directory_iterator(); it.increment(failed)) {
+            if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
             std::error_code ignored;
             if (it->is_directory(ignored) && !it->is_symlink(ignored))
                 waiting.push_back(it->path());

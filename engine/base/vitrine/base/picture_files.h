@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -21,11 +22,13 @@ struct FilesBelow {
     std::vector<std::string> notes;
 };
 /// The files at any depth that are wanted. Links to files are followed, links to folders are not.
-/// @error NotFound  there is nothing
-/// @error BadInput  it is a file
-/// @error Io        it cannot be read
+/// @error NotFound   there is nothing
+/// @error BadInput   it is a file
+/// @error Io         it cannot be read
+/// @error Cancelled  stopped
 Result<FilesBelow> files_below(const std::filesystem::path& folder,
-                               const std::function<bool(const std::filesystem::path&)>& wanted);
+                               const std::function<bool(const std::filesystem::path&)>& wanted,
+                               std::stop_token stop = {});
 
 struct PicturesBelow {
     std::vector<std::filesystem::path> pictures, packs;  ///< sorted

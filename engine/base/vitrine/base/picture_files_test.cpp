@@ -74,6 +74,21 @@ TEST_F(PictureFiles, WhatIsNoFolderIsSaid) {
     EXPECT_THAT(said(folder_ / "notes.txt"), HasSubstr("notes.txt is a file, expected a folder of pictures"));
 }
 
+TEST_F(PictureFiles, AStopEndsTheWalk) {
+    std::stop_source stop;
+    int seen = 0;
+    const auto found = files_below(
+        folder_,
+        [&](const fs::path&) {
+            stop.request_stop();
+            return ++seen > 0;
+        },
+        stop.get_token());
+    ASSERT_FALSE(found.has_value());
+    EXPECT_EQ(found.error().code, ErrorCode::Cancelled);
+    EXPECT_EQ(seen, 1);
+}
+
 TEST_F(PictureFiles, FoldersThatMayNotBeReadAreNotCalledEmpty) {
     fs::permissions(folder_ / "inside" / "deeper", fs::perms::none);
     const uid_t before = geteuid();
