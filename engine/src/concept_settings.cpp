@@ -342,11 +342,8 @@ Result<Settings> concept_settings(const std::vector<std::pair<std::string, std::
     std::vector<std::string> names;
     for (const Parameter& one : concept_parameters()) names.push_back(one.name);
     for (const auto& [name, value] : given)
-        if (std::find(names.begin(), names.end(), name) == names.end()) {
-            const std::string near = suggest(name, names);
-            return fail(ErrorCode::BadInput, "there is no setting '{}'{}", name,
-                        near.empty() ? "; vitrine train-concepts --help lists them" : near);
-        }
+        if (std::find(names.begin(), names.end(), name) == names.end())
+            return fail(ErrorCode::BadInput, "{}", no_setting(name, names, "train-concepts"));
     Settings out = VITRINE_TRY(put_together(given));
     VITRINE_CHECK(check_read(given, out));
     const std::string kind = out.text("kind"), form = out.text("form");

@@ -49,4 +49,10 @@ std::string suggest(std::string_view wrong, const std::vector<std::string>& know
     return "";
 }
 
+std::string no_setting(std::string_view wrong, const std::vector<std::string>& known, std::string_view command) {
+    const std::string near = suggest(wrong, known);
+    return fmt::format("there is no setting '{}'{}", wrong,
+                       near.empty() ? fmt::format("; vitrine {} --help lists them", command) : near);
+}
+
 }  // namespace vitrine

@@ -296,7 +296,13 @@ Status MaskTraining::settle() {
     if (options_.out.empty()) return fail(ErrorCode::BadInput, "training needs a file to write");
     if (first()) VITRINE_CHECK(can_train_into(options_.out));
     VITRINE_CHECK(settings_.set("seed", std::to_string(options_.seed)));
-    for (const auto& [name, value] : options_.settings) VITRINE_CHECK(settings_.set(name, value));
+    std::vector<std::string> known;
+    for (const Parameter& one : settings_.declared()) known.push_back(one.name);
+    for (const auto& [name, value] : options_.settings) {
+        if (std::find(known.begin(), known.end(), name) == known.end())
+            return fail(ErrorCode::BadInput, "{}", no_setting(name, known, "train-mask"));
+        VITRINE_CHECK(settings_.set(name, value));
+    }
     if (model_.info().classes < 1)
         return fail(ErrorCode::Unsupported, "{} has no classes, whose masks would be trained", model_.info().name);
     seed_ = static_cast<std::uint64_t>(settings_.integer("seed"));

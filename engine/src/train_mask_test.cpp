@@ -277,6 +277,8 @@ TEST_F(TrainMask, RefusesInWordsAndLosesNothing) {
                 testing::AllOf(testing::HasSubstr("'cell'"), testing::HasSubstr("cells")));
     EXPECT_THAT(why(options("m", {{"layers", "flat"}})), testing::HasSubstr("flat"));
     EXPECT_THAT(why(options("m", {{"epoch", "3"}})), testing::HasSubstr("epochs"));
+    EXPECT_THAT(why(options("m", {{"nosuch", "3"}})),
+                testing::HasSubstr("there is no setting 'nosuch'; vitrine train-mask --help lists them"));
     EXPECT_THAT(why(options("m", {{"version", "ttame"}})), testing::HasSubstr("class token"));
     EXPECT_THAT(why(options("m", {{"version", "volume"}})), testing::HasSubstr("maps with a depth"));
     EXPECT_THAT(why(options("m", {{"version", "attention_v1"}})), testing::HasSubstr("reads tokens"));
