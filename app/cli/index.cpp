@@ -77,16 +77,23 @@ std::string place(const ConceptIndex& index, const ConceptTop& top) {
     return fmt::format("{} at {}, {} {:.4g}", name, top.cell / index.cols(), top.cell % index.cols(), top.value);
 }
 
-/// A sentence where the autoencoder beside the index is another one than it was built with; empty where none is there.
-std::string replaced_since(const ConceptIndex& index, const fs::path& autoencoder) {
+/// The autoencoder beside an index, or what the index was built with.
+struct Beside {
+    std::string replaced;  ///< a sentence where it is another one than then; empty where it is not, or none is there
+    std::string mark;      ///< of its names; empty where it is not there
+};
+
+Beside beside(const ConceptIndex& index, const fs::path& autoencoder) {
     std::error_code ignored;
     if (!fs::is_regular_file(autoencoder, ignored)) return {};
     const auto given = given_of(index.fact("given"));
     const auto now = Autoencoder::load(autoencoder, given ? *given : std::map<std::string, std::string>());
-    if (!now) return fmt::format("the autoencoder beside the index cannot be read: {}", now.error().message);
-    if (concepts_hash(*now) == index.fact("autoencoder")) return {};
-    return fmt::format("{} was replaced since the index was built: these figures are of the one before, build it again",
-                       autoencoder.filename().string());
+    if (!now) return {fmt::format("the autoencoder beside the index cannot be read: {}", now.error().message), {}};
+    if (concepts_hash(*now) == index.fact("autoencoder")) return {{}, concepts_mark(*now)};
+    return {
+        fmt::format("{} was replaced since the index was built: these figures are of the one before, build it again",
+                    autoencoder.filename().string()),
+        concepts_mark(*now)};
 }
 
 Status show(const Common& common, const IndexConceptsArguments& arguments) {
@@ -96,14 +103,17 @@ Status show(const Common& common, const IndexConceptsArguments& arguments) {
         return fail(ErrorCode::BadInput, "there is no concept {}, the index has 0 to {}", one, index.latents() - 1);
     fs::path autoencoder = arguments.show;
     if (autoencoder.extension() == ".index") autoencoder.replace_extension();
-    const ConceptNames names = VITRINE_TRY(ConceptNames::of(autoencoder));
+    const auto [replaced, mark] = beside(index, autoencoder);
+    // They help to read, and a broken file of them stops nothing.
+    const auto called = ConceptNames::of(autoencoder, mark);
+    if (!called) say(called.error().message);
+    const ConceptNames names = called.value_or(ConceptNames());
     std::vector<std::uint32_t> chosen =
         one >= 0 ? std::vector<std::uint32_t>{static_cast<std::uint32_t>(one)} : index.order(arguments.sort);
     chosen.resize(std::min(chosen.size(), static_cast<std::size_t>(arguments.limit)));
     const auto changes = changes_since(index);
     const std::string changed = changes ? changes->sentence() : changes.error().message;
     if (!changed.empty()) say(changed);
-    const std::string replaced = replaced_since(index, autoencoder);
     if (!replaced.empty()) say(replaced);
     if (const std::string doubt = index.fact("doubt"); !doubt.empty()) say(doubt);
     if (common.json) {

@@ -131,7 +131,8 @@ Status steer(const Common& common, const SteerArguments& arguments) {
     VITRINE_CHECK(add_edits(steering, Mode::Suppress, arguments.suppress, *model, input.pixels, largest));
 
     // Names help to read, and a broken file of them stops nothing.
-    const auto names = ConceptNames::of(steering.file);
+    const auto names = ConceptNames::of(steering.file, concepts_mark(steering.autoencoder));
+    if (!names) say(names.error().message);
     const auto name_of_concept = [&](std::int64_t index) {
         const ConceptName* found = names ? names->find(index) : nullptr;
         return found == nullptr ? std::string() : found->name;

@@ -56,10 +56,14 @@ Result<ConceptBook> open_book(Model& model, const ConceptSource& source) {
             return fail(ErrorCode::BadInput, "{} does not say which point of the model it reads; choose it",
                         autoencoder.filename().string());
         VITRINE_CHECK(concepts.fits_weights(model));
-        if (auto names = ConceptNames::of(autoencoder))
+        book.mark = concepts_mark(concepts);
+        if (auto names = ConceptNames::of(autoencoder, book.mark)) {
             book.called = called_in(*names);
-        else
+        } else {
             book.called_trouble = names.error().message;
+            const auto all = ConceptNames::load(found_beside(concept_names_file(autoencoder)));
+            book.called_another = all && !all->given_to_another(book.mark).empty();
+        }
         std::error_code failed;
         if (!fs::exists(file, failed)) return book;
         if (index) book.folder = index->folder();
@@ -71,15 +75,20 @@ Result<ConceptBook> open_book(Model& model, const ConceptSource& source) {
     });
 }
 
-Result<CalledConcepts> call_concept(const fs::path& autoencoder, std::int64_t latent, const std::string& name,
-                                    const std::vector<std::string>& tags) {
+Result<CalledConcepts> call_concept(const fs::path& autoencoder, const std::string& mark, std::int64_t latent,
+                                    const std::string& name, const std::vector<std::string>& tags) {
     const auto file = kept_beside(concept_names_file(autoencoder));
-    auto names = VITRINE_TRY(ConceptNames::of(autoencoder));
     VITRINE_CHECK(make_folder_of(file));
+    auto names = VITRINE_TRY(ConceptNames::to_change(autoencoder, mark));
     VITRINE_CHECK(names.rename(latent, name));
     VITRINE_CHECK(names.set_tags(latent, tags));
     VITRINE_CHECK(names.save(file));
     return called_in(names);
+}
+
+Result<CalledConcepts> adopt_names(const fs::path& autoencoder, const std::string& mark) {
+    VITRINE_CHECK(ConceptNames::adopt(autoencoder, mark));
+    return called_in(VITRINE_TRY(ConceptNames::of(autoencoder, mark)));
 }
 
 Result<IndexMade> build_index(

@@ -37,16 +37,22 @@ struct ConceptBook {
     std::string index_trouble;                  ///< why not; empty: none was built yet
     CalledConcepts called;
     std::string called_trouble;  ///< why there are no names; empty when there is nothing wrong with them
+    bool called_another = false;  ///< that is: they were given to another autoencoder
+    std::string mark;             ///< what names of these concepts are known by
     SeePicture see;
 };
 
 /// @error  what opening the autoencoder says; it does not say its point; it is of another model
 Result<ConceptBook> open_book(Model& model, const ConceptSource& source);
 
-/// Writes what a concept is called, beside the autoencoder, into what others may have written meanwhile.
-/// @return  all names, as they are now
-Result<CalledConcepts> call_concept(const std::filesystem::path& autoencoder, std::int64_t latent,
-                                    const std::string& name, const std::vector<std::string>& tags);
+/// Writes what a concept is called, beside the autoencoder, into what others may have written meanwhile. Names of
+/// another autoencoder are put aside first.
+/// @param mark  ConceptBook's
+/// @return      all names, as they are now
+Result<CalledConcepts> call_concept(const std::filesystem::path& autoencoder, const std::string& mark,
+                                    std::int64_t latent, const std::string& name, const std::vector<std::string>& tags);
+/// Takes the names that were given to another autoencoder for these concepts. @return  them
+Result<CalledConcepts> adopt_names(const std::filesystem::path& autoencoder, const std::string& mark);
 
 struct IndexPlan {
     std::string model;  ///< as ModelFacts::request: it is opened once more, so that the window keeps its own

@@ -40,9 +40,10 @@ std::filesystem::path ConceptShelf::file_of(const ConceptSource& source) {
     return source.file.empty() ? built_in_concepts() : source.file;
 }
 
-Result<std::map<std::int32_t, ConceptName>> names_of(const std::filesystem::path& autoencoder) {
+Result<std::map<std::int32_t, ConceptName>> names_of(const std::filesystem::path& autoencoder,
+                                                     const std::string& mark) {
     std::map<std::int32_t, ConceptName> out;
-    const auto read = VITRINE_TRY(ConceptNames::of(autoencoder));
+    const auto read = VITRINE_TRY(ConceptNames::of(autoencoder, mark));
     for (const auto& [number, one] : read.all())
         if (!one.name.empty() && number <= std::numeric_limits<std::int32_t>::max())
             out[static_cast<std::int32_t>(number)] = {one.name, fmt::format("{}", fmt::join(one.tags, ", ")), one.note};
@@ -68,6 +69,7 @@ Result<std::shared_ptr<const Autoencoder>> ConceptShelf::take(Model& model, cons
         const Status fits = loaded ? loaded->fits_weights(model) : Status(tl::make_unexpected(loaded.error()));
         if (!fits && built_in) return untrained();
         VITRINE_CHECK(fits);
+        mark_ = concepts_mark(*loaded);
         loaded->to(model.device());
         held = std::make_shared<const Autoencoder>(std::move(*loaded));
     }

@@ -32,6 +32,7 @@ class ConceptShelf {
     static std::filesystem::path file_of(const ConceptSource& source);
     /// The largest that the index beside the file saw of each concept; empty where there is none that fits.
     const std::vector<float>& largest() const { return largest_; }
+    const std::string& mark() const { return mark_; }  ///< what its names are known by
     void forget() { autoencoder_.reset(); }  ///< the model is another
 
   private:
@@ -39,11 +40,12 @@ class ConceptShelf {
     FileStamp written_, indexed_;
     std::shared_ptr<const Autoencoder> autoencoder_;
     std::vector<float> largest_;
+    std::string mark_;
 };
 
 /// What people called the concepts, from the file beside the autoencoder.
 /// @error  what is wrong with that file; one that is not there gives no names
-Result<std::map<std::int32_t, ConceptName>> names_of(const std::filesystem::path& autoencoder);
+Result<std::map<std::int32_t, ConceptName>> names_of(const std::filesystem::path& autoencoder, const std::string& mark);
 
 /// The model with the edits in it.
 ///

@@ -390,6 +390,29 @@ QStringList ConceptGallery::tagsOf(std::int64_t latent) const {
     return out;
 }
 
+void ConceptGallery::took(Result<CalledConcepts> called) {
+    const auto before = names_trouble_;
+    names_trouble_ = called ? QString() : sentence(called.error().message);
+    if (called) {
+        book_.called = std::move(*called);
+        book_.called_another = false;
+        fold();
+        list();
+        Q_EMIT callChanged();
+    }
+    if (names_trouble_ != before) Q_EMIT changed();
+    Q_EMIT listChanged();
+}
+
+void ConceptGallery::adoptNames() {
+    if (!book_.called_another) return;
+    files_.post(
+        {}, [file = book_.autoencoder, mark = book_.mark](Hands&, JobControl&) { return adopt_names(file, mark); },
+        [this, id = book_id_](Result<CalledConcepts> called) {
+            if (id == book_id_) took(std::move(called));
+        });
+}
+
 void ConceptGallery::call(std::int64_t latent, const QString& name, const QStringList& tags, bool again) {
     if (!again) Q_EMIT callAsked(latent, name.simplified(), tags);
     std::vector<std::string> plain;
@@ -397,19 +420,10 @@ void ConceptGallery::call(std::int64_t latent, const QString& name, const QStrin
         if (const auto one = tag.simplified(); !one.isEmpty()) plain.push_back(one.toStdString());
     files_.post(
         {},
-        [file = book_.autoencoder, latent, name = name.simplified().toStdString(), plain](Hands&, JobControl&) {
-            return call_concept(file, latent, name, plain);
-        },
+        [file = book_.autoencoder, mark = book_.mark, latent, name = name.simplified().toStdString(), plain](
+            Hands&, JobControl&) { return call_concept(file, mark, latent, name, plain); },
         [this, id = book_id_](Result<CalledConcepts> called) {
-            if (id != book_id_) return;
-            names_trouble_ = called ? QString() : sentence(called.error().message);
-            if (called) {
-                book_.called = std::move(*called);
-                fold();
-                list();
-                Q_EMIT callChanged();
-            }
-            Q_EMIT listChanged();
+            if (id == book_id_) took(std::move(called));
         });
 }
 

@@ -59,6 +59,8 @@ class ConceptGallery : public QObject {
     const QString& autoencoder() const { return autoencoder_; }
     const QString& trouble() const { return trouble_; }
     const QString& namesTrouble() const { return names_trouble_; }
+    bool namesOfAnother() const { return book_.called_another; }  ///< the trouble is that, and they can be taken over
+    void adoptNames();
     const ConceptIndex* index() const { return book_.index.get(); }
     const CalledConcepts& called() const { return book_.called; }
     const QString& folderChange() const { return folder_change_; }  ///< one sentence; empty while all is as it was
@@ -123,6 +125,7 @@ class ConceptGallery : public QObject {
     static CropKey keyOf(const ConceptTop& top, bool whole);
     void followModel();
     void took(Result<ConceptBook> book);
+    void took(Result<CalledConcepts> called);
     void fold();
     void list();
     void lookAtFolder();

@@ -96,6 +96,7 @@ struct ConceptFacts {
     /// The share of the class token's own distance from the mean of all its tokens, where it is read among others.
     std::optional<double> explained_class;
     std::map<std::int32_t, ConceptName> names;
+    std::string names_trouble;   ///< why there are none; empty where nothing is wrong with them
     std::vector<float> largest;  ///< of each concept over the pictures of the index; empty where there is none
     std::string no_map;          ///< why there are no maps; empty when there are
     std::vector<std::string> notes;

@@ -42,7 +42,10 @@ void add(LadderLayer& out, const std::vector<RungFigures>& rungs, bool control) 
     }
 }
 
-LadderLayer layer_of(const LayerResponse& layer) {
+/// What the names of each autoencoder's concepts are known by, by its file.
+using Marks = std::map<std::string, std::string>;
+
+LadderLayer layer_of(const LayerResponse& layer, const Marks& marks) {
     LadderLayer out;
     out.path = layer.name;
     out.file = out.path.filename().string();
@@ -51,8 +54,10 @@ LadderLayer layer_of(const LayerResponse& layer) {
     out.fixed = layer.kind == "top_k";
     add(out, layer.rungs, false);
     add(out, layer.control, true);
-    const auto names =
-        layer.insensitive.empty() ? ConceptNames() : ConceptNames::of(layer.name).value_or(ConceptNames());
+    const auto mark = marks.find(layer.name);
+    const auto names = layer.insensitive.empty() || mark == marks.end()
+                           ? ConceptNames()
+                           : ConceptNames::of(layer.name, mark->second).value_or(ConceptNames());
     for (const auto& one : layer.insensitive) {
         const auto* called = names.find(one.latent);
         out.insensitive.push_back({one.latent, one.heard.empty() ? 0 : one.heard.front(), one.insensitivity,
@@ -80,7 +85,7 @@ LadderLayer layer_of(const LayerResponse& layer) {
     return out;
 }
 
-LadderFacts facts_of(const UncertaintyResponse& found, bool whole) {
+LadderFacts facts_of(const UncertaintyResponse& found, const Marks& marks, bool whole) {
     LadderFacts out;
     out.whole = whole;
     out.pictures = found.climbed;
@@ -88,7 +93,7 @@ LadderFacts facts_of(const UncertaintyResponse& found, bool whole) {
     out.seeds = static_cast<std::int64_t>(found.seeds.size());
     for (const auto& rung : found.rungs) out.rungs.push_back(rung.name());
     out.notes = found.notes;
-    for (const auto& layer : found.layers) out.layers.push_back(layer_of(layer));
+    for (const auto& layer : found.layers) out.layers.push_back(layer_of(layer, marks));
     return out;
 }
 
@@ -146,6 +151,7 @@ Result<LadderFacts> climb_ladder(const LadderPlan& plan, std::shared_ptr<LadderM
     doing("Opening a copy of the model", -1);
     const auto model = VITRINE_TRY(own_copy(plan.model));
     UncertaintyOptions options;
+    Marks marks;
     for (const auto& source : plan.autoencoders) {
         const auto& file = source.file;
         auto concepts = VITRINE_TRY(opened(source));
@@ -153,6 +159,7 @@ Result<LadderFacts> climb_ladder(const LadderPlan& plan, std::shared_ptr<LadderM
             return tl::make_unexpected(plan.autoencoders.size() > 1
                                            ? Error(fits.error()).with_context(file.filename().string())
                                            : fits.error());
+        marks[file.string()] = concepts_mark(concepts);
         options.autoencoders.emplace_back(file.string(), std::move(concepts));
     }
     doing("Looking at the pictures", -1);
@@ -168,7 +175,7 @@ Result<LadderFacts> climb_ladder(const LadderPlan& plan, std::shared_ptr<LadderM
     options.memory = memory;
     options.so_far_seconds = 0.3;
     options.so_far = [&](const UncertaintyResponse& found) {
-        if (found.inputs > 0) so_far(facts_of(found, false));
+        if (found.inputs > 0) so_far(facts_of(found, marks, false));
     };
     double share = -1;
     bool foretold = false;  // what runs the model from then on is suppression
@@ -212,7 +219,7 @@ Result<LadderFacts> climb_ladder(const LadderPlan& plan, std::shared_ptr<LadderM
     auto found = VITRINE_TRY(uncertainty_response(*model, options));
     if (plan.control == LadderControl::Trained && plan.pictures >= pictures.count())
         found.notes.emplace_back("the control's concepts were trained on the pictures that climb: there are no others");
-    return facts_of(found, true);
+    return facts_of(found, marks, true);
 }
 
 Result<std::vector<PlayedStep>> play_ladder(const std::string& request, const ConceptSource& autoencoder,

@@ -983,10 +983,10 @@ Result<ConceptsFound> Workbench::concepts(const ConceptSource& source, std::stop
     return guarded([&]() -> Result<ConceptsFound> {
         const auto autoencoder = VITRINE_TRY(parts_->concepts.take(*parts_->model, source));
         auto found = VITRINE_TRY(concepts_of(*parts_->model, parts_->input->pixels, *autoencoder, std::move(stop)));
-        if (auto names = names_of(ConceptShelf::file_of(source)))
+        if (auto names = names_of(ConceptShelf::file_of(source), parts_->concepts.mark()))
             found.facts.names = std::move(*names);
         else
-            found.facts.notes.push_back(names.error().message);
+            found.facts.names_trouble = names.error().message;
         found.facts.largest = parts_->concepts.largest();
         return found;
     });

@@ -329,6 +329,11 @@ void ConceptsPanel::refreshFacts() {
         words << breakable(no_map);
     }
     if (facts.explained && *facts.explained < 0.5) words << tr("Less than half is explained: not to be relied on");
+    if (!facts.names_trouble.empty()) {
+        auto trouble = text(facts.names_trouble);
+        trouble[0] = trouble[0].toUpper();
+        words << breakable(trouble);
+    }
     facts_->setText(words.join(QLatin1Char('\n')));
     QStringList more;
     if (!concepts_.source().file.empty()) more << text(concepts_.source().file.string());

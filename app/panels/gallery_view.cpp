@@ -134,6 +134,10 @@ GalleryView::GalleryView(Session& session, ConceptGallery& gallery, QWidget* par
     find_->setObjectName(QStringLiteral("galleryFind"));
     find_->setToolTip(tr("Chooses the folder in which they are now"));
     changed->addWidget(find_);
+    adopt_ = new QPushButton(tr("Use these names"));
+    adopt_->setObjectName(QStringLiteral("galleryAdopt"));
+    adopt_->setToolTip(tr("Takes the names as those of this autoencoder, such as one that was trained further"));
+    changed->addWidget(adopt_);
     column->addWidget(changed_);
 
     building_ = new QWidget;
@@ -231,6 +235,7 @@ GalleryView::GalleryView(Session& session, ConceptGallery& gallery, QWidget* par
     for (auto* one : {file_, action_}) connect(one, &QPushButton::clicked, this, &GalleryView::fileWanted);
     connect(second_, &QPushButton::clicked, this, &GalleryView::trainingWanted);
     for (auto* one : {choose_folder, find_}) connect(one, &QPushButton::clicked, this, &GalleryView::folderWanted);
+    connect(adopt_, &QPushButton::clicked, &gallery_, &ConceptGallery::adoptNames);
     connect(folder_, &PathLine::chosen, &gallery_, &ConceptGallery::setFolder);
     for (auto* one : {build_, update_}) connect(one, &QPushButton::clicked, &gallery_, &ConceptGallery::build);
     connect(stop_, &QPushButton::clicked, &gallery_, &ConceptGallery::stopBuilding);
@@ -327,6 +332,7 @@ void GalleryView::refresh() {
     changed_->setVisible(!said.isEmpty());
     update_->setVisible(ready && !gallery_.folderChange().isEmpty() && !gallery_.folderGone());
     find_->setVisible(ready && gallery_.folderGone());
+    adopt_->setVisible(ready && gallery_.namesOfAnother());
     const bool setup = state == State::NoIndex;
     // What a file of another library leaves open is asked for, and can be taken back until the index is there.
     const bool asks = session_.model() && !gallery_.building() &&

@@ -57,7 +57,7 @@ class GalleryView : public QWidget {
 
     Session& session_;
     ConceptGallery& gallery_;
-    QPushButton *file_, *as_grid_, *as_map_, *action_, *second_, *build_, *stop_, *update_, *find_;
+    QPushButton *file_, *as_grid_, *as_map_, *action_, *second_, *build_, *stop_, *update_, *find_, *adopt_;
     QToolButton *close_, *upwards_;
     QLineEdit* search_;
     QComboBox *order_, *only_;

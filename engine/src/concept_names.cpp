@@ -4,11 +4,16 @@
 #include <algorithm>
 #include <charconv>
 
+#include <ATen/core/Tensor.h>
 #include <fmt/ranges.h>
 
+#include <vitrine/autoencoder.h>
 #include <vitrine/base/bytes.h>
 #include <vitrine/base/file.h>
+#include <vitrine/base/random.h>
 #include <vitrine/beside.h>
+
+#include "hash_bytes.h"
 
 namespace vitrine {
 
@@ -17,6 +22,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kMostBytes = 16U << 20, kMostText = 1000;
+constexpr std::string_view kMark = "# concepts of ";
 
 std::string_view trimmed(std::string_view text) {
     const auto from = text.find_first_not_of(' ');
@@ -70,6 +76,18 @@ fs::path concept_names_file(const fs::path& autoencoder) {
     return out;
 }
 
+Result<fs::path> put_names_aside(const fs::path& names) {
+    std::error_code failed;
+    fs::path aside = names;
+    for (int i = 1; fs::exists(fs::symlink_status(aside, failed)); ++i)
+        (aside = names) += fmt::format(".before{}", i);  // what was put aside before stays too
+    fs::rename(names, aside, failed);
+    if (failed)
+        return fail(ErrorCode::Io, "the names in {} cannot be put aside: {}", bytes::printable(names.string()),
+                    failed.message());
+    return aside;
+}
+
 Result<ConceptNames> ConceptNames::load(const fs::path& file) {
     std::error_code ignored;
     if (fs::symlink_status(file, ignored).type() == fs::file_type::not_found) return ConceptNames();
@@ -79,8 +97,54 @@ Result<ConceptNames> ConceptNames::load(const fs::path& file) {
     return names;
 }
 
-Result<ConceptNames> ConceptNames::of(const fs::path& autoencoder) {
-    return load(found_beside(concept_names_file(autoencoder)));
+std::string concepts_mark(const Autoencoder& autoencoder) {
+    const at::Tensor rows = autoencoder.tensor("W_dec").detach().to(at::kCPU, at::kFloat).contiguous();
+    return fmt::format("{:016x}", hash_bytes(hash_of("W_dec"), rows.const_data_ptr(), rows.nbytes())).substr(0, 12);
+}
+
+Result<ConceptNames> ConceptNames::of(const fs::path& autoencoder, const std::string& mark) {
+    const auto file = found_beside(concept_names_file(autoencoder));
+    auto names = VITRINE_TRY(load(file));
+    const std::string other = names.given_to_another(mark), name = file.filename().string();
+    if (other.empty()) return names;
+    return fail(ErrorCode::BadInput,
+                "the names in {} were given to another autoencoder, so they are not shown; to use them for this one "
+                "take the line '{}{}' out of that file, or name concepts anew, which puts it aside",
+                bytes::printable(name), kMark, other);
+}
+
+Result<ConceptNames> ConceptNames::to_change(const fs::path& autoencoder, const std::string& mark) {
+    const auto file = concept_names_file(autoencoder), kept = kept_beside(file), found = found_beside(file);
+    auto names = VITRINE_TRY(load(found));
+    if (!names.given_to_another(mark).empty()) {
+        names = {};
+        // Those in a folder that cannot be written to stay where they are.
+        if (found == kept) VITRINE_CHECK(put_names_aside(kept));
+    }
+    names.set_mark(mark);
+    return names;
+}
+
+Status ConceptNames::adopt(const fs::path& autoencoder, const std::string& mark) {
+    const auto file = concept_names_file(autoencoder), kept = kept_beside(file);
+    auto names = VITRINE_TRY(load(found_beside(file)));
+    names.set_mark(mark);
+    VITRINE_CHECK(make_folder_of(kept));
+    return names.save(kept);
+}
+
+std::string ConceptNames::given_to_another(const std::string& mark) const {
+    if (mark.empty()) return {};
+    for (const auto& line : kept_)
+        if (line.starts_with(kMark))
+            if (std::string other(trimmed(std::string_view(line).substr(kMark.size()))); other != mark) return other;
+    return {};
+}
+
+void ConceptNames::set_mark(const std::string& mark) {
+    if (mark.empty()) return;
+    std::erase_if(kept_, [](const std::string& line) { return line.starts_with(kMark); });
+    kept_.insert(kept_.begin(), std::string(kMark) + mark);
 }
 
 Result<ConceptNames> ConceptNames::parse(std::string_view text) {

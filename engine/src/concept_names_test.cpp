@@ -6,6 +6,7 @@
 
 #include <gmock/gmock.h>
 
+#include <vitrine/autoencoder.h>
 #include <vitrine/base/file.h>
 #include <vitrine/base/test_bytes.h>
 #include <vitrine/beside.h>
@@ -50,6 +51,11 @@ TEST(ConceptNames, TheBuiltInNamesAreWrittenAsTheyAre) {
     const ConceptNames names = *ConceptNames::load(file);
     EXPECT_GE(names.all().size(), 10U);
     EXPECT_EQ(names.text(), *read_text(file));
+    const auto concepts = Autoencoder::load(VITRINE_SOURCE_DIR "/resources/starter/concepts.safetensors");
+    ASSERT_TRUE(concepts.has_value()) << concepts.error().message;
+    ConceptNames marked = names;
+    marked.set_mark(concepts_mark(*concepts));
+    EXPECT_EQ(marked.text(), names.text()) << "they are of these concepts, and say so";
 }
 
 TEST(ConceptNames, WhatIsNotKnownIsKept) {
@@ -151,7 +157,7 @@ TEST(ConceptNames, WhereNothingCanBeWrittenBesideTheyAreThePersonsOwn) {
     ASSERT_TRUE(make_folder_of(own));
     ASSERT_TRUE(names.save(own));
     EXPECT_EQ(found_beside(not_writable), own);
-    const auto again = ConceptNames::of(folder / "none/c.safetensors");
+    const auto again = ConceptNames::of(folder / "none/c.safetensors", "");
     ASSERT_TRUE(again.has_value()) << again.error().message;
     EXPECT_EQ(again->called(3), "concept 3 (three)");
     EXPECT_EQ(again->called(4), "concept 4");
@@ -171,6 +177,64 @@ TEST(ConceptNames, AFileIsReplacedAndOneThatIsMissingIsEmpty) {
     fs::create_directory(file);
     EXPECT_THAT(ConceptNames::load(file).error().message, HasSubstr("is a folder"));
     fs::remove(file);
+}
+
+Autoencoder trained(std::uint64_t seed) {
+    AutoencoderConfig config;
+    config.width = 6, config.latents = 16, config.k = 2;
+    return *Autoencoder::make(config, seed);
+}
+
+TEST(ConceptNames, AMarkIsOfTheConceptsAndOfNothingElse) {
+    const std::string mark = concepts_mark(trained(1));
+    EXPECT_EQ(mark.size(), 12U);
+    EXPECT_EQ(mark.find_first_not_of("0123456789abcdef"), std::string::npos) << mark;
+    EXPECT_NE(mark, concepts_mark(trained(2)));
+    vitrine::testing::Folder folder;
+    Autoencoder said = trained(1);
+    said.facts["tokens_seen"] = "100";
+    ASSERT_TRUE(said.save(folder / "c.safetensors"));
+    EXPECT_EQ(concepts_mark(*Autoencoder::load(folder / "c.safetensors", {{"point", "blocks.1"}})), mark);
+}
+
+TEST(ConceptNames, NamesOfAnotherAutoencoderAreNotShownAndNotLost) {
+    vitrine::testing::Folder folder;
+    const fs::path file = folder / "c.safetensors", listed = folder / "c.safetensors.names";
+    const std::string mark = concepts_mark(trained(1)), other = concepts_mark(trained(2));
+    ConceptNames names = *ConceptNames::to_change(file, mark);
+    ASSERT_TRUE(names.rename(3, "three"));
+    ASSERT_TRUE(names.save(listed));
+    const std::string before = *read_text(listed);
+    EXPECT_EQ(before, "# concepts of " + mark + "\n3\tthree\n");
+    EXPECT_EQ(ConceptNames::of(file, mark)->called(3), "concept 3 (three)");
+    EXPECT_EQ(ConceptNames::to_change(file, mark)->text(), before) << "marked once";
+
+    const auto refused = ConceptNames::of(file, other);
+    ASSERT_FALSE(refused.has_value());
+    EXPECT_THAT(refused.error().message, HasSubstr("given to another autoencoder"));
+    EXPECT_THAT(refused.error().message, HasSubstr("'# concepts of " + mark + "'"));
+    EXPECT_EQ(*read_text(listed), before) << "looking changes nothing";
+
+    // Named anew: each keeps its own.
+    for (const char* aside : {".before1", ".before2"}) {
+        ConceptNames anew = *ConceptNames::to_change(file, other);
+        EXPECT_TRUE(anew.all().empty());
+        EXPECT_EQ(*read_text(folder / (std::string("c.safetensors.names") + aside)), before);
+        ASSERT_TRUE(anew.rename(3, "drei"));
+        ASSERT_TRUE(anew.save(listed));
+        EXPECT_EQ(ConceptNames::of(file, other)->called(3), "concept 3 (drei)");
+        ASSERT_TRUE(write_text(listed, before));
+    }
+    // Or taken over.
+    ASSERT_TRUE(ConceptNames::adopt(file, other));
+    EXPECT_EQ(*read_text(listed), "# concepts of " + other + "\n3\tthree\n");
+    EXPECT_EQ(ConceptNames::of(file, other)->called(3), "concept 3 (three)");
+    // By hand, as the sentence says.
+    ASSERT_TRUE(write_text(listed, "3\tthree\n"));
+    EXPECT_EQ(ConceptNames::of(file, mark)->called(3), "concept 3 (three)");
+    // Two people's, one of them of another autoencoder: nobody can tell which name is whose.
+    ASSERT_TRUE(write_text(listed, "# concepts of " + other + '\n' + before));
+    EXPECT_FALSE(ConceptNames::of(file, mark).has_value());
 }
 
 }  // namespace

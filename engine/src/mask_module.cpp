@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstring>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
@@ -37,6 +36,7 @@
 #include <vitrine/steering.h>
 #include <vitrine/torch_errors.h>
 
+#include "hash_bytes.h"
 #include "shared_sums.h"
 #include "tensor_io.h"
 #include "text.h"
@@ -234,15 +234,7 @@ namespace {
 /// The same for fp32 and bf16.
 std::uint64_t hash_with(std::uint64_t key, const std::string& name, const at::Tensor& tensor) {
     const at::Tensor plain = tensor.detach().to(at::kBFloat16).to(at::kCPU).contiguous();
-    const auto* bytes = static_cast<const std::byte*>(plain.const_data_ptr());
-    key = mix64(key ^ hash_of(name));
-    std::size_t at = 0;
-    for (; at + 8 <= plain.nbytes(); at += 8) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, bytes + at, 8);
-        key = mix64(key ^ word);
-    }
-    return mix64(key ^ hash_of({reinterpret_cast<const char*>(bytes) + at, plain.nbytes() - at}));
+    return hash_bytes(mix64(key ^ hash_of(name)), plain.const_data_ptr(), plain.nbytes());
 }
 
 }  // namespace

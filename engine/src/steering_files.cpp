@@ -2,7 +2,6 @@
 #include "steering_model.h"
 
 #include <cmath>
-#include <cstring>
 #include <tuple>
 
 #include <ATen/TensorOperators.h>
@@ -13,6 +12,8 @@
 #include <vitrine/base/random.h>
 #include <vitrine/engine.h>
 #include <vitrine/mask_module.h>
+
+#include "hash_bytes.h"
 
 namespace vitrine {
 
@@ -28,16 +29,6 @@ constexpr std::string_view kEnding = ".steered.json";
 constexpr int kMostLayers = 8;
 thread_local int t_layers = 0;
 
-std::uint64_t hash_bytes(std::uint64_t key, const std::byte* bytes, std::size_t count) {
-    std::size_t at = 0;
-    for (; at + 8 <= count; at += 8) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, bytes + at, 8);
-        key = mix64(key ^ word);
-    }
-    return mix64(key ^ hash_of({reinterpret_cast<const char*>(bytes) + at, count - at}));
-}
-
 /// What an autoencoder computes, whichever file it was read from.
 std::string hash_of_autoencoder(const Autoencoder& autoencoder) {
     const AutoencoderConfig& c = autoencoder.config();
@@ -46,8 +37,7 @@ std::string hash_of_autoencoder(const Autoencoder& autoencoder) {
                             c.keep_negative, c.weigh_by_decoder, c.ridge, c.point, c.tokens));
     for (const auto& [name, tensor] : autoencoder.tensors()) {
         const at::Tensor plain = tensor.detach().to(at::kCPU, at::kFloat).contiguous();
-        key = hash_bytes(mix64(key ^ hash_of(name)), static_cast<const std::byte*>(plain.const_data_ptr()),
-                         plain.nbytes());
+        key = hash_bytes(mix64(key ^ hash_of(name)), plain.const_data_ptr(), plain.nbytes());
     }
     return fmt::format("{:016x}", key);
 }

@@ -948,12 +948,9 @@ Status ConceptTraining::finish(Autoencoder& made) {
     std::error_code ignored;
     // Names that lie there are of the concepts that were there before; these are others under the same numbers.
     if (const fs::path names = concept_names_file(options_.out); fs::exists(names, ignored)) {
-        fs::path aside = names;
-        for (int i = 1; fs::exists(aside, ignored); ++i) aside = names.string() + fmt::format(".before{}", i);
-        fs::rename(names, aside, ignored);
-        if (!ignored)
+        if (const auto aside = put_names_aside(names))
             summary_.notes.push_back(fmt::format("the names of the concepts that were in {} before are now in {}",
-                                                 options_.out.filename().string(), aside.filename().string()));
+                                                 options_.out.filename().string(), aside->filename().string()));
     }
     summary_.size_bytes = static_cast<std::int64_t>(fs::file_size(options_.out, ignored));
     fs::remove(checkpoint_file(), ignored);

@@ -152,7 +152,7 @@ class Concepts final : public Explainer {
         out.method = "concepts";
         out.map = active.select(1, shown).reshape({point.rows, point.cols}).to(at::kCPU, at::kFloat).contiguous();
         out.is_signed = out.map.min().item<float>() < 0;
-        auto names = ConceptNames::of(file);
+        auto names = ConceptNames::of(file, concepts_mark(*autoencoder));
         // They help to read, and a broken file of them stops nothing.
         if (!names) out.notes.push_back("the concepts' names were not read: " + names.error().message);
         const ConceptNames called = names ? std::move(*names) : ConceptNames();

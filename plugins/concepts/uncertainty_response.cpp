@@ -449,12 +449,13 @@ class UncertaintyMeasure final : public FolderMeasure {
             std::string of = stem;
             for (int again = 2; !stems.insert(of).second; ++again) of = fmt::format("{} {}", stem, again);
             names.push_back(of);
-            const auto called = ConceptNames::of(layer.name);
+            const Autoencoder& concepts = options.autoencoders[names.size() - 1].second;
+            const auto called = ConceptNames::of(layer.name, concepts_mark(concepts));
             if (!called)
                 out.notes.push_back(
                     fmt::format("{}: its concepts' names were not read: {}", of, called.error().message));
             tables_of(layer, of, called.value_or(ConceptNames()), out.tables);
-            const std::string seen = trained_on(options.autoencoders[names.size() - 1].second, pictures);
+            const std::string seen = trained_on(concepts, pictures);
             if (!seen.empty()) layers.back()["pictures_in_training"] = seen;
             if (!layer.tokens_seen.empty())
                 out.notes.push_back(fmt::format("{}: trained on {} tokens{}{}{}", of, layer.tokens_seen,

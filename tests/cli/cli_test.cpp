@@ -201,6 +201,14 @@ TEST_F(CommandLine, ConceptsAreIndexedAndListed) {
     ASSERT_TRUE(vitrine::Autoencoder::make(config, 2)->save(concepts));
     const Outcome other = vitrine({"index-concepts", "--show", index, "--limit", "1"});
     EXPECT_NE(other.err.find("c.safetensors was replaced since the index was built"), std::string::npos) << other.err;
+    // Whose names they are is only told where the file says it.
+    EXPECT_EQ(other.err.find("another autoencoder"), std::string::npos) << other.err;
+    std::ofstream(folder_ / "c.safetensors.names") << "# concepts of 0123456789ab\n3\tears\tanimal\n";
+    const Outcome foreign = vitrine({"index-concepts", "--show", index, "--concept", "3"});
+    EXPECT_EQ(foreign.status, 0);
+    EXPECT_NE(foreign.err.find("c.safetensors.names were given to another autoencoder"), std::string::npos)
+        << foreign.err;
+    EXPECT_EQ(foreign.out.find("ears"), std::string::npos) << foreign.out;
     // What is asked for beside what leaves it unread is refused.
     const auto refused = [&](std::vector<std::string> more) {
         more.insert(more.begin(), "index-concepts");

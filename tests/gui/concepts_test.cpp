@@ -358,6 +358,24 @@ TEST_F(ConceptsWindowTest, TheListIsSearchedSortedAndWalkedByKeys) {
     EXPECT_EQ(concepts().pinned(), picture.ranked(ConceptOrder::Patches)[1]);
 }
 
+TEST_F(ConceptsWindowTest, NamesOfAnotherAutoencoderAreNotShownAndThatIsSaid) {
+    QFile names(file_ + ".names");
+    ASSERT_TRUE(names.open(QIODevice::WriteOnly));
+    names.write("# concepts of 0123456789ab\n1\tlawn\n");
+    names.close();
+    open_concepts();
+    EXPECT_FALSE(concepts().isNamed(1));
+    auto* facts = window_->findChild<QLabel*>("conceptFacts");
+    EXPECT_TRUE(facts->text().contains("another autoencoder")) << facts->text().toStdString();
+    // Without the line it is a file as there were before: its names are shown.
+    ASSERT_TRUE(names.open(QIODevice::WriteOnly));
+    names.write("1\tlawn\n");
+    names.close();
+    concepts().choose(file_);
+    ASSERT_TRUE(wait_until([&] { return concepts().isNamed(1) && !concepts().stale(); }));
+    EXPECT_FALSE(facts->text().contains("another autoencoder")) << facts->text().toStdString();
+}
+
 TEST_F(ConceptsWindowTest, WhatHasANameComesFirstHoweverLongItIs) {
     open_concepts();
     const auto last = concepts().picture().ranked(ConceptOrder::Sum).back();

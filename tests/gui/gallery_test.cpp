@@ -336,6 +336,45 @@ TEST_F(GalleryTest, AnIndexThatIsBuiltGivesThePanelTheLargestThatWereSeen) {
         if (const float most = gallery().figure("maximum", latent); most > 0) EXPECT_EQ(concepts.unitOf(latent), most);
 }
 
+TEST_F(GalleryTest, NamesOfAnotherAutoencoderAreShownOnceTheyAreTakenOver) {
+    QFile names(folder_.filePath("tiny.concepts.safetensors.names"));
+    ASSERT_TRUE(names.open(QIODevice::WriteOnly));
+    names.write("# concepts of 0123456789ab\n1\tlawn\n");
+    names.close();
+    const auto written = [&] {
+        EXPECT_TRUE(names.open(QIODevice::ReadOnly));
+        const auto all = names.readAll();
+        names.close();
+        return all;
+    };
+    openTiny();
+    ASSERT_TRUE(wait_until([&] { return gallery().state() == State::NoIndex; }));
+    gallery().setFolder(folder_.filePath("pictures"));
+    click("galleryBuild");
+    ASSERT_TRUE(wait_until([&] { return gallery().state() == State::Ready || !gallery().buildTrouble().isEmpty(); }));
+    ASSERT_TRUE(wait_until([&] { return seen("galleryAdopt"); }));
+    EXPECT_TRUE(words("galleryChanged").contains("another autoencoder")) << words("galleryChanged").toStdString();
+    EXPECT_EQ(gallery().nameOf(1), "");
+    EXPECT_EQ(written(), "# concepts of 0123456789ab\n1\tlawn\n");
+    click("galleryAdopt");
+    ASSERT_TRUE(wait_until([&] { return gallery().nameOf(1) == "lawn"; }));
+    EXPECT_FALSE(seen("galleryAdopt"));
+    EXPECT_FALSE(seen("galleryChanged"));
+    EXPECT_FALSE(written().contains("0123456789ab"));
+    // Named anew instead: the old names stay beside.
+    ASSERT_TRUE(names.open(QIODevice::WriteOnly));
+    names.write("# concepts of 0123456789ab\n1\tlawn\n");
+    names.close();
+    gallery().again();
+    ASSERT_TRUE(wait_until([&] { return seen("galleryAdopt"); }));
+    gallery().call(2, "sky", {});
+    ASSERT_TRUE(wait_until([&] { return gallery().nameOf(2) == "sky"; }));
+    EXPECT_EQ(gallery().nameOf(1), "");
+    EXPECT_FALSE(seen("galleryAdopt"));
+    EXPECT_TRUE(written().endsWith("\n2\tsky\n")) << written().toStdString();
+    EXPECT_TRUE(QFile::exists(names.fileName() + ".before1"));
+}
+
 TEST_F(GalleryTest, WhatTheFileDoesNotSayIsAskedForOnce) {
     openTiny();
     const auto file = folder_.filePath("silent.safetensors");
