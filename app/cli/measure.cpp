@@ -9,11 +9,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <set>
 
 #include "cli/boxes.h"
 #include "cli/commands.h"
+#include "cli/fingerprint.h"
 #include "cli/measure_folder.h"
 #include "cli/measure_table.h"
 #include "cli/processes.h"
@@ -51,45 +51,6 @@ Result<std::vector<fs::path>> pictures_in(const std::vector<std::string>& named)
 std::uint64_t seed_of(std::uint64_t seed, const fs::path& picture) {
     // Small enough for every reader of JSON.
     return random_bits(seed, hash_of(picture.filename().string()), 0) >> 11;
-}
-
-/// Of bytes, eight at a time: a gigabyte of weights in a fraction of a second.
-std::uint64_t fingerprint(std::span<const std::byte> bytes, std::uint64_t key) {
-    std::size_t at = 0;
-    for (; at + 8 <= bytes.size(); at += 8) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, bytes.data() + at, 8);
-        key = mix64(key ^ word);
-    }
-    return mix64(key ^ hash_of({reinterpret_cast<const char*>(bytes.data()) + at, bytes.size() - at}));
-}
-
-Result<std::uint64_t> fingerprint(const fs::path& file, std::uint64_t key) {
-    return fingerprint(VITRINE_TRY(map_file(file)).bytes, key);
-}
-
-/// Of a model's file, or of the files of its folder; of its parameters where it was opened by a name.
-Result<std::string> fingerprint_of(Model& model, const std::string& name) {
-    const fs::path place = name == "starter" ? VITRINE_TRY(resource(name)) : fs::path(name);
-    std::vector<fs::path> files;
-    std::error_code failed;
-    if (fs::is_directory(place, failed)) {
-        for (fs::directory_iterator it(place, failed), end; !failed && it != end; it.increment(failed))
-            if (it->is_regular_file(failed)) files.push_back(it->path());
-        std::sort(files.begin(), files.end());
-    } else if (fs::exists(place, failed)) {
-        files.push_back(place);
-    }
-    std::uint64_t key = 0;
-    for (const fs::path& file : files) key = VITRINE_TRY(fingerprint(file, key));
-    if (files.empty()) {
-        for (const auto& [parameter, tensor] : model.parameters()) {
-            const at::Tensor plain = tensor.detach().to(at::kCPU).contiguous();
-            key = fingerprint({static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()},
-                              key ^ hash_of(parameter));
-        }
-    }
-    return fmt::format("{:016x}", key);
 }
 
 /// Of a picture's file and of what its measures are told of it.
@@ -159,13 +120,8 @@ Result<Asked> ask(const Common& common, const MeasureOptions& options) {
     if (!options.asked.reference.empty()) target = {{"reference", options.asked.reference}};
     if (!options.asked.region.empty()) target = {{"region", options.asked.region}};
     for (const auto& [key, value] : VITRINE_TRY(settings_of(common, "target"))) target[key] = value;
-    json made_with{{"vitrine", version()},
-                   {"model", VITRINE_TRY(fingerprint_of(*model, common.model))},
-                   {"preprocessing", describe(model->preprocess())},
-                   {"precision", common.dtype},
-                   {"device", std::string(common.device.starts_with("cuda") ? "cuda" : common.device)},
-                   {"seed", common.seed},
-                   {"target", std::move(target)}};
+    json made_with = VITRINE_TRY(all_hangs_on(common, *model));
+    made_with["target"] = std::move(target);
     if (smoothing.any()) made_with["smoothing"] = values_of(smoothing.options);
     json settings = json::object();
     for (const auto& method : methods) settings["method " + method.name] = values_of(method.settings);

@@ -8,6 +8,8 @@
 #include <fstream>
 
 #include "cli/chosen.h"
+#include "cli/fingerprint.h"
+#include "cli/folder_state.h"
 #include "cli/jobs.h"
 #include "cli/statistics.h"
 
@@ -139,13 +141,14 @@ Status measure_folder(const Common& common, const MeasureOptions& options) {
         return fail(ErrorCode::BadInput, "measures of a folder are asked for alone, and there are {}",
                     options.measures.size());
     const TargetOptions& asked = options.asked;
-    if (!options.methods.empty() || !options.state.empty() || options.mpi || !options.boxes.empty() ||
-        !options.masks.empty() || !asked.targets.empty() || !asked.versus.empty() || !asked.reference.empty() ||
-        !asked.region.empty())
+    if (!options.methods.empty() || options.report || options.mpi || !options.boxes.empty() || !options.masks.empty() ||
+        !asked.targets.empty() || !asked.versus.empty() || !asked.reference.empty() || !asked.region.empty())
         return fail(
             ErrorCode::BadInput,
-            "{} measures the model alone: --method, --target, --boxes, --masks, --state and --mpi say nothing to it",
+            "{} measures the model alone: --method, --target, --boxes, --masks, --report and --mpi say nothing to it",
             name);
+    if (!options.state.empty() && !folder_measure(name)->goes_on())
+        return fail(ErrorCode::BadInput, "{} keeps nothing of single pictures; leave out --state", name);
     std::vector<std::string> owners{"preprocess"};
     const auto chosen = VITRINE_TRY(choose_each<Measure>(
         common, options.measures, [](const std::string& one) { return registry().measure(one); }, owners));
@@ -168,6 +171,14 @@ Status measure_folder(const Common& common, const MeasureOptions& options) {
         return one.file.empty() ? class_of(*model, one.label) : true_class(*model, one.file);
     };
     subject.progress = [](const Progress& p) { progress(p); };
+    std::optional<FolderState> state;
+    if (!options.state.empty()) {
+        const json made_with = VITRINE_TRY(all_hangs_on(common, *model));
+        const std::string& of = chosen.front().name;
+        const json settings{{"measure " + of, values_of(chosen.front().settings)}};
+        state.emplace(VITRINE_TRY(FolderState::open(options.state, of, pictures, made_with, settings)));
+        subject.journal = &*state;
+    }
     const FolderFindings found = VITRINE_TRY(folder_measure(name)->measure_folder(subject, chosen.front().settings));
     for (const std::string& sentence : found.skipped) say("skipped: " + sentence);
     json document = json::parse(found.document);

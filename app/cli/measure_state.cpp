@@ -7,8 +7,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <utility>
 
@@ -19,9 +19,9 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::size_t kMostBytes = std::size_t{4} << 30;
 constexpr const char* kMark = "vitrine_measure";  ///< of a first line, with the format's number
 constexpr int kFormat = 1;
+constexpr std::string_view kSixtyFour = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 template <class T>
 std::optional<T> take(const json& line, const char* key) {
@@ -35,10 +35,51 @@ std::optional<T> take(const json& line, const char* key) {
     return found->get<T>();
 }
 
+/// Base64 (RFC 4648), as JSON has no bytes.
+std::string text_of_bytes(std::string_view bytes) {
+    std::string out;
+    out.reserve((bytes.size() + 2) / 3 * 4);
+    for (std::size_t i = 0; i < bytes.size(); i += 3) {
+        const auto at = [&](std::size_t k) -> std::uint32_t {
+            return i + k < bytes.size() ? static_cast<unsigned char>(bytes[i + k]) : 0;
+        };
+        const std::uint32_t three = at(0) << 16 | at(1) << 8 | at(2);
+        for (std::size_t k = 0; k < 4; ++k) out += i + k <= bytes.size() ? kSixtyFour[three >> (18 - 6 * k) & 63] : '=';
+    }
+    return out;
+}
+
+/// Nothing where it is no such text.
+std::optional<std::string> bytes_of_text(std::string_view text) {
+    static const std::array<std::int8_t, 256> kValue = [] {
+        std::array<std::int8_t, 256> out{};
+        out.fill(-1);
+        for (std::size_t i = 0; i < kSixtyFour.size(); ++i)
+            out[static_cast<unsigned char>(kSixtyFour[i])] = static_cast<std::int8_t>(i);
+        return out;
+    }();
+    if (text.size() % 4 != 0) return std::nullopt;
+    std::string out;
+    out.reserve(text.size() / 4 * 3);
+    for (std::size_t i = 0; i < text.size(); i += 4) {
+        const bool last = i + 4 == text.size();
+        const std::size_t bytes = !last || text[i + 3] != '=' ? 3 : text[i + 2] != '=' ? 2 : 1;
+        std::uint32_t three = 0;
+        for (std::size_t k = 0; k < 4; ++k) {
+            const int value = k <= bytes ? kValue[static_cast<unsigned char>(text[i + k])] : 0;
+            if (value < 0) return std::nullopt;
+            three = three << 6 | static_cast<std::uint32_t>(value);
+        }
+        for (std::size_t k = 0; k < bytes; ++k) out += static_cast<char>(three >> (16 - 8 * k) & 255);
+    }
+    return out;
+}
+
 /// What was read of a file.
 struct Contents {
     std::vector<Finding> findings;
-    json made_with = json::object(), settings = json::object();
+    std::vector<Piece> pieces;
+    json made_with = json::object(), settings = json::object(), also_with = json::object();
     std::size_t whole = 0;  ///< bytes up to the end of the last whole line
     bool begun = false;     ///< it has a first line
 };
@@ -60,7 +101,10 @@ Status same(const fs::path& file, const json& then, const json& now) {
     return {};
 }
 
-Result<Contents> parse(const fs::path& file, const std::string& text, const json& made_with, const json& settings) {
+/// A whole file is looked at, not copied: pieces make it large.
+Result<Contents> parse(const fs::path& file, const json& made_with, const json& settings) {
+    const MappedFile mapped = VITRINE_TRY(map_file(file));
+    const std::string_view text(reinterpret_cast<const char*>(mapped.bytes.data()), mapped.bytes.size());
     Contents out;
     std::size_t at = 0;
     for (std::size_t number = 1; at < text.size(); ++number) {
@@ -74,7 +118,7 @@ Result<Contents> parse(const fs::path& file, const std::string& text, const json
         const json line = json::parse(text.begin() + static_cast<std::ptrdiff_t>(at),
                                       text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
         const bool last = end + 1 == text.size();
-        at = end + 1;
+        const std::size_t begin = std::exchange(at, end + 1);
         if (!out.begun && (!line.is_object() || !line.contains(kMark)))
             return fail(ErrorCode::BadInput, "{} is no state of vitrine measure; it is left as it is", file.string());
         if (!line.is_object()) {
@@ -99,6 +143,16 @@ Result<Contents> parse(const fs::path& file, const std::string& text, const json
                 VITRINE_CHECK(same(file, then, now));
             }
             out.settings[*of] = line["settings"];
+        } else if (const auto also = line.find("made_also_with"); also != line.end() && also->is_object()) {
+            out.also_with.update(*also);
+        } else if (line.contains("bytes")) {
+            const auto picture = take<std::string>(line, "picture"), content = take<std::string>(line, "content"),
+                       measure = take<std::string>(line, "measure"), part = take<std::string>(line, "part");
+            if (!picture || !content || !measure || !part)
+                return fail(ErrorCode::BadInput,
+                            "line {} of {} is broken: it names no picture, content, measure and part", number,
+                            file.string());
+            out.pieces.push_back({*picture, *content, *measure, *part, begin, end - begin});
         } else {
             auto finding = finding_of(line);
             if (!finding && last) break;
@@ -173,7 +227,7 @@ Result<State> State::open(const fs::path& file, const json& made_with, const jso
     if (::flock(out.fd_, LOCK_EX | LOCK_NB) != 0)
         return fail(ErrorCode::Io, "{} is being written by another run; wait for it, or take another file",
                     file.string());
-    Contents contents = VITRINE_TRY(parse(file, VITRINE_TRY(read_text(file, kMostBytes)), made_with, settings));
+    Contents contents = VITRINE_TRY(parse(file, made_with, settings));
     if (::ftruncate(out.fd_, static_cast<off_t>(contents.whole)) != 0) return cannot("cut to its whole lines", file);
     std::string begin;
     if (!contents.begun) begin = first_line(made_with);
@@ -181,11 +235,13 @@ Result<State> State::open(const fs::path& file, const json& made_with, const jso
         if (!contents.settings.contains(of)) begin += line_of({{"settings_of", of}, {"settings", values}});
     VITRINE_CHECK(out.write(begin));
     out.found_ = std::move(contents.findings);
+    out.pieces_ = std::move(contents.pieces);
+    out.also_with_ = std::move(contents.also_with);
     return out;
 }
 
 Result<State::Kept> State::read(const fs::path& file, const json& made_with, const json& settings) {
-    Contents contents = VITRINE_TRY(parse(file, VITRINE_TRY(read_text(file, kMostBytes)), made_with, settings));
+    Contents contents = VITRINE_TRY(parse(file, made_with, settings));
     return Kept{std::move(contents.findings), std::move(contents.made_with)};
 }
 
@@ -194,7 +250,9 @@ State::State(State&& other) noexcept
       fd_(std::exchange(other.fd_, -1)),
       made_with_(std::move(other.made_with_)),
       settings_(std::move(other.settings_)),
-      found_(std::move(other.found_)) {}
+      also_with_(std::move(other.also_with_)),
+      found_(std::move(other.found_)),
+      pieces_(std::move(other.pieces_)) {}
 
 State::~State() {
     if (fd_ >= 0) ::close(fd_);
@@ -205,6 +263,41 @@ Status State::append(std::span<const Finding> findings) {
     for (const Finding& finding : findings)
         if (!finding.failed) text += line_of(to_json(finding));
     return write(text);
+}
+
+Status State::made_also_with(const json& more) {
+    json known = json::object(), new_ones = json::object();
+    for (const auto& [name, value] : more.items()) (also_with_.contains(name) ? known : new_ones)[name] = value;
+    VITRINE_CHECK(same(file_, also_with_, known));
+    if (new_ones.empty()) return {};
+    also_with_.update(new_ones);
+    return write(line_of({{"made_also_with", new_ones}}));
+}
+
+Status State::append(const Piece& piece, std::string_view bytes) {
+    return write(line_of({{"picture", piece.picture},
+                          {"content", piece.content},
+                          {"measure", piece.measure},
+                          {"part", piece.part},
+                          {"bytes", text_of_bytes(bytes)}}));
+}
+
+Result<std::string> State::bytes_of(const Piece& piece) const {
+    std::string text(piece.size, '\0');
+    for (std::size_t at = 0; at < text.size();) {
+        const ssize_t got = ::pread(fd_, text.data() + at, text.size() - at, static_cast<off_t>(piece.from + at));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return cannot("read", file_);
+        if (got == 0) break;  // somebody shortened it
+        at += static_cast<std::size_t>(got);
+    }
+    const json line = json::parse(text, nullptr, false);
+    const auto written = line.is_object() ? take<std::string>(line, "bytes") : std::nullopt;
+    auto bytes = written ? bytes_of_text(*written) : std::nullopt;
+    if (!bytes)
+        return fail(ErrorCode::BadInput, "the line of {} in {} is broken; remove it and its picture is measured again",
+                    piece.picture, file_.string());
+    return std::move(*bytes);
 }
 
 Status State::take_parts() {

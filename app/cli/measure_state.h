@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -27,15 +28,23 @@ struct Finding {
         0;  ///< the most that the method took on the device, beyond what was there; 0 on the CPU
 };
 
+/// What a measure of a folder knows of a picture that is through, in bytes of its own.
+struct Piece {
+    std::string picture, content, measure;  ///< as of a Finding
+    std::string part;                       ///< of what is kept of a picture
+    std::size_t from = 0, size = 0;         ///< its line in the file
+};
+
 nlohmann::json to_json(const Finding& finding);
 /// @error BadInput  not what to_json() gives
 Result<Finding> finding_of(const nlohmann::json& line);
 
-/// A journal of findings: JSON lines that are only ever added to, flushed to the disk with every call of append().
+/// A journal of findings and pieces: JSON lines that are only ever added to, flushed to the disk with every call of
+/// append().
 ///
 /// Its first line says what all its numbers hang on (model, seed, precision, ...), further ones the settings of a
-/// method or measure when it comes up for the first time; the rest are findings. A last line that was cut off is
-/// dropped.
+/// method or measure when it comes up for the first time; the rest are findings and pieces. A last line that was cut
+/// off is dropped.
 class State {
   public:
     /// Opens a file, or begins one, and holds it against other runs.
@@ -62,6 +71,13 @@ class State {
     std::vector<Finding>& found() { return found_; }
     /// Adds findings, failed ones excepted, and returns when they are on the disk.
     Status append(std::span<const Finding> findings);
+    /// More that the numbers hang on, known later than when it was opened.
+    /// @error BadInput  what it holds was made with something else (named)
+    Status made_also_with(const nlohmann::json& more);
+    /// Pieces that were there when it was opened. Where two are of one thing the later holds.
+    const std::vector<Piece>& pieces() const { return pieces_; }
+    Result<std::string> bytes_of(const Piece& piece) const;
+    Status append(const Piece& piece, std::string_view bytes);
     /// Adds what the parts hold that processes left behind (part_of()), and removes them.
     Status take_parts();
     /// Where a further process writes.
@@ -73,8 +89,9 @@ class State {
 
     std::filesystem::path file_;
     int fd_ = -1;
-    nlohmann::json made_with_, settings_;
+    nlohmann::json made_with_, settings_, also_with_;
     std::vector<Finding> found_;
+    std::vector<Piece> pieces_;
 };
 
 }  // namespace vitrine::cli

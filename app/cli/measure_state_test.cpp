@@ -147,6 +147,42 @@ TEST_F(Journal, ForeignAndBrokenFilesAreRefusedAndLeftAlone) {
     EXPECT_FALSE(State::open(folder_ / "none/state", made_with_, settings_).has_value());
 }
 
+TEST_F(Journal, PiecesComeBackToTheByteAndWhatTheyHangOnIsHeldToThem) {
+    const json also{{"the autoencoder c", "01"}};
+    std::vector<std::string> bytes{"", std::string("\0", 1), std::string("\xff\0", 2), "abc", std::string(5, '\n')};
+    bytes.emplace_back();
+    for (int i = 0; i < 256; ++i) bytes.back() += static_cast<char>(i);
+    {
+        auto state = State::open(file_, made_with_, settings_);
+        ASSERT_TRUE(state.has_value()) << state.error().message;
+        ASSERT_TRUE(state->made_also_with(also));
+        for (std::size_t i = 0; i < bytes.size(); ++i)
+            ASSERT_TRUE(state->append(Piece{std::to_string(i) + ".jpg", "00ff", "ladder", "pictures"}, bytes[i]));
+        ASSERT_TRUE(state->append(std::vector{finding("a.jpg", 1)}));
+    }
+    const std::string whole = text();
+    write(whole + whole.substr(whole.rfind("{\"bytes\""), 20));
+    auto state = State::open(file_, made_with_, settings_);
+    ASSERT_TRUE(state.has_value()) << state.error().message;
+    EXPECT_EQ(text(), whole);
+    EXPECT_EQ(state->found().size(), 1u);
+    ASSERT_EQ(state->pieces().size(), bytes.size());
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+        EXPECT_EQ(state->pieces()[i].picture, std::to_string(i) + ".jpg");
+        EXPECT_EQ(state->bytes_of(state->pieces()[i]).value(), bytes[i]);
+    }
+    EXPECT_TRUE(state->made_also_with(also));
+    EXPECT_EQ(text(), whole) << "what is known is not written again";
+    const Status other = state->made_also_with({{"the autoencoder c", "02"}});
+    ASSERT_FALSE(other.has_value());
+    EXPECT_THAT(other.error().message, HasSubstr("the autoencoder c \"01\", and now it is \"02\""));
+    // One that is no base64 is found out when it is asked for.
+    std::string broken = whole;
+    broken[broken.find("\"YWJj\"") + 2] = '*';
+    write(broken);
+    EXPECT_THAT(state->bytes_of(state->pieces()[3]).error().message, HasSubstr("the line of 3.jpg in"));
+}
+
 TEST_F(Journal, TwoRunsDoNotWriteOneFile) {
     auto first = State::open(file_, made_with_, settings_);
     ASSERT_TRUE(first.has_value());

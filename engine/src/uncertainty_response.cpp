@@ -15,6 +15,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -49,6 +50,7 @@ constexpr std::uint64_t kOrder = 0x70696373, kSets = 0x73657473, kMatch = 0x6D61
 constexpr std::int64_t kStrongest = 16, kRandomSets = 1000, kNoiseInputs = 64, kLikely = 10, kDecoded = 32,
                        kLiveResamples = 400;
 constexpr const char* kEmbedding = "head_input";
+constexpr const char *kPictures = "pictures", *kShuffledPictures = "pictures with shuffled weights";  // of a journal
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 struct Kind {
@@ -65,6 +67,13 @@ struct Part {
     at::Tensor heard;           // float64 [noises, latents]: inputs
     at::Tensor member, square;  // float64 [latents]: sums over shuffles
     std::int64_t rungs = 0;     // that were read, the first first
+
+    /// What a journal keeps of it.
+    std::vector<at::Tensor> kept(bool judged) const {
+        std::vector<at::Tensor> out{figures, errors, squares, total};
+        if (judged) out.insert(out.end(), {heard, member, square});
+        return out;
+    }
 };
 /// The same of one seed, for each picture that is through: they are added one after the other.
 struct Sums {
@@ -114,6 +123,7 @@ struct Layer {
     const Autoencoder* control_by = nullptr;  // who reads shuffled weights
     Course sound, control;
     std::map<std::int64_t, Part> pending;  // of the picture that is read, by seed; -1: as it is
+    std::map<std::int64_t, Part> through;  // those of it that are, for a journal
     // Of the reference:
     at::Tensor strength, strongest;  // [kStrongest, latents]
     at::Tensor frequency;            // float64 [latents]: pictures
@@ -184,6 +194,11 @@ class Response {
     void remember(LadderMemory::Kept::Climb& kept, bool control);
     void keep(LadderMemory::Kept::Climb& kept, bool control);
     Status climb(bool control);
+    Status begin_journal();
+    Result<bool> recall(std::int64_t picture, bool control);
+    Status write_down(std::int64_t picture, bool control);
+    std::vector<at::Tensor> picture_tensors(Layer& layer, std::int64_t picture, bool control);
+    Part empty_part(const Layer& layer, bool clean) const;
     Status climb_picture(std::int64_t picture, const Pixels& there, bool control);
     void read_rungs(Layer& layer, const at::Tensor& activation, const std::vector<Wanted>& wanted, bool control);
     void add_rungs(Layer& layer, const at::Tensor& tokens, const at::Tensor& error, const at::Tensor& active,
@@ -537,25 +552,30 @@ void Response::read_rungs(Layer& layer, const at::Tensor& activation, const std:
     }
 }
 
+Part Response::empty_part(const Layer& layer, bool clean) const {
+    const auto here = at::TensorOptions().device(model_.device()).dtype(at::kDouble);
+    const std::int64_t rungs = clean ? 1 : drawn_rungs(), kinds = std::ssize(layer.kinds);
+    const AutoencoderConfig& config = layer.autoencoder->config();
+    Part out;
+    out.figures = at::zeros({rungs, kinds, kFigures}, at::kDouble);
+    out.errors = at::zeros({rungs, kinds}, here);
+    out.squares = at::zeros({rungs, kinds}, here);
+    out.total = at::zeros({rungs, kinds, config.width}, here);
+    out.heard = at::zeros({std::ssize(noise_rungs_), config.latents}, here);
+    out.member = at::zeros({config.latents}, here);
+    out.square = at::zeros({config.latents}, here);
+    return out;
+}
+
 /// wanted[from] to wanted[to - 1]: neighbouring rungs of one seed.
 void Response::add_rungs(Layer& layer, const at::Tensor& x, const at::Tensor& error, const at::Tensor& active,
                          const std::vector<Wanted>& wanted, std::size_t from, std::size_t to, bool control) {
     const Wanted& first = wanted[from];
     const bool clean = first.seed < 0;
-    const std::int64_t kinds = std::ssize(layer.kinds), latents = active.size(2), count = x.size(0),
-                       rungs = clean ? 1 : drawn_rungs();
+    const std::int64_t kinds = std::ssize(layer.kinds), count = x.size(0);
     Course& course = course_of(layer, control);
     Part& part = layer.pending[first.seed];
-    if (!part.figures.defined()) {
-        const auto here = at::TensorOptions().device(x.device()).dtype(at::kDouble);
-        part.figures = at::zeros({rungs, kinds, kFigures}, at::kDouble);
-        part.errors = at::zeros({rungs, kinds}, here);
-        part.squares = at::zeros({rungs, kinds}, here);
-        part.total = at::zeros({rungs, kinds, x.size(2)}, here);
-        part.heard = at::zeros({std::ssize(noise_rungs_), latents}, here);
-        part.member = at::zeros({latents}, here);
-        part.square = at::zeros({latents}, here);
-    }
+    if (!part.figures.defined()) part = empty_part(layer, clean);
     if (clean && std::ssize(course.clean) <= first.picture) course.clean.resize(std::size_t(first.picture) + 1);
     auto& alone = course.clean[std::size_t(first.picture)];
     const at::Tensor on = active.ne(0);
@@ -604,6 +624,7 @@ void Response::commit(std::int64_t seed, bool control) {
         Course& course = course_of(layer, control);
         const Part part = std::move(layer.pending.at(seed));
         layer.pending.erase(seed);
+        if (options_.journal != nullptr) layer.through[seed] = part;
         if (seed >= std::ssize(course.seeds)) course.seeds.resize(std::size_t(seed) + 1);
         Sums& sums = seed < 0 ? course.whole : course.seeds[std::size_t(seed)];
         const auto picture = sums.figures.size();
@@ -628,10 +649,99 @@ void Response::commit(std::int64_t seed, bool control) {
     }
 }
 
+Status Response::begin_journal() {
+    std::map<std::string, std::string> made_with{{"batch", std::to_string(batch_)}};
+    std::vector<std::string> parts{kPictures};
+    for (const Layer& layer : layers_)
+        made_with["the autoencoder " + layer.out.name] = hash_of_autoencoder(*layer.autoencoder);
+    if (out_.shuffled_by) {
+        parts.emplace_back(kShuffledPictures);
+        made_with["weights shuffled by seed"] = std::to_string(*out_.shuffled_by);
+        for (const Layer& layer : layers_)
+            if (layer.control_by != layer.autoencoder)
+                made_with["the autoencoder " + layer.out.control_name] = hash_of_autoencoder(*layer.control_by);
+    }
+    return options_.journal->begin(made_with, parts, std::min(options_.pictures, std::ssize(order_)));
+}
+
+/// All that is kept of a picture that is through or, with empty parts, is about to be recalled. What is only ever added
+/// up over seeds stands at the first one.
+std::vector<at::Tensor> Response::picture_tensors(Layer& layer, std::int64_t picture, bool control) {
+    std::vector<at::Tensor> out = course_of(layer, control).clean[std::size_t(picture)];
+    for (const auto& [seed, part] : layer.through) {
+        const auto some = part.kept(seed == 0 && !control);
+        out.insert(out.end(), some.begin(), some.end());
+    }
+    return out;
+}
+
+Status Response::write_down(std::int64_t picture, bool control) {
+    std::string bytes;
+    for (Layer& layer : layers_) {
+        for (auto& [seed, part] : layer.through) {
+            if (seed < 1 || control) continue;
+            Part& first = layer.through.at(0);
+            first.heard += part.heard;
+            first.member += part.member;
+            first.square += part.square;
+        }
+        for (const at::Tensor& one : picture_tensors(layer, picture, control)) {
+            const at::Tensor host = one.to(at::kCPU).contiguous();
+            bytes.append(static_cast<const char*>(host.const_data_ptr()), host.nbytes());
+        }
+        layer.through.clear();
+    }
+    return options_.journal->keep(order_[std::size_t(picture)], control ? kShuffledPictures : kPictures, bytes);
+}
+
+/// A picture that an earlier run was through with, added up as if it had been read now. False where there is none.
+Result<bool> Response::recall(std::int64_t picture, bool control) {
+    const auto found =
+        VITRINE_TRY(options_.journal->found(order_[std::size_t(picture)], control ? kShuffledPictures : kPictures));
+    if (!found) return false;
+    const std::int64_t seeds = drawn_.empty() ? 0 : options_.seeds;
+    std::size_t at_ = 0;
+    bool whole = true;
+    for (Layer& layer : layers_) {
+        const std::int64_t latents = (control ? *layer.control_by : *layer.autoencoder).config().latents;
+        auto& clean = course_of(layer, control).clean;
+        clean.resize(std::max(clean.size(), std::size_t(picture) + 1));
+        clean[std::size_t(picture)].assign(
+            layer.kinds.size(), at::zeros({latents}, at::TensorOptions().device(model_.device()).dtype(at::kBool)));
+        for (at::Tensor& one : clean[std::size_t(picture)]) one = one.clone();
+        for (std::int64_t seed = -1; seed < seeds; ++seed) layer.through[seed] = empty_part(layer, seed < 0);
+        for (const at::Tensor& one : picture_tensors(layer, picture, control)) {
+            // Any byte but 0 is a yes, whatever stands in the file.
+            const at::Tensor host = at::empty_like(one, at::TensorOptions().device(at::kCPU).dtype(
+                                                            one.scalar_type() == at::kBool ? at::kByte : at::kDouble));
+            whole = whole && host.nbytes() <= found->size() - at_;
+            if (!whole) break;
+            std::copy_n(found->data() + at_, host.nbytes(), static_cast<char*>(host.mutable_data_ptr()));
+            at_ += host.nbytes();
+            at::Tensor(one).copy_(host);
+        }
+        layer.pending = std::move(layer.through);
+        layer.through.clear();
+    }
+    if (!whole || at_ != found->size())
+        return fail(ErrorCode::BadInput,
+                    "what was kept of {} is {} bytes long, and this ladder's is of another length; take another file",
+                    options_.names[std::size_t(order_[std::size_t(picture)])], found->size());
+    for (std::int64_t seed = -1; seed < seeds; ++seed) commit(seed, control);
+    for (Layer& layer : layers_) layer.through.clear();
+    return true;
+}
+
 /// What of this picture was not read before: as it is, then by each seed rung after rung. On the CPU no run of the
 /// model holds inputs of two seeds, so that more seeds change none of the runs before.
 Status Response::climb_picture(std::int64_t picture, const Pixels& there, bool control) {
     const Course& course = course_of(layers_.front(), control);
+    const bool anew = std::ssize(course.whole.figures) <= picture && options_.journal != nullptr;
+    if (anew && VITRINE_TRY(recall(picture, control))) {
+        tell(control, false);
+        return advance(1 + drawn_rungs() * options_.seeds);
+    }
+    for (Layer& layer : layers_) layer.through.clear();
     const auto through = [&](std::int64_t seed) {
         return seed < std::ssize(course.seeds) && std::ssize(course.seeds[std::size_t(seed)].figures) > picture;
     };
@@ -662,7 +772,7 @@ Status Response::climb_picture(std::int64_t picture, const Pixels& there, bool c
                             out_.rungs[some.back().rung].name()});
         tell(control, false);
     }
-    return {};
+    return anew ? write_down(picture, control) : Status{};
 }
 
 Status Response::climb(bool control) {
@@ -1222,6 +1332,7 @@ Result<UncertaintyResponse> Response::run() {
         if (done || done.error().code == ErrorCode::Cancelled) keep(kept, control);
         return done;
     };
+    if (options_.journal != nullptr) VITRINE_CHECK(begin_journal());
     VITRINE_CHECK(remembered(false));
     if (controlled) {
         ParametersAside aside(model_);

@@ -305,6 +305,84 @@ TEST_F(Response, AStoppedClimbGoesOnAndFindsWhatOneThatWasNotStoppedFinds) {
     }
 }
 
+/// What is kept, by picture and part.
+class Kept final : public FolderJournal {
+  public:
+    Status begin(const std::map<std::string, std::string>& with, const std::vector<std::string>& parts,
+                 std::int64_t pictures) override {
+        made_with = with;
+        planned = std::ssize(parts) * pictures;
+        return {};
+    }
+    Result<std::optional<std::string>> found(std::int64_t picture, const std::string& part) override {
+        const auto one = pieces.find({picture, part});
+        return one == pieces.end() ? std::nullopt : std::optional(one->second);
+    }
+    Status keep(std::int64_t picture, const std::string& part, std::string_view bytes) override {
+        EXPECT_TRUE(pieces.try_emplace({picture, part}, bytes).second) << picture << ' ' << part;
+        return {};
+    }
+
+    std::map<std::string, std::string> made_with;
+    std::map<std::pair<std::int64_t, std::string>, std::string> pieces;
+    std::int64_t planned = 0;
+};
+
+TEST_F(Response, ARunThatIsBrokenOffGoesOnFromItsJournalPictureByPicture) {
+    of_pictures(6);
+    options_.pictures = 5;
+    options_.ladder = {{1, 2}, {}, "gaussian", {"gaussian", "phase"}};
+    AutoencoderConfig other = config_;
+    other.point = "blocks.0";
+    other.latents = 48;
+    other.tokens = "patches";
+    options_.autoencoders.emplace_back("d", *Autoencoder::make(other, 9));
+    const UncertaintyResponse whole = found();
+    for (const std::int64_t after : {1, 9, 20, 37}) {
+        SCOPED_TRACE(after);
+        std::stop_source source;
+        std::int64_t runs = 0;
+        Kept kept;
+        options_.journal = &kept;
+        options_.stop = source.get_token();
+        options_.place = [&](const LadderPlace&) {
+            if (++runs == after) source.request_stop();
+        };
+        EXPECT_EQ(uncertainty_response(*model_, options_).error().code, ErrorCode::Cancelled);
+        EXPECT_EQ(kept.planned, 2 * 5);
+        const std::int64_t through = std::ssize(kept.pieces);
+        EXPECT_EQ(through, after / 4) << "a picture takes four runs: as it is, and one for each seed";
+        options_.stop = {};
+        runs = 0;
+        const UncertaintyResponse rest = found();
+        EXPECT_EQ(runs, 4 * (2 * 5 - through)) << "what was kept is not run again";
+        EXPECT_EQ(std::ssize(kept.pieces), 2 * 5);
+        EXPECT_EQ(numbers_of(rest), numbers_of(whole));
+        for (std::size_t l = 0; l < 2; ++l) {
+            EXPECT_TRUE(rest.layers[l].heard.equal(whole.layers[l].heard));
+            EXPECT_TRUE(rest.layers[l].insensitivity.equal(whole.layers[l].insensitivity));
+        }
+        runs = 0;
+        EXPECT_EQ(numbers_of(found()), numbers_of(whole));
+        EXPECT_EQ(runs, 0) << "nothing is left to do";
+    }
+    // What the bytes hang on is told; what is of another length is no piece of this ladder.
+    Kept kept;
+    options_.journal = &kept;
+    options_.place = {};
+    found();
+    const auto made_with = kept.made_with;
+    EXPECT_EQ(made_with.count("the autoencoder c") + made_with.count("the autoencoder d"), 2u);
+    options_.autoencoders[0].second.tensor("b_enc")[0] += 1;
+    Kept anew;
+    options_.journal = &anew;
+    found();
+    EXPECT_NE(anew.made_with.at("the autoencoder c"), made_with.at("the autoencoder c"));
+    EXPECT_EQ(anew.made_with.at("the autoencoder d"), made_with.at("the autoencoder d"));
+    anew.pieces.begin()->second.pop_back();
+    EXPECT_THAT(uncertainty_response(*model_, options_).error().message, HasSubstr("take another file"));
+}
+
 TEST_F(Response, MoreSeedsAndPicturesAreAddedToWhatThereIs) {
     of_pictures(6);
     options_.pictures = 3;

@@ -365,6 +365,7 @@ class UncertaintyMeasure final : public FolderMeasure {
             whole("resamples", 2000, "of the pictures, for the intervals", 100, 1000000)};
     }
 
+    bool goes_on() const override { return true; }
     Result<FolderFindings> measure_folder(const FolderSubject& subject, const Settings& settings) const override {
         return guarded([&] { return measured(subject, settings); });
     }
@@ -397,6 +398,7 @@ class UncertaintyMeasure final : public FolderMeasure {
         options.batch = subject.batch;
         options.stop = subject.stop;
         options.progress = subject.progress;
+        options.journal = subject.journal;
 
         options.autoencoders = VITRINE_TRY(autoencoders_of(settings.text("autoencoders"), settings.text("given"),
                                                            "uncertainty_response", subject.model));

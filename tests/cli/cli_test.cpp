@@ -1054,6 +1054,100 @@ TEST_F(Measurement, WithOtherSettingsOrPicturesIsNotMixedIn) {
     EXPECT_EQ(numbers(outcome.out), numbers(vitrine(more).out));
 }
 
+TEST_F(Measurement, OfALadderThatIsKilledGoesOnPictureByPicture) {
+    vitrine::AutoencoderConfig config;
+    config.kind = "relu";
+    config.width = 192;
+    config.latents = 64;
+    config.point = "blocks.2";
+    const std::string file = (folder_ / "concepts.safetensors").string();
+    ASSERT_TRUE(vitrine::Autoencoder::make(config, 1)->save(file));
+    const auto ladder = [&](const std::string& out, const std::vector<std::string>& more = {}) {
+        const std::string owner = "uncertainty_response.";
+        std::vector<std::string> all{"measure",
+                                     "starter",
+                                     (folder_ / "pictures").string(),
+                                     "--measure",
+                                     "uncertainty_response",
+                                     "--threads",
+                                     "1",
+                                     "--seed",
+                                     "3",
+                                     "--json",
+                                     "--out",
+                                     (folder_ / out).string(),
+                                     "--set",
+                                     owner + "autoencoders=" + file,
+                                     owner + "seeds=2",
+                                     owner + "tiles=2,4",
+                                     owner + "blends=0.5",
+                                     owner + "permutations=5"};
+        all.insert(all.end(), more.begin(), more.end());
+        return all;
+    };
+    const auto pieces = [&] {
+        const auto text = vitrine::read_text(state()).value_or("");
+        std::size_t count = 0;
+        for (std::size_t at = 0; (at = text.find("\"bytes\":", at)) != std::string::npos; ++at) ++count;
+        return count;
+    };
+    const auto whole = vitrine(ladder("whole"));
+    ASSERT_EQ(whole.status, 0) << whole.err;
+
+    const pid_t child = started(ladder("rest", {"--state", state()}));
+    ASSERT_GE(child, 0);
+    int status = 0;
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        if (pieces() >= 2) kill(child, SIGKILL);
+        usleep(1000);
+    }
+    EXPECT_GE(pieces(), 2u);
+    if (WIFSIGNALED(status)) {
+        EXPECT_LT(pieces(), 2u * 5) << "it was killed too late to show anything";
+    }
+    std::ofstream(state(), std::ios::app) << "{\"bytes\": \"cut o";
+    const auto rest = vitrine(ladder("rest", {"--state", state()}));
+    ASSERT_EQ(rest.status, 0) << rest.err;
+    EXPECT_NE(rest.err.find(" pictures are in " + state()), std::string::npos) << rest.err;
+    EXPECT_EQ(pieces(), 2u * 5) << "the broken picture is passed over";
+    EXPECT_EQ(rest.out, whole.out);
+    std::size_t files = 0;
+    for (const auto& one : fs::directory_iterator(folder_ / "whole")) {
+        ++files;
+        EXPECT_EQ(*vitrine::read_text(one.path()), *vitrine::read_text(folder_ / "rest" / one.path().filename()));
+    }
+    EXPECT_GE(files, 3u);
+
+    // With anything else it is not mixed in; a picture that changed is run again.
+    const auto refused = [&](std::vector<std::string> all, const std::string& reason) {
+        const std::string before = *vitrine::read_text(state());
+        const auto outcome = vitrine(all);
+        EXPECT_EQ(outcome.status, 1) << reason;
+        EXPECT_NE(outcome.err.find(reason), std::string::npos) << outcome.err;
+        EXPECT_EQ(*vitrine::read_text(state()), before);
+    };
+    auto other = ladder("rest", {"--state", state()});
+    *(std::find(other.begin(), other.end(), "--seed") + 1) = "4";
+    refused(other, "seed 3, and now it is 4");
+    refused(ladder("rest", {"--state", state(), "--set", "uncertainty_response.seeds=3"}),
+            "measure uncertainty_response.seeds 2, and now it is 3");
+    refused(ladder("rest", {"--state", state(), "--set", "preprocess.mean=0,0,0"}), "preprocessing");
+    refused(ladder("rest", {"--state", state(), "--report"}), "--report");
+    refused({"measure", "starter", (folder_ / "pictures").string(), "--measure", "autoencoder_fidelity", "--state",
+             state()},
+            "autoencoder_fidelity keeps nothing of single pictures");
+    fs::copy_file(folder_ / "pictures/moose1.jpg", folder_ / "pictures/chelsea1.jpg",
+                  fs::copy_options::overwrite_existing);
+    const auto changed = vitrine(ladder("rest", {"--state", state()}));
+    ASSERT_EQ(changed.status, 0) << changed.err;
+    EXPECT_NE(changed.err.find("2 lines of"), std::string::npos) << changed.err;
+    EXPECT_NE(changed.err.find("4 of 5 pictures are in"), std::string::npos) << changed.err;
+    EXPECT_EQ(pieces(), 2u * 6);
+    EXPECT_EQ(changed.out, vitrine(ladder("whole")).out);
+    ASSERT_TRUE(vitrine::Autoencoder::make(config, 2)->save(file));
+    refused(ladder("rest", {"--state", state()}), "made with the autoencoder " + file);
+}
+
 TEST_F(Measurement, ComparesPairsWithTheBestControl) {
     const auto outcome = vitrine(arguments());
     ASSERT_EQ(outcome.status, 0) << outcome.err;

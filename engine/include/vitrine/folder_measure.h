@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include <vitrine/folder_journal.h>
 #include <vitrine/measure.h>
 #include <vitrine/picture_set.h>
 
@@ -21,6 +22,7 @@ struct FolderSubject {
     std::int64_t batch = 0;  ///< pictures that the model runs at once; 0: what suits it
     std::stop_token stop = {};
     std::function<void(const Progress&)> progress = {};
+    FolderJournal* journal = nullptr;  ///< of a measure that goes_on(); null: nothing is kept
 };
 
 /// A table whose empty cells are NaN.
@@ -40,6 +42,8 @@ class FolderMeasure : public Measure {
     Result<Score> measure(ExplainContext& context, const Subject& subject, const Settings&) const override {
         return fail(ErrorCode::Unsupported, "{}", *why_not(context.model, subject.explainer));
     }
+    /// Whether it keeps what it found of each picture, where there is a journal.
+    virtual bool goes_on() const { return false; }
     virtual Result<FolderFindings> measure_folder(const FolderSubject& subject, const Settings& settings) const = 0;
 };
 

@@ -18,6 +18,7 @@
 #include <vitrine/autoencoder.h>
 #include <vitrine/base/result.h>
 #include <vitrine/explainer.h>
+#include <vitrine/folder_journal.h>
 #include <vitrine/ladder.h>
 #include <vitrine/output_risk.h>
 
@@ -89,6 +90,10 @@ struct UncertaintyOptions {
     std::function<void(const UncertaintyResponse&)> so_far = {};
     double so_far_seconds = 0.2;
     std::shared_ptr<LadderMemory> memory;
+    /// Keeps each picture that is through, by its place in `names`: a later run with the same model, rungs, seeds and
+    /// autoencoders does not run the model on it again, and finds what one that began anew would: to the bit on the
+    /// CPU.
+    FolderJournal* journal = nullptr;
 };
 
 /// A mean over pictures, each of them the mean over its seeds, and the middle 95 % over resampled pictures. NaN where
@@ -177,6 +182,7 @@ std::vector<std::int64_t> ladder_order(std::int64_t pictures, std::uint64_t seed
 ///                     that was not trained on its weights shuffled, an unknown word
 /// @error Unsupported  tokens that an autoencoder wants and the point has not
 /// @error Cancelled    stop was requested
+/// @error as `journal`
 Result<UncertaintyResponse> uncertainty_response(Model& model, const UncertaintyOptions& options);
 
 }  // namespace vitrine
