@@ -69,15 +69,17 @@ LadderLayer layer_of(const LayerResponse& layer, const Marks& marks) {
     if (layer.risk) {
         const auto& found = *layer.risk;
         const double none = std::numeric_limits<double>::quiet_NaN();
-        out.risk = LadderRisk{found.found.r2,
-                              found.found.spearman.value_or(none),
-                              found.found.auroc.value_or(none),
-                              found.p_r2,
-                              found.p_spearman,
-                              found.p_auroc,
-                              found.null.r2,
-                              found.null.spearman.value_or(none),
-                              found.null.auroc.value_or(none)};
+        const auto &low = found.low, &high = found.high;
+        out.risk =
+            LadderRisk{{found.found.r2, low.r2, high.r2},
+                       {found.found.spearman.value_or(none), low.spearman.value_or(none), high.spearman.value_or(none)},
+                       {found.found.auroc.value_or(none), low.auroc.value_or(none), high.auroc.value_or(none)},
+                       found.p_r2,
+                       found.p_spearman,
+                       found.p_auroc,
+                       found.null.r2,
+                       found.null.spearman.value_or(none),
+                       found.null.auroc.value_or(none)};
     }
     out.trained = {layer.tokens_seen, layer.held, layer.trained_at};
     if (!layer.control_name.empty()) out.control = LadderTraining{layer.control_tokens_seen, layer.control_held};

@@ -70,7 +70,8 @@ struct LadderConcept {
 
 /// How well the answer's risk is foretold, and where scores are permuted.
 struct LadderRisk {
-    double r2 = 0, spearman = 0, auroc = 0, p_r2 = 1, p_spearman = 1, p_auroc = 1;
+    LadderEstimate r2, spearman, auroc;  ///< of pictures held out; the middle 95 % over those resampled, the fits stay
+    double p_r2 = 1, p_spearman = 1, p_auroc = 1;
     double null_r2 = 0, null_spearman = 0, null_auroc = 0;
 };
 

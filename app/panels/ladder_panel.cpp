@@ -115,6 +115,11 @@ QString risk_words(double v, bool change) {
     return (change && v > 0 ? QStringLiteral("+") : QString()) + QString::number(v, 'f', 3);
 }
 
+/// How well the risk is foretold, by one figure.
+QString with_interval(const LadderEstimate& e, double p) {
+    return LadderPanel::tr("%1 (%2 to %3, p %4)").arg(value(e.mean), value(e.low), value(e.high), value(p));
+}
+
 }  // namespace
 
 // ---- the panel ------------------------------------------------------------------------------------------------------
@@ -538,14 +543,14 @@ void LadderPanel::refreshPlot() {
         permuted.control = true;
         for (const auto* layer : layers) {
             content.places.push_back(nameOf(*layer));
+            constexpr LadderEstimate kNone{kUnknown, kUnknown, kUnknown};
             const LadderRisk risk =
-                layer->risk.value_or(LadderRisk{kUnknown, kUnknown, kUnknown, 1, 1, 1, kUnknown, kUnknown, kUnknown});
-            const auto one = [&](double r2, double spearman, double auroc) {
-                const double v = what == Figure::R2 ? r2 : what == Figure::Spearman ? spearman : auroc;
-                return LadderEstimate{v, kUnknown, kUnknown};
+                layer->risk.value_or(LadderRisk{kNone, kNone, kNone, 1, 1, 1, kUnknown, kUnknown, kUnknown});
+            const auto one = [&](const auto& r2, const auto& spearman, const auto& auroc) {
+                return what == Figure::R2 ? r2 : what == Figure::Spearman ? spearman : auroc;
             };
             found.values.push_back(one(risk.r2, risk.spearman, risk.auroc));
-            permuted.values.push_back(one(risk.null_r2, risk.null_spearman, risk.null_auroc));
+            permuted.values.push_back({one(risk.null_r2, risk.null_spearman, risk.null_auroc), kUnknown, kUnknown});
         }
         content.curves = {std::move(found), std::move(permuted)};
         return plot_->setContent(std::move(content));
@@ -615,9 +620,10 @@ void LadderPanel::refreshFound() {
     QStringList notes;
     for (const auto& one : layersInOrder()) {
         if (one->risk)
-            notes << tr("%1: of the risk R² is %2, Spearman %3, AUROC %4 (p %5, %6, %7)")
-                         .arg(nameOf(*one), value(one->risk->r2), value(one->risk->spearman), value(one->risk->auroc),
-                              value(one->risk->p_r2), value(one->risk->p_spearman), value(one->risk->p_auroc));
+            notes << tr("%1: of the risk R² is %2, Spearman %3, AUROC %4; 95 % over the pictures held out, resampled")
+                         .arg(nameOf(*one), with_interval(one->risk->r2, one->risk->p_r2),
+                              with_interval(one->risk->spearman, one->risk->p_spearman),
+                              with_interval(one->risk->auroc, one->risk->p_auroc));
         for (const auto& note : one->notes)
             notes << (facts_->layers.size() > 1 ? nameOf(*one) + QStringLiteral(": ") + text(note) : sentence(note));
     }

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
+#include <span>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -22,6 +24,7 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <vitrine/base/random.h>
 #include <vitrine/partial_least_squares.h>
 #include <vitrine/torch_errors.h>
 
@@ -32,7 +35,8 @@ namespace vitrine {
 
 namespace {
 
-constexpr std::uint64_t kOuter = 0x6F757472, kInner = 0x696E6E72, kAll = 0x616C6C, kPermute = 0x7065726D;
+constexpr std::uint64_t kOuter = 0x6F757472, kInner = 0x696E6E72, kAll = 0x616C6C, kPermute = 0x7065726D,
+                        kJudges = 0x6A756467;
 constexpr std::int64_t kColumnsAtOnce = 2048;
 
 using Inputs = std::vector<std::int64_t>;
@@ -144,12 +148,16 @@ std::vector<double> values_of(const at::Tensor& x) {
     return {host.const_data_ptr<double>(), host.const_data_ptr<double>() + host.numel()};
 }
 
+/// @param all    the inputs that count, some perhaps more than once
+/// @param folds  the same, fold by fold
 RiskFigures figures_of(const std::vector<double>& predicted, const std::vector<double>& truth, double bound,
-                       const std::vector<RiskFold>& folds) {
+                       const Inputs& all, const std::vector<Inputs>& folds) {
     RiskFigures out;
-    const double mean = std::accumulate(truth.begin(), truth.end(), 0.0) / static_cast<double>(truth.size());
-    double errors = 0, spread = 0;
-    for (std::size_t i = 0; i < truth.size(); ++i) {
+    double mean = 0, errors = 0, spread = 0;
+    for (const std::int64_t i : all) mean += truth[static_cast<std::size_t>(i)];
+    mean /= static_cast<double>(all.size());
+    for (const std::int64_t input : all) {
+        const auto i = static_cast<std::size_t>(input);
         errors += (truth[i] - predicted[i]) * (truth[i] - predicted[i]);
         spread += (truth[i] - mean) * (truth[i] - mean);
     }
@@ -157,10 +165,10 @@ RiskFigures figures_of(const std::vector<double>& predicted, const std::vector<d
     // Over all folds at once, a fold whose scores lie high was predicted low by the others' mean: ranks would show less
     // than there is, and below chance where there is nothing.
     double spearman = 0, inputs = 0, auroc = 0, pairs = 0;
-    for (const RiskFold& fold : folds) {
+    for (const Inputs& fold : folds) {
         std::vector<double> said, is;
         std::vector<bool> above;
-        for (const std::int64_t i : fold.held) {
+        for (const std::int64_t i : fold) {
             said.push_back(predicted[static_cast<std::size_t>(i)]);
             is.push_back(truth[static_cast<std::size_t>(i)]);
             above.push_back(is.back() > bound);
@@ -179,6 +187,41 @@ RiskFigures figures_of(const std::vector<double>& predicted, const std::vector<d
     if (inputs > 0) out.spearman = spearman / inputs;
     if (pairs > 0) out.auroc = auroc / pairs;
     return out;
+}
+
+/// Sets out.low and out.high.
+Status resample(OutputRisk& out, const std::vector<double>& predicted, const std::vector<double>& truth, double bound,
+                const std::vector<std::int64_t>& groups, const std::vector<Inputs>& folds, const RiskOptions& options) {
+    const double nothing = std::numeric_limits<double>::quiet_NaN();
+    out.low.r2 = out.high.r2 = nothing;
+    if (options.resamples < 1) return {};
+    std::map<std::int64_t, std::int64_t> place;
+    for (const std::int64_t group : groups) place.try_emplace(group, std::ssize(place));
+    const PictureResampling resampling(std::ssize(place), options.resamples, random_bits(options.seed, kJudges, 0));
+    std::vector<double> r2, spearman, auroc;
+    for (std::int64_t r = 0; r < options.resamples; ++r) {
+        if (options.stop.stop_requested()) return fail(ErrorCode::Cancelled, "stopped");
+        const std::span<const double> times = resampling.times(r);
+        Inputs all;
+        std::vector<Inputs> some(folds.size());
+        for (std::size_t f = 0; f < folds.size(); ++f) {
+            for (const std::int64_t i : folds[f])
+                some[f].insert(some[f].end(),
+                               static_cast<std::size_t>(
+                                   times[static_cast<std::size_t>(place.at(groups[static_cast<std::size_t>(i)]))]),
+                               i);
+            all.insert(all.end(), some[f].begin(), some[f].end());
+        }
+        const RiskFigures one = figures_of(predicted, truth, bound, all, some);
+        if (std::isfinite(one.r2)) r2.push_back(one.r2);  // else its scores are all alike
+        if (one.spearman) spearman.push_back(*one.spearman);
+        if (one.auroc) auroc.push_back(*one.auroc);
+    }
+    if (!r2.empty()) out.low.r2 = quantile_of(r2, 0.025), out.high.r2 = quantile_of(r2, 0.975);
+    if (!spearman.empty())
+        out.low.spearman = quantile_of(spearman, 0.025), out.high.spearman = quantile_of(spearman, 0.975);
+    if (!auroc.empty()) out.low.auroc = quantile_of(auroc, 0.025), out.high.auroc = quantile_of(auroc, 0.975);
+    return {};
 }
 
 Result<OutputRisk> predicted_risk(const at::Tensor& codes, const at::Tensor& scores,
@@ -275,11 +318,12 @@ Result<OutputRisk> predicted_risk(const at::Tensor& codes, const at::Tensor& sco
     const double bound = quantile_of(truth, 0.75);
     const at::Tensor host = predicted.t().to(at::kCPU).contiguous(), wanted = targets.t().to(at::kCPU).contiguous();
     out.predicted = host[0];
-    out.found = figures_of(values_of(host[0]), truth, bound, out.folds);
+    out.found = figures_of(values_of(host[0]), truth, bound, all, folds);
+    VITRINE_CHECK(resample(out, values_of(host[0]), truth, bound, groups, folds, options));
     double better_r2 = 1, better_spearman = 1, better_auroc = 1, auroc = 0, spearman = 0;
     const double nothing = -1e300;
     for (std::int64_t c = 1; c < targets_count; ++c) {
-        const RiskFigures one = figures_of(values_of(host[c]), values_of(wanted[c]), bound, out.folds);
+        const RiskFigures one = figures_of(values_of(host[c]), values_of(wanted[c]), bound, all, folds);
         better_r2 += one.r2 >= out.found.r2;
         better_spearman += one.spearman.value_or(nothing) >= out.found.spearman.value_or(nothing);
         better_auroc += one.auroc.value_or(nothing) >= out.found.auroc.value_or(nothing);

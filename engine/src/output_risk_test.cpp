@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <cmath>
 #include <set>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -60,6 +62,55 @@ TEST(OutputRisk, FindsThePlantedConceptsAndSaysHowWellTheyForetell) {
     EXPECT_NEAR(risk->null.r2, 0, 0.5);
     EXPECT_LT(risk->null.r2, 0.1);
     for (const RiskFold& fold : risk->folds) EXPECT_EQ(largest_of(fold.beta, 3), (std::set<std::int64_t>{3, 5, 7}));
+}
+
+TEST(OutputRisk, IntervalsAreOverGroupsAndSpanWhatWasFound) {
+    const auto width = [](const OutputRisk& r) { return r.high.r2 - r.low.r2; };
+    const Inputs data = planted(150, 60, 1);
+    const auto risk = output_risk(data.codes, data.scores, data.groups, {.permutations = 5});
+    ASSERT_TRUE(risk.has_value()) << risk.error().message;
+    EXPECT_LT(risk->low.r2, risk->found.r2);
+    EXPECT_LT(risk->found.r2, risk->high.r2);
+    EXPECT_LT(*risk->low.spearman, *risk->found.spearman);
+    EXPECT_LT(*risk->found.spearman, *risk->high.spearman);
+    EXPECT_LT(*risk->low.auroc, *risk->found.auroc);
+    EXPECT_LT(*risk->found.auroc, *risk->high.auroc);
+    // By hand: pictures drawn anew, predictions as they are.
+    const double* said = risk->predicted.const_data_ptr<double>();
+    const double* is = data.scores.const_data_ptr<double>();
+    std::vector<double> r2;
+    std::uint64_t state = 12345;
+    for (int r = 0; r < 4000; ++r) {
+        std::vector<std::size_t> drawn;
+        for (int i = 0; i < 150; ++i) {
+            state = state * 6364136223846793005u + 1442695040888963407u;
+            drawn.push_back(static_cast<std::size_t>((state >> 33) % 150));
+        }
+        double mean = 0, errors = 0, spread = 0;
+        for (const auto i : drawn) mean += is[i] / 150;
+        for (const auto i : drawn) {
+            errors += (is[i] - said[i]) * (is[i] - said[i]);
+            spread += (is[i] - mean) * (is[i] - mean);
+        }
+        r2.push_back(1 - errors / spread);
+    }
+    std::sort(r2.begin(), r2.end());
+    EXPECT_NEAR(risk->low.r2, r2[100], 0.15 * width(*risk));
+    EXPECT_NEAR(risk->high.r2, r2[3899], 0.15 * width(*risk));
+    // Each input four times over says no more than once: whole groups are drawn. Were the inputs drawn, the interval
+    // would be half as wide.
+    Inputs four = data;
+    four.codes = data.codes.repeat_interleave(4, 0);
+    four.scores = data.scores.repeat_interleave(4, 0);
+    four.groups.clear();
+    for (std::int64_t i = 0; i < 600; ++i) four.groups.push_back(i / 4);
+    const auto again = output_risk(four.codes, four.scores, four.groups, {.permutations = 0});
+    ASSERT_TRUE(again.has_value()) << again.error().message;
+    EXPECT_NEAR(width(*again) / width(*risk), 1, 0.2);
+    const auto none = output_risk(data.codes, data.scores, data.groups, {.permutations = 0, .resamples = 0});
+    EXPECT_TRUE(std::isnan(none->low.r2));
+    EXPECT_FALSE(none->high.auroc.has_value());
+    EXPECT_EQ(none->found.r2, risk->found.r2);
 }
 
 TEST(OutputRisk, PermutedScoresAreForetoldAsByChance) {

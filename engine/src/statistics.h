@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -28,6 +29,11 @@ class PictureResampling {
     ///
     /// @param of_pictures  float64 [pictures, figures]: each the mean of its seeds
     at::Tensor means(const at::Tensor& of_pictures) const;
+    /// How often each picture was drawn by one resample.
+    std::span<const double> times(std::int64_t resample) const {
+        const std::int64_t pictures = weights_.size(1);
+        return {weights_.const_data_ptr<double>() + resample * pictures, static_cast<std::size_t>(pictures)};
+    }
     /// The middle 95 % of each column. float64 [2, figures]
     static at::Tensor middle(const at::Tensor& resampled);
 

@@ -1158,6 +1158,7 @@ Status Response::foretell(Layer& layer) {
     if (known.size() < risk_.size()) codes = codes.index_select(0, at::tensor(known, at::kLong));
     RiskOptions options = options_.predictor;
     options.seed = options_.seed;
+    options.resamples = options_.resamples;
     options.stop = options_.stop;
     options.progress = options_.progress;
     auto risk = output_risk(codes.to(model_.device()), at::tensor(scores, at::kDouble), groups, options);

@@ -80,6 +80,9 @@ json to_json(const OutputRisk& risk) {
              {"pictures", risk.groups},
              {"concepts_used", risk.used},
              {"found", to_json(risk.found)},
+             {"interval_low", to_json(risk.low)},
+             {"interval_high", to_json(risk.high)},
+             {"interval_of", "held-out pictures resampled; the fits stay"},
              {"p", {{"r2", risk.p_r2}, {"spearman", risk.p_spearman}, {"auroc", risk.p_auroc}}},
              {"permuted_mean", to_json(risk.null)},
              {"components", risk.components},
@@ -242,11 +245,18 @@ void tables_of(const LayerResponse& layer, const std::string& of, const ConceptN
         const OutputRisk& risk = *layer.risk;
         Table table;
         table.name = of + " risk foretold";
-        table.cols = {"found", "permuted, mean", "p"};
+        table.cols = {"found", "low", "high", "permuted, mean", "p"};
         table.rows = {"R^2", "Spearman", "AUROC of the worst quarter"};
-        table.values = {{risk.found.r2, risk.null.r2, risk.p_r2},
-                        {risk.found.spearman.value_or(kNaN), risk.null.spearman.value_or(kNaN), risk.p_spearman},
-                        {risk.found.auroc.value_or(kNaN), risk.null.auroc.value_or(kNaN), risk.p_auroc}};
+        const auto row = [&](const auto& of_figures, double p) {
+            std::vector<double> out_row;
+            for (const RiskFigures* one : {&risk.found, &risk.low, &risk.high, &risk.null})
+                out_row.push_back(of_figures(*one));
+            out_row.push_back(p);
+            return out_row;
+        };
+        table.values = {row([](const RiskFigures& f) { return f.r2; }, risk.p_r2),
+                        row([](const RiskFigures& f) { return f.spearman.value_or(kNaN); }, risk.p_spearman),
+                        row([](const RiskFigures& f) { return f.auroc.value_or(kNaN); }, risk.p_auroc)};
         out.push_back(std::move(table));
         Table concepts;
         concepts.name = of + " concepts that foretell";
@@ -278,7 +288,8 @@ void layers_of(const UncertaintyResponse& found, const std::vector<std::string>&
     std::map<std::string, Table> ratios;  // a table for each kind of token
     Table risk;
     risk.name = "risk foretold, layer by layer";
-    risk.cols = {"R^2", "p", "Spearman", "p", "AUROC of the worst quarter", "p"};
+    risk.cols = {"R^2", "low",  "high", "p", "Spearman", "low", "high", "p", "AUROC of the worst quarter",
+                 "low", "high", "p"};
     for (std::size_t l = 0; l < found.layers.size(); ++l) {
         const LayerResponse& layer = found.layers[l];
         const std::string row = fmt::format("{}, {}", layer.point, names[l]);
@@ -295,8 +306,11 @@ void layers_of(const UncertaintyResponse& found, const std::vector<std::string>&
         }
         if (!layer.risk) continue;
         risk.rows.push_back(row);
-        risk.values.push_back({layer.risk->found.r2, layer.risk->p_r2, layer.risk->found.spearman.value_or(kNaN),
-                               layer.risk->p_spearman, layer.risk->found.auroc.value_or(kNaN), layer.risk->p_auroc});
+        const RiskFigures &is = layer.risk->found, &low = layer.risk->low, &high = layer.risk->high;
+        risk.values.push_back({is.r2, low.r2, high.r2, layer.risk->p_r2, is.spearman.value_or(kNaN),
+                               low.spearman.value_or(kNaN), high.spearman.value_or(kNaN), layer.risk->p_spearman,
+                               is.auroc.value_or(kNaN), low.auroc.value_or(kNaN), high.auroc.value_or(kNaN),
+                               layer.risk->p_auroc});
     }
     for (auto& [kind, table] : ratios) out.push_back(std::move(table));
     if (!risk.rows.empty()) out.push_back(std::move(risk));

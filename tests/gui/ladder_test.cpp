@@ -338,7 +338,12 @@ TEST_F(LadderPanelTest, LayersAreComparedAndRiskIsForetoldAtEach) {
         const auto& layers = ladder().facts()->layers;
         const auto& layer = layers[0].point == risk.places[i].toStdString() ? layers[0] : layers[1];
         ASSERT_TRUE(layer.risk.has_value());
-        EXPECT_EQ(risk.curves[0].values[i].mean, layer.risk->spearman);
+        const auto& [mean, low, high] = layer.risk->spearman;
+        EXPECT_EQ(risk.curves[0].values[i].mean, mean);
+        EXPECT_EQ(risk.curves[0].values[i].low, low);
+        EXPECT_EQ(risk.curves[0].values[i].high, high);
+        EXPECT_LE(low, mean);
+        EXPECT_LE(mean, high);
         EXPECT_EQ(risk.curves[1].values[i].mean, layer.risk->null_spearman);
     }
 }

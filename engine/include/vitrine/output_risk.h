@@ -24,6 +24,7 @@ struct RiskOptions {
     std::int64_t folds = 5, inner_folds = 5;
     std::int64_t components = 10;  ///< the most that the inner folds may choose
     std::int64_t permutations = 200;
+    std::int64_t resamples = 2000;  ///< of the groups, for the intervals; 0: none
     double rarest = 0.01;  ///< concepts active in a smaller share of the inputs are dropped
     std::uint64_t seed = 0;
     std::stop_token stop = {};
@@ -45,6 +46,9 @@ struct RiskFold {
 struct OutputRisk {
     std::int64_t inputs = 0, groups = 0, used = 0;  ///< `used`: latents that were not dropped
     RiskFigures found;
+    /// The middle 95 % of `found` over resampled groups, each with all its inputs. The predictions stay: it is how far
+    /// the figures hang on which held-out pictures they were judged by, not on those that were fitted.
+    RiskFigures low, high;
     double p_r2 = 1, p_spearman = 1, p_auroc = 1;  ///< share of permutations at least as good, the real one counted
     RiskFigures null;                              ///< means over the permutations
     std::vector<RiskFold> folds;

@@ -76,7 +76,7 @@ struct UncertaintyOptions {
     std::vector<double> scores;             ///< of each picture, NaN: none
     bool risk_on_ladder = false;            ///< each picture at every rung, else as it is alone
     std::string pool = "mean";              ///< over tokens: "mean", "max"
-    RiskOptions predictor;                  ///< its seed, stop and progress are taken from here
+    RiskOptions predictor;                  ///< its seed, resamples, stop and progress are taken from here
     std::int64_t suppressed = 10;           ///< concepts that are suppressed; 0: no suppression
     std::int64_t suppression_controls = 5;  ///< random sets of concepts as frequent
 
