@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <vitrine/autoencoder_asks.h>
 #include <vitrine/beside.h>
 #include <vitrine/concept_index.h>
 #include <vitrine/concept_names.h>
@@ -23,7 +24,19 @@ CalledConcepts called_in(const ConceptNames& names) {
     return out;
 }
 
+/// What was given, else what the index knows was.
+std::map<std::string, std::string> given_to(const ConceptSource& source) {
+    if (source.given.empty())
+        if (const auto index = ConceptIndex::open(found_beside(concept_index_file(source.file))))
+            if (auto given = given_of(index->fact("given"))) return std::move(*given);
+    return source.given;
+}
+
 }  // namespace
+
+std::vector<std::string> asked_by(const ConceptSource& source, bool index) {
+    return asked_by_autoencoder(source.file, index ? given_to(source) : source.given);
+}
 
 SeePicture seer(const Preprocess& preprocess) {
     return [preprocess](const fs::path& file) {
@@ -45,12 +58,10 @@ Result<ConceptBook> open_book(Model& model, const ConceptSource& source) {
         ConceptBook book;
         const auto& autoencoder = source.file;
         book.autoencoder = autoencoder;
-        book.given = source.given;
+        book.given = given_to(source);
         book.see = seer(model.preprocess());
         const auto file = found_beside(concept_index_file(autoencoder));
         auto index = ConceptIndex::open(file);
-        if (index && book.given.empty())
-            if (auto given = given_of(index->fact("given"))) book.given = std::move(*given);
         const auto concepts = VITRINE_TRY(Autoencoder::load(autoencoder, book.given));
         if (concepts.config().point.empty())
             return fail(ErrorCode::BadInput, "{} does not say which point of the model it reads; choose it",

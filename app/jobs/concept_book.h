@@ -45,6 +45,12 @@ struct ConceptBook {
 /// @error  what opening the autoencoder says; it does not say its point; it is of another model
 Result<ConceptBook> open_book(Model& model, const ConceptSource& source);
 
+/// What a person is to be asked for where concepts do not open, by AutoencoderConfig's names; empty: nothing would mend
+/// it.
+///
+/// @param index  whether what its index knows counts as given, as it does for open_book()
+std::vector<std::string> asked_by(const ConceptSource& source, bool index = true);
+
 /// Writes what a concept is called, beside the autoencoder, into what others may have written meanwhile. Names of
 /// another autoencoder are put aside first.
 /// @param mark  ConceptBook's

@@ -171,16 +171,20 @@ void ConceptGallery::again() {
     const auto id = ++book_id_;
     session_.post(
         {.tag = "concepts of the gallery", .title = "Opening concepts"},
-        [source = ConceptSource{autoencoder_.toStdString(), given_}](Workbench& bench, JobControl&) {
-            return bench.concept_book(source);
+        [source = ConceptSource{autoencoder_.toStdString(), given_}](Workbench& bench, JobControl&) -> Result<Opened> {
+            Opened out{bench.concept_book(source), false};
+            out.asks = !out.book && !asked_by(source).empty();
+            return out;
         },
-        [self = QPointer<ConceptGallery>(this), id](Result<ConceptBook> book) {
-            if (self && self->book_id_ == id) self->took(std::move(book));
+        [self = QPointer<ConceptGallery>(this), id](Result<Opened> opened) {
+            if (!self || self->book_id_ != id) return;
+            self->took(opened ? std::move(*opened) : Opened{tl::make_unexpected(opened.error()), false});
         });
     Q_EMIT changed();
 }
 
-void ConceptGallery::took(Result<ConceptBook> book) {
+void ConceptGallery::took(Opened opened) {
+    auto& book = opened.book;
     if (book) {
         // The index knew what the file does not say.
         const auto known = book->given;
@@ -194,8 +198,7 @@ void ConceptGallery::took(Result<ConceptBook> book) {
     show({});
     state_ = State::Failed;
     trouble_ = sentence(book.error().message);
-    asks_ = !given_.empty() || trouble_.contains(QLatin1String("does not say")) ||
-            trouble_.contains(QLatin1String("point=NAME"));
+    asks_ = opened.asks || !given_.empty();
     Q_EMIT changed();
 }
 

@@ -124,7 +124,11 @@ class ConceptGallery : public QObject {
     using CropKey = std::uint64_t;
     static CropKey keyOf(const ConceptTop& top, bool whole);
     void followModel();
-    void took(Result<ConceptBook> book);
+    struct Opened {
+        Result<ConceptBook> book;
+        bool asks = false;  ///< it is not there for what could be given
+    };
+    void took(Opened opened);
     void took(Result<CalledConcepts> called);
     void fold();
     void list();

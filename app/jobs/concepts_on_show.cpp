@@ -7,8 +7,16 @@
 #include <cmath>
 #include <utility>
 
+#include "concept_book.h"
+
 namespace vitrine::app {
 namespace {
+
+/// What was read, or that it was not for what could be given.
+struct ConceptsRead {
+    Result<ConceptsFound> found;
+    bool asks = false;
+};
 
 constexpr const char *kTag = "concepts", *kLayers = "concept layers";
 
@@ -228,11 +236,18 @@ void ConceptsOnShow::post() {
     stopped_ = false;
     session_.post(
         {.tag = kTag, .title = "Reading the concepts", .urgency = Urgency::Normal},
-        [source = source_](Workbench& bench, JobControl& job) { return bench.concepts(source, job.stop()); },
+        [source = source_](Workbench& bench, JobControl& job) -> Result<ConceptsRead> {
+            ConceptsRead out{bench.concepts(source, job.stop()), false};
+            out.asks = !out.found && out.found.error().code != ErrorCode::Cancelled && !source.file.empty() &&
+                       !asked_by(source, false).empty();
+            return out;
+        },
         // `this` outlives the job: the session, which owns us, waits for it.
-        [this, key = asked_for_](Result<ConceptsFound> found) {
+        [this, key = asked_for_](Result<ConceptsRead> read) {
             if (asked_for_ != key) return;
             running_ = false;
+            auto found = read ? std::move(read->found) : Result<ConceptsFound>(tl::make_unexpected(read.error()));
+            asks_ = read && read->asks;
             const bool first = found_for_.empty() || !found_;
             if (found) {
                 const bool another = !found_ || found_->facts.concepts != found->facts.concepts;

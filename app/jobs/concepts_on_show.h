@@ -64,6 +64,7 @@ class ConceptsOnShow : public QObject {
     };
     State state() const;
     const QString& why() const { return why_; }
+    bool asksForMore() const { return asks_; }  ///< it was refused for what the file does not say and could be given
     bool stale() const { return found_ && found_for_ != wantedKey(); }
     /// By the person: nothing is read until the question is another, or `again`.
     bool stopped() const { return stopped_ && asked_for_ == wantedKey(); }
@@ -120,6 +121,7 @@ class ConceptsOnShow : public QObject {
     std::string asked_for_, found_for_;
     std::optional<ConceptsFound> found_;
     QString why_;
+    bool asks_ = false;
     bool none_ = false;
     std::optional<Point> cursor_;
     std::optional<std::pair<std::int64_t, std::int64_t>> patch_;

@@ -22,6 +22,8 @@
 #include <vitrine/torch_errors.h>
 #include <vitrine/uncertainty_response.h>
 
+#include "concept_book.h"
+
 namespace vitrine::app {
 namespace {
 
@@ -139,7 +141,7 @@ Result<Autoencoder> opened(const ConceptSource& source) {
             "the file {} does not say which point of the model it reads; open it once in the Concepts panel and "
             "choose the point there",
             name);
-    if (out || out.error().message.find("=VALUE") == std::string::npos) return out;
+    if (out || asked_by(source).empty()) return out;
     return fail(out.error().code, "{}; the Concepts panel asks for that once the file is opened there",
                 out.error().message);
 }

@@ -229,6 +229,14 @@ TEST_F(LadderWalk, WhatAFileDoesNotSayIsAsGiven) {
         EXPECT_EQ(message,
                   "the file other.safetensors does not say which point of the model it reads; open it once in the "
                   "Concepts panel and choose the point there");
+    // A word that is not known here is asked for too; what nothing that is given would mend is not.
+    const std::string there = "; the Concepts panel asks for that once the file is opened there";
+    const fs::path unknown = folder_ / "unknown.safetensors", broken = folder_ / "broken.safetensors";
+    ASSERT_TRUE(test::write_foreign_concepts(unknown, "Identity"));
+    EXPECT_TRUE(play_ladder(plan_.model, {unknown, {}}, picture, {}).error().message.ends_with(there));
+    std::ofstream(broken) << "no autoencoder, whatever kind=VALUE is given";
+    const auto refused = play_ladder(plan_.model, {broken, {}}, picture, {});
+    EXPECT_EQ(refused.error().message.find(there), std::string::npos) << refused.error().message;
     const std::map<std::string, std::string> given = {{"point", "blocks.0"}};
     plan_.autoencoders = {{file, given}};
     const auto facts = climb();

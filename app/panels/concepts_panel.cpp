@@ -272,7 +272,7 @@ void ConceptsPanel::refresh() {
     if (asks) {
         buildForm();
         form_->fill(source.given);
-        if (refused && why.contains(QLatin1String("does not say"))) fold_->setChecked(true);
+        if (refused && concepts_.asksForMore()) fold_->setChecked(true);
     }
     tools_->setVisible(list);
     refreshWhich();

@@ -18,6 +18,7 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include <vitrine/autoencoder_asks.h>
 #include <vitrine/autoencoder_file.h>
 #include <vitrine/base/bytes.h>
 #include <vitrine/base/file.h>
@@ -122,6 +123,7 @@ Status Autoencoder::save(const std::filesystem::path& file) const {
 namespace {
 
 using Given = std::map<std::string, std::string>;
+using Asked = std::vector<std::string>;  // what could be given where reading fails
 
 /// What a file holds, in our names.
 struct Found {
@@ -288,7 +290,7 @@ Status nothing_unknown(const Said& said) {
     return {};
 }
 
-Status normalised_by(Found& found, const std::string& name) {
+Status normalised_by(Found& found, const std::string& name, Asked& asked) {
     // SAELens' earlier files say true or false.
     if (name.empty() || name == "none" || name == "false") {
         found.config.normalise = "none";
@@ -300,6 +302,7 @@ Status normalised_by(Found& found, const std::string& name) {
         found.config.normalise = "expected_average";
         found.asks.push_back("scale");  // the libraries fold it into the weights or do not write it
     } else {
+        asked.emplace_back("normalise");
         return fail(ErrorCode::Unsupported,
                     "it normalises its input by '{}', which is not known here; give normalise=none, layer_norm, "
                     "constant_norm or expected_average to take that in its place",
@@ -309,7 +312,7 @@ Status normalised_by(Found& found, const std::string& name) {
 }
 
 /// The kind that SAELens' and ViT-Prisma's words mean.
-Result<std::string> kind_of(const std::string& architecture, const std::string& activation) {
+Result<std::string> kind_of(const std::string& architecture, const std::string& activation, Asked& asked) {
     const bool plain = activation.empty() || activation == "relu", chooses = activation == "topk";
     if ((architecture.empty() || architecture == "standard") && plain) return "relu";
     if ((architecture.empty() || architecture == "standard" || architecture == "topk") && chooses) return "top_k";
@@ -317,6 +320,7 @@ Result<std::string> kind_of(const std::string& architecture, const std::string& 
     if (architecture == "gated" && plain) return "gated";
     if (architecture == "jumprelu" && plain) return "jump_relu";
     if ((architecture == "batchtopk" || architecture == "matryoshka_batchtopk") && plain) return "batch_top_k";
+    asked.emplace_back("kind");
     return fail(
         ErrorCode::Unsupported,
         "its architecture is '{}' with the activation '{}', which is not known here; give kind=VALUE, one of {}, "
@@ -347,7 +351,7 @@ Status take_scaling_factor(Found& found, const std::string& allowed) {
 }
 
 /// SAELens and ViT-Prisma: tensors in our names, a configuration of theirs. What is given is not asked of it.
-Status of_saelens_or_prisma(Found& found, const Said& said, const Given& given) {
+Status of_saelens_or_prisma(Found& found, const Said& said, const Given& given, Asked& asked) {
     const auto is_given = [&](const char* name) { return given.count(name) != 0; };
     for (const char* name : {"b_enc", "b_gate", "r_mag", "b_mag", "threshold", "log_threshold", "topk_threshold",
                              "scaling_factor", "finetuning_scaling_factor"})
@@ -370,16 +374,20 @@ Status of_saelens_or_prisma(Found& found, const Said& said, const Given& given) 
         if (key.starts_with("activation_fn_kwargs.") && key != "activation_fn_kwargs.k")
             return fail(ErrorCode::Unsupported, "its activation has '{}' = '{}', which is not known here",
                         key.substr(key.find('.') + 1), value.substr(0, 60));
-        if ((key.starts_with("seqpos_slice") || key.starts_with("metadata.seqpos_slice")) && !is_given("tokens"))
+        if ((key.starts_with("seqpos_slice") || key.starts_with("metadata.seqpos_slice")) && !is_given("tokens")) {
+            asked.emplace_back("tokens");
             return fail(ErrorCode::Unsupported,
                         "it was trained on some places of the row ({} = {}), which has no name here; give tokens=all, "
                         "class or patches",
                         key, value);
+        }
     }
-    if (!activation.empty() && !earlier.empty() && activation != earlier && !is_given("kind"))
+    if (!activation.empty() && !earlier.empty() && activation != earlier && !is_given("kind")) {
+        asked.emplace_back("kind");
         return fail(ErrorCode::BadInput,
                     "its activation is both '{}' and '{}'; take one out of its configuration, or give kind=VALUE",
                     activation, earlier);
+    }
     VITRINE_CHECK(nothing_unknown(said));
     const bool silent = architecture.empty() && activation.empty() && earlier.empty();
     if (is_given("kind")) {
@@ -389,7 +397,7 @@ Status of_saelens_or_prisma(Found& found, const Said& said, const Given& given) 
         if (found.tensors.count("b_gate") != 0) found.config.kind = "gated", found.asks.clear();
         if (found.tensors.count("threshold") != 0) found.config.kind = "jump_relu", found.asks.clear();
     } else {
-        found.config.kind = VITRINE_TRY(kind_of(architecture, activation.empty() ? earlier : activation));
+        found.config.kind = VITRINE_TRY(kind_of(architecture, activation.empty() ? earlier : activation, asked));
     }
     if (found.config.kind == "batch_top_k")
         if (const auto it = found.tensors.find("topk_threshold"); it != found.tensors.end()) {
@@ -414,7 +422,7 @@ Status of_saelens_or_prisma(Found& found, const Said& said, const Given& given) 
     if (silent)
         found.asks.push_back("normalise");
     else if (!is_given("normalise"))
-        VITRINE_CHECK(normalised_by(found, value_of(said, "normalize_activations")));
+        VITRINE_CHECK(normalised_by(found, value_of(said, "normalize_activations"), asked));
     found.config.subtract_decoder_bias = value_of(said, "apply_b_dec_to_input") != "false";
     VITRINE_CHECK(take_scaling_factor(found, value_of(said, "finetuning_scaling_factor")));
     if (value_of(said, "cls_token_only") == "true" || value_of(said, "cls_token") == "true")
@@ -438,7 +446,7 @@ Status of_saelens_or_prisma(Found& found, const Said& said, const Given& given) 
 }
 
 /// OpenAI: matrices the other way round. What is chosen by size is read after a norm.
-Status of_openai(Found& found, const std::map<std::string, std::string>& metadata, const Given& given) {
+Status of_openai(Found& found, const std::map<std::string, std::string>& metadata, const Given& given, Asked& asked) {
     const auto take = [&](const char* from, const char* to, bool turned) -> Status {
         const auto it = found.tensors.find(from);
         if (it == found.tensors.end()) return fail(ErrorCode::BadInput, "it lacks {}; save it whole", from);
@@ -468,6 +476,7 @@ Status of_openai(Found& found, const std::map<std::string, std::string>& metadat
     } else if (activation == "TopK") {
         found.config.kind = "top_k";
     } else {
+        asked.emplace_back("kind");
         return fail(
             ErrorCode::Unsupported,
             "its activation is '{}', which is not known here; give kind=VALUE, one of {}, to take that in its place",
@@ -488,7 +497,7 @@ Status of_openai(Found& found, const std::map<std::string, std::string>& metadat
 }
 
 /// saev: a line of JSON, then a file of torch.save. Neither the decoder's bias is taken off nor ReLU put on the chosen.
-Status of_saev(Found& found, const nlohmann::json& header, const Given& given) {
+Status of_saev(Found& found, const nlohmann::json& header, const Given& given, Asked& asked) {
     static const std::set<std::string> known = words(
         "schema cfg cls commit lib d_model d_vit d_sae exp_factor activation top_k seed reinit_blend "
         "reinit_enc_dec_tranpose sparsity_coeff ghost_grads l1_coeff use_ghost_grads n_reinit_samples "
@@ -523,6 +532,7 @@ Status of_saev(Found& found, const nlohmann::json& header, const Given& given) {
     } else if (kind == "Relu" || kind == "TopK" || kind == "BatchTopK") {
         found.config.kind = kind == "Relu" ? "relu" : kind == "TopK" ? "top_k" : "batch_top_k";
     } else {
+        asked.emplace_back("kind");
         return fail(
             ErrorCode::Unsupported,
             "its activation is '{}', which is not known here; give kind=VALUE, one of {}, to take that in its place",
@@ -573,13 +583,13 @@ Result<std::pair<nlohmann::json, TensorFile>> read_saev(const std::filesystem::p
     return std::pair{std::move(header), std::move(read)};
 }
 
-Result<Found> find_autoencoder(const std::filesystem::path& file, const Given& given) {
+Result<Found> find_autoencoder(const std::filesystem::path& file, const Given& given, Asked& asked) {
     const FileKind kind = VITRINE_TRY(sniff(file));
     Found found;
     if (kind == FileKind::Json) {
         auto [header, read] = VITRINE_TRY(read_saev(file));
         found.tensors = std::move(read.tensors);
-        VITRINE_CHECK(of_saev(found, header, given));
+        VITRINE_CHECK(of_saev(found, header, given, asked));
         found.facts["format"] = "saev";
         return found;
     }
@@ -607,7 +617,7 @@ Result<Found> find_autoencoder(const std::filesystem::path& file, const Given& g
     for (auto& [name, entry] : read.tensors)
         found.tensors.emplace(name.starts_with(kWrapped) ? name.substr(kWrapped.size()) : name, std::move(entry));
     if (found.tensors.count("encoder.weight") != 0 && found.tensors.count("latent_bias") != 0) {
-        VITRINE_CHECK(of_openai(found, read.metadata, given));
+        VITRINE_CHECK(of_openai(found, read.metadata, given, asked));
         found.facts["format"] = "OpenAI";
         return found;
     }
@@ -620,14 +630,14 @@ Result<Found> find_autoencoder(const std::filesystem::path& file, const Given& g
         if (key.starts_with("cfg.")) said[key.substr(4)] = value;
     const bool own = !said.empty();
     if (!own) said = VITRINE_TRY(said_beside(file));
-    VITRINE_CHECK(of_saelens_or_prisma(found, said, given));
+    VITRINE_CHECK(of_saelens_or_prisma(found, said, given, asked));
     found.facts["format"] = said.count("layer_subtype") != 0 ? "ViT-Prisma" : "SAELens";
     return found;
 }
 
 /// All that the file leaves open and nobody gave, in one sentence.
-Status nothing_missing(const Found& found, const Given& given) {
-    std::vector<std::string> names, wanted;
+Status nothing_missing(const Found& found, const Given& given, Asked& names) {
+    std::vector<std::string> wanted;
     const auto ask = [&](const std::string& name, const std::string& values) {
         names.push_back(name);
         wanted.push_back(fmt::format("{} ({})", name + (name == "point" ? "=NAME" : "=VALUE"), values));
@@ -652,7 +662,7 @@ Status nothing_missing(const Found& found, const Given& given) {
                 fmt::join(names, ", "), fmt::join(wanted, ", "));
 }
 
-Result<Autoencoder> assembled(Found found, const Given& given) {
+Result<Autoencoder> assembled(Found found, const Given& given, Asked& asked) {
     for (const auto& [key, value] : given) {
         const auto all = [](const AutoencoderConfig& c) {
             return std::tie(c.kind, c.k, c.normalise, c.scale, c.subtract_decoder_bias, c.keep_negative,
@@ -666,21 +676,28 @@ Result<Autoencoder> assembled(Found found, const Given& given) {
                         "does not say can be given",
                         key, value);
     }
-    VITRINE_CHECK(nothing_missing(found, given));
+    VITRINE_CHECK(nothing_missing(found, given, asked));
     if (found.config.point.empty() && !found.hook.empty()) {
         found.config.point = point_of_hook(found.hook);
-        if (found.config.point.empty()) return fail(ErrorCode::Unsupported, "{}", why_no_point(found.hook));
+        if (found.config.point.empty()) {
+            asked.emplace_back("point");
+            return fail(ErrorCode::Unsupported, "{}", why_no_point(found.hook));
+        }
     }
     std::vector<std::string> wanted;
     for (const auto& [name, shape] : autoencoder_shapes(found.config)) wanted.push_back(name);
     for (const auto& [name, entry] : found.tensors)
-        if (!found.ours && found.used.count(name) == 0 && std::find(wanted.begin(), wanted.end(), name) == wanted.end())
+        if (!found.ours && found.used.count(name) == 0 &&
+            std::find(wanted.begin(), wanted.end(), name) == wanted.end()) {
+            asked.emplace_back("kind");
             return fail(ErrorCode::Unsupported,
                         "it has the tensor {}, which the kind {} has not; give kind=VALUE if it is of another kind",
                         name, found.config.kind);
+        }
     return Autoencoder::of(found.config, std::move(found.facts), [&](const std::string& name) -> Result<at::Tensor> {
         if (const auto made = found.made.find(name); made != found.made.end()) return made->second;
         if (const auto it = found.tensors.find(name); it != found.tensors.end()) return to_tensor(it->second);
+        if (!found.ours) asked.emplace_back("kind");
         return fail(ErrorCode::BadInput,
                     "it lacks {}, expected {} for the kind {}; save it whole, or give kind=VALUE if it is of another",
                     name, fmt::join(wanted, ", "), found.config.kind);
@@ -717,8 +734,9 @@ Result<Autoencoder> Autoencoder::of(AutoencoderConfig config, std::map<std::stri
     return out;
 }
 
-Result<Autoencoder> Autoencoder::load(const std::filesystem::path& given_path,
-                                      const std::map<std::string, std::string>& given) {
+namespace {
+
+Result<Autoencoder> loaded(const std::filesystem::path& given_path, const Given& given, Asked& asked) {
     std::error_code ignored;
     const auto file = file_within(given_path);
     if (std::filesystem::is_directory(file, ignored))
@@ -726,11 +744,27 @@ Result<Autoencoder> Autoencoder::load(const std::filesystem::path& given_path,
     if (!std::filesystem::exists(file, ignored))
         return fail(ErrorCode::NotFound, "there is no autoencoder at {}", file.string());
     auto made = guarded([&]() -> Result<Autoencoder> {
-        Found found = VITRINE_TRY(find_autoencoder(file, given));
-        return assembled(std::move(found), given);
+        Found found = VITRINE_TRY(find_autoencoder(file, given, asked));
+        return assembled(std::move(found), given, asked);
     });
     if (!made) return tl::make_unexpected(std::move(made.error()).with_context("reading " + file.string()));
     return made;
+}
+
+}  // namespace
+
+Result<Autoencoder> Autoencoder::load(const std::filesystem::path& file,
+                                      const std::map<std::string, std::string>& given) {
+    Asked asked;
+    return loaded(file, given, asked);
+}
+
+std::vector<std::string> asked_by_autoencoder(const std::filesystem::path& file,
+                                              const std::map<std::string, std::string>& given) {
+    Asked asked;
+    const auto one = loaded(file, given, asked);
+    if (one && one->config().point.empty()) asked.emplace_back("point");
+    return asked;
 }
 
 bool holds_autoencoder(const std::filesystem::path& path) {

@@ -1,5 +1,6 @@
 // The autoencoder's kinds against loops written out here, its files, what it refuses.
 #include <vitrine/autoencoder.h>
+#include <vitrine/autoencoder_asks.h>
 
 #include <gmock/gmock.h>
 
@@ -551,6 +552,35 @@ TEST_F(PublishedAutoencoder, AllThatIsMissingIsAskedForAtOnceWithItsValues) {
                       HasSubstr("--given of a command"), HasSubstr("METHOD.given")));
     EXPECT_THAT(reading("", [](auto&) {}, {{"kind", "relu"}, {"point", "blocks.2"}}),
                 HasSubstr("it does not say its normalise; give normalise=VALUE"));
+}
+
+TEST_F(PublishedAutoencoder, WhatIsAskedForIsToldByNameAndNotOnlyInASentence) {
+    using Names = std::vector<std::string>;
+    const auto asked = [&](const std::string& configuration, const Given& given = {}) {
+        reading(
+            configuration, [](auto&) {}, given);
+        return asked_by_autoencoder(folder, given);
+    };
+    EXPECT_EQ(asked(""), (Names{"kind", "normalise", "point"}));
+    EXPECT_EQ(asked("", {{"kind", "relu"}, {"point", "blocks.2"}}), Names{"normalise"});
+    EXPECT_EQ(asked("", {{"kind", "relu"}, {"normalise", "none"}, {"point", "blocks.2"}}), Names{});
+    EXPECT_EQ(asked(R"({"architecture": "vae"})"), Names{"kind"}) << "a word that is not known";
+    EXPECT_EQ(asked(R"({"architecture": "standard", "normalize_activations": "covariance_whitening"})"),
+              Names{"normalise"});
+    EXPECT_EQ(asked(R"({"architecture": "topk", "hook_name": "blocks.2.hook_resid_post"})"), Names{"k"});
+    EXPECT_EQ(asked(R"({"architecture": "standard", "hook_name": "blocks.2.ln2.hook_normalized"})"), Names{"point"});
+    EXPECT_EQ(asked(R"({"architecture": "standard", "hook_name": "blocks.2.hook_resid_post"})"), Names{});
+    // What nothing that is given would mend.
+    EXPECT_EQ(asked(R"({"architecture": "standard", "a_new_setting": 3})"), Names{});
+    EXPECT_EQ(asked(R"({"architecture": "standard", "hook_name": "blocks.2.hook_resid_post"})", {{"k", "many"}}),
+              Names{});
+    EXPECT_EQ(asked_by_autoencoder(folder / "nowhere", {}), Names{});
+    // A file of ours opens without a point, but nothing is read at none.
+    AutoencoderConfig config = config_of("relu");
+    config.point.clear();
+    ASSERT_TRUE(random_one(config).save(folder / "ours.safetensors"));
+    EXPECT_EQ(asked_by_autoencoder(folder / "ours.safetensors", {}), Names{"point"});
+    EXPECT_EQ(asked_by_autoencoder(folder / "ours.safetensors", {{"point", "blocks.2"}}), Names{});
 }
 
 TEST_F(PublishedAutoencoder, AConfigurationThatCannotBeReadIsNotTakenForNone) {

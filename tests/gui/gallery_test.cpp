@@ -375,6 +375,29 @@ TEST_F(GalleryTest, NamesOfAnotherAutoencoderAreShownOnceTheyAreTakenOver) {
     EXPECT_TRUE(QFile::exists(names.fileName() + ".before1"));
 }
 
+TEST_F(GalleryTest, AWordThatIsNotKnownHereIsAskedForAsWhatIsNotSaid) {
+    openTiny();
+    const auto file = folder_.filePath("unknown.safetensors");
+    ASSERT_TRUE(test::write_foreign_concepts(file.toStdString(), "Identity"));
+    gallery().choose(file);
+    ASSERT_TRUE(wait_until([&] { return gallery().state() == State::Failed; }));
+    EXPECT_TRUE(words("galleryWords").contains("'Identity'")) << words("galleryWords").toStdString();
+    ASSERT_TRUE(gallery().asksForMore());
+    ASSERT_TRUE(seen("galleryGiven"));
+    gallery().give("point", "blocks.0");
+    gallery().give("kind", "relu");
+    ASSERT_TRUE(wait_until([&] { return gallery().state() == State::NoIndex; })) << gallery().trouble().toStdString();
+    // What nothing that is given would mend asks for nothing.
+    const auto broken = folder_.filePath("broken.safetensors");
+    QFile text(broken);
+    ASSERT_TRUE(text.open(QIODevice::WriteOnly) &&
+                text.write("a letter that does not say kind=VALUE or point=NAME") > 0);
+    text.close();
+    gallery().choose(broken);
+    ASSERT_TRUE(wait_until([&] { return gallery().state() == State::Failed; }));
+    EXPECT_FALSE(gallery().asksForMore());
+}
+
 TEST_F(GalleryTest, WhatTheFileDoesNotSayIsAskedForOnce) {
     openTiny();
     const auto file = folder_.filePath("silent.safetensors");

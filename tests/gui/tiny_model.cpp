@@ -106,7 +106,7 @@ Status write_free_concepts(const std::filesystem::path& file, std::int64_t layer
     return write_random(config, file);
 }
 
-Status write_foreign_concepts(const std::filesystem::path& file) {
+Status write_foreign_concepts(const std::filesystem::path& file, const std::string& activation) {
     AutoencoderConfig config = VITRINE_TRY(of_the_tiny_one());
     config.kind = "relu";
     config.point.clear();
@@ -116,7 +116,7 @@ Status write_foreign_concepts(const std::filesystem::path& file) {
                           {"latent_bias", one.tensor("b_enc")},
                           {"pre_bias", one.tensor("b_dec")},
                           {"decoder.weight", one.tensor("W_dec").t()}},
-                         {{"activation", "ReLU"}});
+                         {{"activation", activation}});
 }
 
 }  // namespace vitrine::test

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
 
 #include <vitrine/base/result.h>
 
@@ -23,6 +24,6 @@ Status write_wide_concepts(const std::filesystem::path& file, std::int64_t laten
 /// As many concepts as speak, of one layer.
 Status write_free_concepts(const std::filesystem::path& file, std::int64_t layer);
 /// Some of the kind relu as OpenAI's class saves them: their point is not said.
-Status write_foreign_concepts(const std::filesystem::path& file);
+Status write_foreign_concepts(const std::filesystem::path& file, const std::string& activation = "ReLU");
 
 }  // namespace vitrine::test
