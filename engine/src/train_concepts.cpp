@@ -577,6 +577,8 @@ nlohmann::json ConceptTraining::record() const {
     out["steps"] = std::to_string(count_);
     out["model"] = model_.info().name;
     out["weights"] = model_identity(model_);
+    // Said before the number, which tells nobody what is other.
+    if (const std::string changes = changes_of(model_); !changes.empty()) out["steered"] = changes;
     return out;
 }
 
