@@ -224,11 +224,11 @@ std::string shares_of(const std::vector<ConceptTokens>& kinds) {
     std::vector<std::string> out;
     for (const ConceptTokens& kind : kinds) {
         const std::string where = kind.name == "class" ? "the class token" : kind.name;
-        const double share = kind.explained_variance;  // of one picture's class token there is none
-        if (share < -1)
-            out.push_back("below -100 % in " + where);
-        else if (std::isfinite(share))
-            out.push_back(fmt::format("{:.1f} % in {}", 100 * share, where));
+        const double share = kind.explained_variance;
+        if (!std::isfinite(share))
+            out.push_back("nothing that varies in " + where);  // one picture has one class token
+        else
+            out.push_back(share < -1 ? "below -100 % in " + where : fmt::format("{:.1f} % in {}", 100 * share, where));
     }
     return fmt::format("{}", fmt::join(out, ", "));
 }
@@ -349,8 +349,7 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
             held.answers ? fmt::format("; with what they say in its place the model answers {:.1f} % alike",
                                        100 * held.agreement)
                          : "");
-        if (const std::string shares = shares_of(held.kinds); !shares.empty())
-            fmt::print("explained by kind of token: {}\n", shares);
+        if (!held.kinds.empty()) fmt::print("explained by kind of token: {}\n", shares_of(held.kinds));
         fmt::print(
             "of the latents {:.1f} % are never heard there, {:.1f} % by less than one token in 100,000, {:.1f} % by "
             "more than one in 100{}\n",
