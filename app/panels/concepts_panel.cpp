@@ -329,10 +329,10 @@ void ConceptsPanel::refreshFacts() {
         words << breakable(no_map);
     }
     if (facts.explained && *facts.explained < 0.5) words << tr("Less than half is explained: not to be relied on");
-    if (!facts.names_trouble.empty()) {
-        auto trouble = text(facts.names_trouble);
+    auto trouble = text(facts.names_trouble);
+    if (!trouble.isEmpty()) {
         trouble[0] = trouble[0].toUpper();
-        words << breakable(trouble);
+        words << breakable(trouble.section(QLatin1Char(';'), 0, 0));  // what to do is said where one points
     }
     facts_->setText(words.join(QLatin1Char('\n')));
     QStringList more;
@@ -343,6 +343,7 @@ void ConceptsPanel::refreshFacts() {
         more << tr("Of what sets the class token apart from the mean of all tokens %1 is explained")
                     .arg(percent(*facts.explained_class));
     for (const auto& note : facts.notes) more << text(note);
+    if (!trouble.isEmpty()) more << trouble;
     more << tr("Read in %1").arg(duration(concepts_.found()->milliseconds));
     facts_->setToolTip(more.join(QLatin1Char('\n')));
 }

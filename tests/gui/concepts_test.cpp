@@ -367,6 +367,7 @@ TEST_F(ConceptsWindowTest, NamesOfAnotherAutoencoderAreNotShownAndThatIsSaid) {
     EXPECT_FALSE(concepts().isNamed(1));
     auto* facts = window_->findChild<QLabel*>("conceptFacts");
     EXPECT_TRUE(facts->text().contains("another autoencoder")) << facts->text().toStdString();
+    EXPECT_TRUE(facts->toolTip().contains("'# concepts of 0123456789ab'")) << facts->toolTip().toStdString();
     // Without the line it is a file as there were before: its names are shown.
     ASSERT_TRUE(names.open(QIODevice::WriteOnly));
     names.write("1\tlawn\n");
