@@ -86,6 +86,33 @@ TEST_F(UncertaintyMeasure, SeveralLayersStandSideBySide) {
     EXPECT_TRUE(std::isfinite(side->values[1][3]));
 }
 
+TEST_F(UncertaintyMeasure, HowWellTheRiskIsForetoldStandsWithItsInterval) {
+    const fs::path pictures = folder_ / "pictures";
+    fs::create_directories(pictures);
+    for (const auto& one : builtin_pictures())
+        for (const char* copy : {"a", "b", "c"})
+            fs::copy_file(one, pictures / (copy + fs::path(one).filename().string()));
+    set_.insert_or_assign("risk", "confidence");
+    for (const char* two : {"folds", "inner_folds"}) set_.insert_or_assign(two, "2");
+    set_.insert_or_assign("permutations", "3");
+    set_.insert_or_assign("suppress", "0");
+    Settings settings(measure_->parameters());
+    for (const auto& [name, value] : set_) ASSERT_TRUE(settings.set(name, value));
+    const PictureSet set = *PictureSet::open({pictures}, model_->preprocess());
+    const auto found = measure_->measure_folder({*model_, set, label_, 0, 0, {}, {}}, settings);
+    ASSERT_TRUE(found.has_value()) << found.error().message;
+    const json risk = json::parse(found->document).at("layers").at(0).at("risk");
+    ASSERT_TRUE(risk.is_object()) << found->document;
+    EXPECT_LE(risk.at("interval_low").at("r2"), risk.at("interval_high").at("r2"));
+    const auto table = std::find_if(found->tables.begin(), found->tables.end(),
+                                    [](const Table& one) { return one.name == "c risk foretold"; });
+    ASSERT_NE(table, found->tables.end());
+    EXPECT_EQ(table->cols, (std::vector<std::string>{"found", "low", "high", "permuted, mean", "p"}));
+    EXPECT_EQ(table->values.at(0), (std::vector<double>{risk.at("found").at("r2"), risk.at("interval_low").at("r2"),
+                                                        risk.at("interval_high").at("r2"),
+                                                        risk.at("permuted_mean").at("r2"), risk.at("p").at("r2")}));
+}
+
 TEST_F(UncertaintyMeasure, OneCommandTrainsTheControlsOwnConceptsAndTellsOfThem) {
     set_["control"] = "train";
     set_["control_steps"] = "3";

@@ -1381,7 +1381,7 @@ TEST_F(ConceptTraining, EndsWithItsCeilingItsPicturesAndEveryKindOfToken) {
     EXPECT_NE(words.out.find(" % of what the encoder's product and a copy of the codes allow"), std::string::npos)
         << words.out;
     EXPECT_NE(words.out.find("explained by kind of token: "), std::string::npos) << words.out;
-    // One of the two held out is broken, and one picture has one class token.
+    // Held out are a picture and its copy, whose class tokens are one.
     EXPECT_NE(words.out.find("nothing that varies in the class token, "), std::string::npos) << words.out;
 }
 
