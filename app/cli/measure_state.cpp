@@ -2,6 +2,7 @@
 #include "cli/measure_state.h"
 
 #include <vitrine/base/file.h>
+#include <vitrine/base/json_text.h>
 
 #include <fcntl.h>
 #include <sys/file.h>

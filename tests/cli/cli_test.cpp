@@ -1365,7 +1365,8 @@ TEST_F(ConceptTraining, EndsWithItsCeilingItsPicturesAndEveryKindOfToken) {
     EXPECT_EQ(none_held["skipped"].size(), 1U);
     EXPECT_GT(none_held["floor_tokens_per_second"].get<double>(), 0);
 
-    auto held = training("held", {"--set", "held=0.4", "--set", "held_every=3"});
+    // Of four at least two differ: the class token of one picture and its copy has nothing to be explained.
+    auto held = training("held", {"--set", "held=0.6", "--set", "held_every=3"});
     const auto said = vitrine(held);
     ASSERT_EQ(said.status, 0) << said.err;
     EXPECT_NE(said.err.find("after step 3: "), std::string::npos) << said.err;
@@ -1381,8 +1382,7 @@ TEST_F(ConceptTraining, EndsWithItsCeilingItsPicturesAndEveryKindOfToken) {
     EXPECT_NE(words.out.find(" % of what the encoder's product and a copy of the codes allow"), std::string::npos)
         << words.out;
     EXPECT_NE(words.out.find("explained by kind of token: "), std::string::npos) << words.out;
-    // Held out are a picture and its copy, whose class tokens are one.
-    EXPECT_NE(words.out.find("nothing that varies in the class token, "), std::string::npos) << words.out;
+    EXPECT_NE(words.out.find(" % in the class token, "), std::string::npos) << words.out;
 }
 
 TEST_F(ConceptTraining, WritesOverNothingUnaskedAndLooksForAPlaceFirst) {
