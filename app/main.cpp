@@ -29,7 +29,7 @@ int main(int argc, char** argv) {
     if (!arguments.empty() && (vitrine::cli::is_command(arguments[0]) || arguments[0].starts_with('-')))
         return vitrine::cli::run(arguments);
     for (const auto& argument : arguments) {
-        if (std::filesystem::exists(argument, ignored)) continue;
+        if (argument == "starter" || std::filesystem::exists(argument, ignored)) continue;
         std::fprintf(stderr, "vitrine: '%s' is neither a command nor a file; see vitrine --help\n", argument.c_str());
         return 2;
     }

