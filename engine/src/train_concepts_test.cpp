@@ -35,12 +35,12 @@
 #include <vitrine/concept_doubt.h>
 #include <vitrine/pack.h>
 #include <vitrine/preprocess.h>
-#include <vitrine/steering.h>
 
 #include "concept_settings.h"
 #include "concept_steps.h"
 #include "dataset.h"
 #include "known_directions.h"
+#include "steered_test_model.h"
 #include "tensor_io.h"
 #include "thread_peers.h"
 
@@ -714,19 +714,7 @@ TEST_F(TrainConcepts, GoesOnToTheBit) {
 }
 
 TEST_F(TrainConcepts, GoesOnOnlyWithTheModelThatItBeganWith) {
-    const std::shared_ptr<Model> plain(&model_, [](Model*) {});
-    AutoencoderConfig config;
-    config.width = 6;
-    config.latents = 12;
-    config.k = 4;
-    config.point = "cells";
-    const auto with = [&](double value) {
-        Steering steering;
-        steering.autoencoder = *Autoencoder::make(config, 1);
-        steering.edits = {{2, ConceptEdit::Mode::Set, value}};
-        return std::move(*steered(plain, steering));
-    };
-    const auto steered = with(2), otherwise = with(3);
+    const auto steered = test::steered_at_cells(model_, 6, 2), otherwise = test::steered_at_cells(model_, 6, 3);
     auto halved = options("a.safetensors", {{"point", "cells"}});
     std::stop_source stop;
     halved.stop = stop.get_token();

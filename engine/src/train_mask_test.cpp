@@ -22,10 +22,10 @@
 
 #include <vitrine/capture.h>
 #include <vitrine/pack.h>
-#include <vitrine/steering.h>
 #include <vitrine/training_mode.h>
 
 #include "shared_sums.h"
+#include "steered_test_model.h"
 #include "thread_peers.h"
 
 namespace vitrine {
@@ -165,19 +165,7 @@ TEST_F(TrainMask, AreaAloneDarkensTheMasks) {
 }
 
 TEST_F(TrainMask, GoesOnOnlyWithTheModelThatItBeganWith) {
-    const std::shared_ptr<Model> plain(&model_, [](Model*) {});
-    AutoencoderConfig config;
-    config.width = 4;
-    config.latents = 12;
-    config.k = 4;
-    config.point = "cells";
-    const auto with = [&](double value) {
-        Steering steering;
-        steering.autoencoder = *Autoencoder::make(config, 1);
-        steering.edits = {{2, ConceptEdit::Mode::Set, value}};
-        return std::move(*steered(plain, steering));
-    };
-    const auto steered = with(2), otherwise = with(3);
+    const auto steered = test::steered_at_cells(model_, 4, 2), otherwise = test::steered_at_cells(model_, 4, 3);
     std::stop_source stop;
     auto half = options("m.safetensors");
     half.stop = stop.get_token();
@@ -187,7 +175,7 @@ TEST_F(TrainMask, GoesOnOnlyWithTheModelThatItBeganWith) {
     const auto stopped = train_mask(*steered, half);
     ASSERT_TRUE(stopped.has_value()) << stopped.error().message;
     ASSERT_FALSE(stopped->finished);
-    for (Model* other : {otherwise.get(), plain.get()}) {
+    for (Model* other : {otherwise.get(), static_cast<Model*>(&model_)}) {
         const auto refused = train_mask(*other, options("m.safetensors"));
         ASSERT_FALSE(refused);
         EXPECT_THAT(refused.error().message, testing::HasSubstr("for other concepts steered in it"));

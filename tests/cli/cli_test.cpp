@@ -31,6 +31,17 @@ struct Outcome {
     std::string out, err;
 };
 
+/// 64 concepts of a model as wide as the built-in one.
+vitrine::AutoencoderConfig of_starter(const std::string& kind, const std::string& point) {
+    vitrine::AutoencoderConfig config;
+    config.kind = kind;
+    config.k = 4;
+    config.width = 192;
+    config.latents = 64;
+    config.point = point;
+    return config;
+}
+
 class CommandLine : public testing::Test {
   protected:
     void SetUp() override {
@@ -159,11 +170,7 @@ TEST_F(CommandLine, ConceptsAreIndexedAndListed) {
     fs::create_directories(pictures);
     fs::copy_file(fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/puppy.jpg", pictures / "puppy.jpg");
     std::ofstream(pictures / "broken.png") << "no picture";
-    vitrine::AutoencoderConfig config;
-    config.k = 4;
-    config.width = 192;
-    config.latents = 64;
-    config.point = "blocks.8";
+    const auto config = of_starter("top_k", "blocks.8");
     ASSERT_TRUE(vitrine::Autoencoder::make(config, 1)->save(concepts));
     const std::vector<std::string> build{"index-concepts", "starter", pictures,  "--autoencoder",
                                          concepts,         "--set",   "rounds=5"};
@@ -240,11 +247,7 @@ TEST_F(CommandLine, WhatACommandReadsIsNeverWrittenOver) {
     fs::create_directories(pictures);
     fs::copy_file(fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/puppy.jpg", photo);
     ASSERT_TRUE(vitrine::test::write_tiny_model(tiny.string()));
-    vitrine::AutoencoderConfig config;
-    config.k = 4;
-    config.width = 192;
-    config.latents = 64;
-    config.point = "blocks.8";
+    const auto config = of_starter("top_k", "blocks.8");
     ASSERT_TRUE(vitrine::Autoencoder::make(config, 1)->save(concepts));
     std::map<fs::path, std::string> before;
     for (const auto& entry : fs::recursive_directory_iterator(folder_))
@@ -301,11 +304,7 @@ TEST_F(CommandLine, OfWhichModelConceptsAreIsNotedByAllThatWorkWithThem) {
     const fs::path pictures = folder_ / "pictures", concepts = folder_ / "sae_weights.safetensors";
     fs::create_directories(pictures);
     fs::copy_file(fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/puppy.jpg", pictures / "puppy.jpg");
-    vitrine::AutoencoderConfig config;
-    config.kind = "relu";
-    config.width = 192;
-    config.latents = 64;
-    config.point = "blocks.7";
+    const auto config = of_starter("relu", "blocks.7");
     auto one = *vitrine::Autoencoder::make(config, 1);
     one.facts = {{"model", "gpt2"}};
     ASSERT_TRUE(one.save(concepts));
@@ -802,11 +801,7 @@ TEST_F(CommandLine, MeasureRefusesWhatItDoesNotKnow) {
 
 TEST_F(CommandLine, AMeasureOfAFolderNeedsNoMethodAndWritesTables) {
     const std::string pictures = std::string(VITRINE_SOURCE_DIR) + "/resources/pictures";
-    vitrine::AutoencoderConfig config;
-    config.kind = "relu";
-    config.width = 192;
-    config.latents = 64;
-    config.point = "blocks.2";
+    const auto config = of_starter("relu", "blocks.2");
     const std::string file = (folder_ / "concepts.safetensors").string(), out = (folder_ / "tables").string();
     ASSERT_TRUE(vitrine::Autoencoder::make(config, 1)->save(file));
     const std::string owner = "uncertainty_response.";
@@ -1055,11 +1050,7 @@ TEST_F(Measurement, WithOtherSettingsOrPicturesIsNotMixedIn) {
 }
 
 TEST_F(Measurement, OfALadderThatIsKilledGoesOnPictureByPicture) {
-    vitrine::AutoencoderConfig config;
-    config.kind = "relu";
-    config.width = 192;
-    config.latents = 64;
-    config.point = "blocks.2";
+    const auto config = of_starter("relu", "blocks.2");
     const std::string file = (folder_ / "concepts.safetensors").string();
     ASSERT_TRUE(vitrine::Autoencoder::make(config, 1)->save(file));
     const auto ladder = [&](const std::string& out, const std::vector<std::string>& more = {}) {
