@@ -126,10 +126,15 @@ Status train_classifier(const Common& common, const TrainArguments& arguments) {
 
 namespace {
 
-Result<std::shared_ptr<Model>> opened(const Common& common,
+/// @param pictures  which setting says how many pictures are run at a time
+Result<std::shared_ptr<Model>> opened(const Common& common, const char* pictures,
                                       std::vector<std::pair<std::string, std::string>>& settings) {
     auto model = VITRINE_TRY(open_for_job(common, settings));
-    VITRINE_CHECK(add_batch(common, "batch", settings));
+    VITRINE_CHECK(add_batch(common, pictures, settings));
+    for (const auto& [name, value] : settings)
+        if (name == "seed" && common.seed != 0)
+            return fail(ErrorCode::BadInput, "--seed {} and --set seed={} set the same twice: leave one of them out",
+                        common.seed, value);
     return model;
 }
 
@@ -146,7 +151,7 @@ Status train_mask(const Common& common, const TrainMaskArguments& arguments, con
     options.seed = common.seed;
     options.stop = interrupt.token();
     options.peers = &peers;
-    auto model = opened(common, options.settings);
+    auto model = opened(common, "batch", options.settings);
     VITRINE_CHECK(processes.agree(model ? Status{} : tl::make_unexpected(model.error())));
     if (processes.rank() == 0) options.decoding = [](const Progress& p) { progress(p); };
     options.progress = [](const MaskStep& p) {
@@ -246,7 +251,7 @@ Status train_concepts(const Common& common, const TrainConceptsArguments& argume
     options.seed = common.seed;
     options.stop = interrupt.token();
     options.peers = &peers;
-    auto model = opened(common, options.settings);
+    auto model = opened(common, "pictures", options.settings);
     VITRINE_CHECK(processes.agree(model ? Status{} : tl::make_unexpected(model.error())));
     options.progress = [looked = std::int64_t{0}](const ConceptStep& p) mutable {
         if (!p.note.empty()) return step_line(p.step, p.steps, p.note, true);

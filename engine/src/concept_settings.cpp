@@ -60,6 +60,7 @@ constexpr ReadWhere kReadWhere[] = {
     {"dead_steps", "", "kind", kTrained},
     {"prefixes", "", "kind", kTrained},
     {"epochs", "", "kind", kTrained},
+    {"steps", "", "kind", "relu gated top_k batch_top_k jump_relu k_means nmf"},
     {"batch", "", "kind", kTrained},
     {"lr", "", "kind", kTrained},
     {"lr_end", "", "kind", kTrained},

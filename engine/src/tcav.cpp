@@ -346,8 +346,10 @@ Result<TcavResult> Tcav::run() {
     const at::Tensor random = VITRINE_TRY(activations(random_files));
     out_.random = random.size(0);
     if (random.size(0) < 2 * kFewest)
-        return fail(ErrorCode::BadInput, "{} random pictures are too few, expected {} or more", random.size(0),
-                    2 * kFewest);
+        return fail(ErrorCode::BadInput, "{} random pictures are too few, expected {} or more: {}", random.size(0),
+                    2 * kFewest,
+                    options_.most < 2 * kFewest ? fmt::format("most is {}, raise it", options_.most)
+                                                : "choose a folder with more than " + options_.random.string());
 
     runs_total_ = 2 * std::ssize(options_.concepts) * options_.runs;
     std::map<std::string, Runs> of_random;  // by what is told apart and how many

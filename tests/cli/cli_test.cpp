@@ -1413,7 +1413,11 @@ TEST_F(ConceptTraining, RefusesWhatTheKindDoesNotReadAndWhatIsSetTwice) {
     EXPECT_THAT(said({"preprocess.crop_pct=1", "preprocess.crop_pct=1"}, 2), HasSubstr("set the same twice"));
     const auto both = vitrine(training("none", {"--batch", "64"}));
     EXPECT_EQ(both.status, 1) << both.err;
-    EXPECT_THAT(both.err, HasSubstr("--batch 64 and --set batch=128 set the same twice"));
+    EXPECT_THAT(both.err, HasSubstr("--batch 64 and --set pictures=2 set the same twice"));
+    const auto seeds = vitrine(training("none", {"--set", "seed=4"}));
+    EXPECT_EQ(seeds.status, 1) << seeds.err;
+    EXPECT_THAT(seeds.err, HasSubstr("--seed 3 and --set seed=4 set the same twice"));
+    EXPECT_THAT(said({"kind=pca", "steps=3"}, 1), HasSubstr("and the kind is pca: leave steps out"));
     // One rule, whoever reads the settings.
     const std::string picture = (fs::path(VITRINE_SOURCE_DIR) / "resources/pictures/moose.jpg").string();
     const auto explained =
@@ -1652,7 +1656,8 @@ TEST_F(ConceptTest, WhatIsSkippedMayHaveAnyName) {
 }
 
 TEST_F(ConceptTest, TooFewPicturesAreRefused) {
-    expect(asked({"--concept", red()}, "3", "few"), "2 random pictures are too few, expected 12 or more");
+    expect(asked({"--concept", red()}, "3", "few"),
+           "2 random pictures are too few, expected 12 or more: choose a folder");
     expect(asked({"--concept", "few=" + (folder_ / "few").string()}),
            "the concept few has 2 examples, expected 6 or more");
     EXPECT_EQ(asked({"--concept", red(), "--runs", "29"}).status, 2);
