@@ -2,10 +2,10 @@
 #include "cli/fingerprint.h"
 
 #include <vitrine/base/file.h>
+#include <vitrine/base/hash_bytes.h>
 #include <vitrine/base/random.h>
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 namespace vitrine::cli {
@@ -13,13 +13,7 @@ namespace vitrine::cli {
 namespace fs = std::filesystem;
 
 std::uint64_t fingerprint(std::span<const std::byte> bytes, std::uint64_t key) {
-    std::size_t at = 0;
-    for (; at + 8 <= bytes.size(); at += 8) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, bytes.data() + at, 8);
-        key = mix64(key ^ word);
-    }
-    return mix64(key ^ hash_of({reinterpret_cast<const char*>(bytes.data()) + at, bytes.size() - at}));
+    return hash_bytes(key, bytes.data(), bytes.size());
 }
 
 Result<std::uint64_t> fingerprint(const fs::path& file, std::uint64_t key) {

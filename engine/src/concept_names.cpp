@@ -10,10 +10,9 @@
 #include <vitrine/autoencoder.h>
 #include <vitrine/base/bytes.h>
 #include <vitrine/base/file.h>
+#include <vitrine/base/hash_bytes.h>
 #include <vitrine/base/random.h>
 #include <vitrine/beside.h>
-
-#include "hash_bytes.h"
 
 namespace vitrine {
 

@@ -27,6 +27,7 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include <vitrine/base/hash_bytes.h>
 #include <vitrine/base/random.h>
 #include <vitrine/base/readers.h>
 #include <vitrine/capture.h>
@@ -36,7 +37,6 @@
 #include <vitrine/steering.h>
 #include <vitrine/torch_errors.h>
 
-#include "hash_bytes.h"
 #include "shared_sums.h"
 #include "tensor_io.h"
 #include "text.h"

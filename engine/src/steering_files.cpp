@@ -9,11 +9,10 @@
 
 #include <vitrine/base/bytes.h>
 #include <vitrine/base/file.h>
+#include <vitrine/base/hash_bytes.h>
 #include <vitrine/base/random.h>
 #include <vitrine/engine.h>
 #include <vitrine/mask_module.h>
-
-#include "hash_bytes.h"
 
 namespace vitrine {
 
