@@ -327,8 +327,11 @@ void GalleryView::refresh() {
     QStringList said;
     if (ready && !gallery_.folderChange().isEmpty())
         said << gallery_.folderChange() + (gallery_.folderGone() ? QString() : tr("; what is shown is as it was then"));
-    if (ready && !gallery_.namesTrouble().isEmpty()) said << gallery_.namesTrouble();
+    // The button does what the rest of the sentence says how to do by hand.
+    if (const auto trouble = gallery_.namesTrouble(); ready && !trouble.isEmpty())
+        said << (gallery_.namesOfAnother() ? trouble.section(QLatin1Char(';'), 0, 0) : trouble);
     changed_words_->setText(breakable(said.join(QLatin1Char('\n'))));
+    changed_words_->setToolTip(gallery_.namesOfAnother() ? gallery_.namesTrouble() : QString());
     changed_->setVisible(!said.isEmpty());
     update_->setVisible(ready && !gallery_.folderChange().isEmpty() && !gallery_.folderGone());
     find_->setVisible(ready && gallery_.folderGone());
